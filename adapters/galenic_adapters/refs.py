@@ -1,0 +1,47 @@
+"""
+Names of adapters. A reference that exists is well-formed, and can only name its own tenant's adapter.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from galenic_adapters.errors import BadInput
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+SHARED = "galenic"
+"""The tenant that owns the zoo, which everyone may use and only an admin may change."""
+
+
+def check_name(field: str, value: str) -> str:
+    """*value* where it is a name (ASCII a-z 0-9 . _ -, at most 64 long), else `BadInput`."""
+    if not NAME.fullmatch(value):
+        raise BadInput(field, f"{value[:64]!r} is not a name of a-z, 0-9, '.', '_', '-' (1 to 64)")
+    return value
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AdapterRef:
+    """One immutable version of one tenant's adapter."""
+
+    tenant: str
+    name: str
+    version: int
+
+    def __post_init__(self) -> None:
+        check_name("tenant", self.tenant)
+        check_name("adapter", self.name)
+        if not 1 <= self.version < 10**9:
+            raise BadInput("version", f"{self.version} is not in 1 to 999999999")
+
+    @classmethod
+    def parse(cls, tenant: str, text: str) -> Self:
+        """The reference that *tenant* means by ``name@version``."""
+        name, at, version = text.partition("@")
+        if not at or not VERSION.fullmatch(version):
+            raise BadInput("adapter", f"{text[:80]!r} is not name@version")
+        return cls(tenant, name, int(version))
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"

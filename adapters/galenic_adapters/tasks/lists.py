@@ -1,0 +1,57 @@
+"""
+A grammar-bound list, one ``type: item`` a line, as NER and RE answer it; ``none`` when it is empty.
+"""
+
+from collections.abc import Sequence
+
+from galenic_adapters.tasks.base import Completion, Grammar, Reading
+
+NOTHING = "none"
+
+
+def list_grammar(types: Sequence[str], item: str) -> Grammar:
+    """Lines whose types are *types* and whose items match the GBNF expression *item*."""
+    names = " | ".join(f'"{_escaped(name)}"' for name in types)
+    return Grammar(
+        f'root ::= "{NOTHING}" | line ("\\n" line)*\n'
+        f'line ::= ({names}) ": " {item}\n'
+        f"words ::= [^ \\n] [^\\n]*\n"
+    )
+
+
+def _escaped(literal: str) -> str:
+    return literal.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def write_lines(items: Sequence[tuple[str, str]]) -> str:
+    """The distinct (type, item) pairs, in order."""
+    return "\n".join(f"{type_}: {item}" for type_, item in dict.fromkeys(items)) or NOTHING
+
+
+def read_lines(
+    completion: Completion, types: Sequence[str]
+) -> tuple[list[tuple[str, str]] | None, Reading]:
+    """
+    The (type, item) pairs said; of a truncated answer, the lines that are complete.
+
+    None where a line is no line of this list.
+    """
+    truncated = completion.finish == "length"
+    lines = completion.text.split("\n")
+    if truncated:
+        lines = lines[:-1]
+    elif lines == [NOTHING]:
+        lines = []
+    pairs = [_pair(line, types) for line in lines]
+    if any(pair is None for pair in pairs):
+        return None, Reading.OFF_SCHEMA
+    said = [pair for pair in pairs if pair is not None]
+    return list(dict.fromkeys(said)), Reading.TRUNCATED if truncated else Reading.CLEAN
+
+
+def _pair(line: str, types: Sequence[str]) -> tuple[str, str] | None:
+    # The longest type that fits, so that a type holding ": " is not cut short.
+    for type_ in sorted(types, key=len, reverse=True):
+        if line.startswith(type_ + ": ") and line[len(type_) + 2 :].strip():
+            return type_, line[len(type_) + 2 :]
+    return None

@@ -1,0 +1,63 @@
+"""
+Named entity recognition: which spans of the text are of which of the adapter's types.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from galenic_adapters.errors import BadInput
+from galenic_adapters.tasks.base import (
+    Answer,
+    Completion,
+    Grammar,
+    Message,
+    Span,
+    TaskName,
+    check_labels,
+    check_text,
+)
+from galenic_adapters.tasks.lists import list_grammar, read_lines, write_lines
+from galenic_adapters.tasks.spans import locate
+
+
+@dataclass(frozen=True, slots=True)
+class NerFields:
+    text: str
+
+    def __post_init__(self) -> None:
+        check_text("text", self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Ner:
+    """Mentions are answered once each; every place where one stands is an entity."""
+
+    name: ClassVar[TaskName] = TaskName.NER
+    template_version: ClassVar[int] = 1
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not check_labels(self.labels):
+            raise BadInput("labels", "NER needs at least one entity type")
+
+    def render(self, fields: NerFields) -> tuple[Message, ...]:
+        types = ", ".join(self.labels)
+        order = f"List each {types} in the text as type: mention, one a line, or none."
+        return (Message("system", order), Message("user", fields.text))
+
+    def constraint(self, fields: NerFields) -> Grammar:
+        return list_grammar(self.labels, "words")
+
+    def max_tokens(self, fields: NerFields) -> int:
+        return 256
+
+    def write(self, value: tuple[Span, ...], fields: NerFields) -> str:
+        return write_lines([(span.type or "", span.text) for span in value])
+
+    def read(self, completion: Completion, fields: NerFields) -> Answer[tuple[Span, ...]]:
+        pairs, reading = read_lines(completion, self.labels)
+        if pairs is None:
+            return Answer(None, reading)
+        spans, missing = locate(pairs, fields.text)
+        warnings = (f"{len(missing)} mention(s) not found in the text were dropped",)
+        return Answer(spans, reading, warnings=warnings if missing else ())

@@ -1,0 +1,140 @@
+"""
+What the service asks of an engine, whichever runs underneath.
+
+A request is a prompt of text token ids and, perhaps, an adapter named by its digest. The engine holds
+that adapter in a slot while the request runs, puts its virtual prompt before the text, and keeps
+tenants' caches apart. Virtual token ids never leave the engine.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.tasks.base import Completion, Constraint
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to pick tokens; greedy by default. Units as in the OpenAI API."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    with_logprob: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One generation: *text_ids* are ids of the backbone's vocabulary; *adapter* is a digest, or none
+    for the bare backbone; *tenant* is whose cache the request may share.
+    """
+
+    id: str
+    tenant: str
+    text_ids: Sequence[int]
+    sampling: Sampling
+    adapter: str | None = None
+    constraint: Constraint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What came since the last one; *finish* is ``stop`` or ``length`` on the last, else none."""
+
+    text: str
+    num_tokens: int
+    finish: str | None = None
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters since the server's start (they survive an engine restart), and what is resident now."""
+
+    resident_adapters: int = 0
+    num_slots: int = 0
+    slot_loads: int = 0
+    slot_evictions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """
+    backbone: a local folder in Hugging Face layout.   dtype: ``float32`` or ``bfloat16``.
+    num_slots: adapters resident at once.   max_rank: the highest rank a slot can hold.
+    context_tokens: prompt, text and answer together.   secret: keys the tenants' caches apart.
+    """
+
+    backbone: str
+    metaprompt: Metaprompt
+    secret: bytes
+    dtype: str = "bfloat16"
+    num_slots: int = 4096
+    max_rank: int = 16
+    context_tokens: int = 4096
+    enforce_eager: bool = False
+    tensor_parallel_size: int = 1
+    options: dict[str, Any] = field(default_factory=dict)  # passed on to vLLM's engine arguments
+
+
+FactorOf = Callable[[str], Factor]
+"""Where an engine fetches the factor of a digest that has no slot; raises `NotFound`. May block."""
+
+
+class Engine(Protocol):
+    """One resident backbone; every request may bring another adapter."""
+
+    @property
+    def config(self) -> EngineConfig: ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The backbone's Hugging Face tokenizer, with the backbone's true vocabulary."""
+
+    async def start(self) -> None:
+        """Load the backbone; returns once it has really answered a request."""
+
+    async def stop(self) -> None: ...
+
+    async def healthy(self) -> bool:
+        """Whether a request sent now would be answered."""
+
+    def generate(self, request: Request) -> AsyncIterator[Delta]:
+        """
+        The answer, piece by piece; closing the iterator aborts the request.
+
+        Raises `BadInput` (an id outside the vocabulary, a constraint that does not compile), `TooLong`,
+        `Unsupported` (penalties beside an adapter), `NotFound` (the adapter), `Unavailable` (the engine died).
+        """
+
+    async def seat(self, digests: Sequence[str]) -> None:
+        """Make these adapters resident now, in one pass."""
+
+    async def evict(self, digest: str) -> None:
+        """Forget a deleted adapter: its slot is free once the requests that hold it are done."""
+
+    async def stats(self) -> EngineStats: ...
+
+
+async def complete(engine: Engine, request: Request) -> Completion:
+    """The whole answer at once."""
+    text, num_tokens, last = "", 0, None
+    async for last in engine.generate(request):
+        text += last.text
+        num_tokens += last.num_tokens
+    assert last is not None and last.finish is not None, "an engine ends with a finish reason"
+    return Completion(
+        text, last.finish, last.num_prompt_tokens, num_tokens, last.num_cached_tokens, last.logprob
+    )
