@@ -1,0 +1,132 @@
+"""
+The SQL database under the store: opened by URL, migrated, and its failures told in our words.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any, Self
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
+
+from galenic_adapters.errors import BadInput, Unavailable
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x67616C656E6963  # "galenic", for PostgreSQL's advisory locks
+WAIT_SECONDS = 10
+_alembic = Lock()  # Alembic keeps the migration under way in a module's global
+
+
+class Database:
+    """SQLite or PostgreSQL: `reading` and `writing` are transactions, safe from any thread."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(is_writing=True)
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """The database at *url*, its tables brought up to date; replicas may do so at once."""
+        database = cls(_engine(_parsed(url)))
+        with database.writing() as db:
+            _migrate(db)
+        return database
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        with _told(), self._engine.begin() as db:
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """All of it or nothing. On SQLite one writer at a time; the others wait their turn."""
+        with _told(), self._writer.begin() as db:
+            yield db
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An insert that can say what to do on conflict; both dialects speak alike."""
+        return sqlite.insert(table) if self._engine.name == "sqlite" else postgresql.insert(table)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _parsed(text: str) -> sa.URL:
+    try:
+        url = sa.make_url(text)
+    except exc.ArgumentError:
+        raise BadInput("database_url", "is not a database URL") from None  # it may hold a password
+    if url.drivername in ("postgres", "postgresql"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise BadInput("database_url", f"{url.drivername!r} is neither sqlite nor postgresql")
+    return url
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "postgresql":
+        return sa.create_engine(
+            url,
+            pool_size=10,
+            max_overflow=30,
+            pool_timeout=WAIT_SECONDS,
+            pool_pre_ping=True,  # a restarted database costs no request
+            connect_args={"connect_timeout": WAIT_SECONDS},
+        )
+    if not url.database or url.database == ":memory:":
+        raise BadInput("database_url", "names no SQLite file; the store lasts")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url,
+        pool_size=10,
+        max_overflow=30,
+        pool_timeout=WAIT_SECONDS,
+        connect_args={"timeout": WAIT_SECONDS},
+    )
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+    for pragma in ("journal_mode = WAL", "foreign_keys = ON", "secure_delete = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(db: sa.Connection) -> None:
+    """A writer takes its lock at once: one that reads first could not wait for it."""
+    writes = db.get_execution_options().get("is_writing", False)
+    db.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(db: sa.Connection) -> None:
+    if db.dialect.name == "postgresql":
+        db.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+    config = Config(attributes={"connection": db})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with _alembic:
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A database that is away, busy or full, in words without its address and its rows."""
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError) as error:
+        if _is_full(error.orig):
+            raise Unavailable("the database has no room left; nothing was written") from error
+        raise Unavailable("the database is not answering; nothing was written") from error
+    except exc.TimeoutError as error:
+        raise Unavailable("the database has no connection free; nothing was written") from error
+
+
+def _is_full(error: Any) -> bool:
+    code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None)
+    return code in ("SQLITE_FULL", "53100")

@@ -1,0 +1,81 @@
+"""
+The store's tables, as the newest migration leaves them.
+
+Rows of adapters stay for good, so a version's number never means two things; deleting one drops its
+bytes.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment; SQLite keeps no zone, so it is put back as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(71), nullable=False, index=True),
+    Column("manifest", Text, nullable=False),
+    Column("num_bytes", Integer, nullable=False),
+    Column("created", UtcTime, nullable=False),
+    Column("deleted", UtcTime),
+    Column("payload", LargeBinary),  # last: listing never walks past it
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("alias", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("changed", UtcTime, nullable=False),
+    ForeignKeyConstraint(
+        ["tenant", "name", "version"], ["adapters.tenant", "adapters.name", "adapters.version"]
+    ),
+    Index("ix_aliases_target", "tenant", "name", "version"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(64), nullable=False, index=True),
+    Column("role", String(16), nullable=False),
+    Column("hmac_sha256", String(64), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("expires", UtcTime),
+    Column("revoked", UtcTime),
+)
