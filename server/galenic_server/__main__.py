@@ -1,0 +1,10 @@
+"""
+``python -m galenic_server``: what `galenic serve` runs.
+"""
+
+import sys
+
+from galenic_server.main import main
+
+if __name__ == "__main__":  # workers of the engine import this file again
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""
+The server as an ASGI app; whatever it is made of is handed in.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from fastapi import FastAPI
+
+from galenic_server import faults, logs
+from galenic_server.border import Bounded, Traced
+from galenic_server.deps import Parts
+from galenic_server.routes import admin, chat, health, models, tasks
+from galenic_server.service import Service
+
+log = structlog.get_logger(__name__)
+
+
+def make_app(parts: Parts, *, on_failed_start: Callable[[], None] = lambda: None) -> FastAPI:
+    """
+    The app: ``/health/live`` answers at once, what needs the engine with 503 until that answers.
+
+    *on_failed_start* is told when the engine cannot be started at all.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(_start(parts.service, on_failed_start))
+        try:
+            yield
+        finally:
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            await parts.service.stop()
+
+    shown = parts.settings.shows_docs
+    app = FastAPI(
+        title="Galenic",
+        description="One resident language model, and a few kilobytes for every clinical task.",
+        lifespan=lifespan,
+        docs_url="/docs" if shown else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if shown else None,
+    )
+    app.state.parts = parts
+    faults.install(app)
+    for routes in (tasks, chat, models, admin, health):
+        app.include_router(routes.router)
+    app.add_middleware(Bounded, max_bytes=parts.settings.max_body_bytes)
+    app.add_middleware(Traced, metrics=parts.metrics)
+    return app
+
+
+async def _start(service: Service, on_failure: Callable[[], None]) -> None:
+    log.info("engine starting", backbone=str(service.backbone))
+    try:
+        await service.start()
+    except Exception as error:  # noqa: BLE001  whatever it is, the operator has to see it
+        log.critical("engine did not start", message=str(error), **logs.where(error))
+        on_failure()
+    else:
+        log.info("engine ready")

@@ -1,0 +1,163 @@
+"""
+The one place where errors become HTTP: a table, and the OpenAI error body for all of them.
+
+No message holds what the caller sent: only field names, numbers and names of adapters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from galenic_adapters import errors
+
+
+class Unauthorized(Exception):
+    """No key, or none that is known here."""
+
+
+class Forbidden(Exception):
+    """The key is good, and not for this."""
+
+
+class TooLarge(Exception):
+    """The request has more bytes than the server takes."""
+
+
+class WrongMedia(Exception):
+    """The body's content-type is not one that the route reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    status: int
+    code: str
+    headers: Mapping[str, str] | None = None
+
+    @property
+    def type(self) -> str:
+        if self.status >= 500:
+            return "server_error"
+        named = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+        return named.get(self.status, "invalid_request_error")
+
+
+TABLE: dict[type[Exception], Kind] = {
+    errors.TooLong: Kind(413, "context_length_exceeded"),
+    errors.Unsupported: Kind(400, "unsupported_field"),
+    errors.BadInput: Kind(422, "bad_input"),
+    errors.BadFactor: Kind(422, "bad_factor"),
+    errors.RejectedUpload: Kind(422, "rejected_upload"),
+    errors.NotFound: Kind(404, "not_found"),
+    # Not 409: OpenAI's clients retry that one by themselves.
+    errors.Conflict: Kind(412, "conflict"),
+    errors.WrongTask: Kind(422, "wrong_task"),
+    errors.Unavailable: Kind(503, "unavailable", {"retry-after": "5"}),
+    Unauthorized: Kind(401, "invalid_api_key", {"www-authenticate": "Bearer"}),
+    Forbidden: Kind(403, "forbidden"),
+    TooLarge: Kind(413, "body_too_large", {"connection": "close"}),
+    WrongMedia: Kind(415, "wrong_media_type"),
+}
+
+
+def body(message: str, kind: Kind, param: str | None = None, **more: Any) -> dict[str, Any]:
+    """OpenAI's error object."""
+    error = {"message": message, "type": kind.type, "param": param, "code": kind.code}
+    return {"error": error | more}
+
+
+def body_of(error: Exception) -> dict[str, Any]:
+    """The error object of one of the table's errors; anything else is our own mistake."""
+    kind = _kind(error)
+    if kind is None:
+        return body("internal error; the log has it under this request's id", Kind(500, "internal"))
+    more = {}
+    if isinstance(error, errors.RejectedUpload):
+        more = {"faults": [{"path": f.path, "problem": f.problem} for f in error.faults]}
+    return body(_printable(str(error)), kind, getattr(error, "field", None), **more)
+
+
+def _kind(error: Exception) -> Kind | None:
+    return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), None)
+
+
+def _printable(text: str) -> str:
+    # A lone surrogate in a field's name could not be sent back as UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def install(app: FastAPI) -> None:
+    """Make *app* answer every error by the table."""
+    for cls in TABLE:
+        app.add_exception_handler(cls, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+async def _known(request: Request, error: Exception) -> JSONResponse:
+    kind = _kind(error)
+    assert kind is not None, "registered for the table's errors only"
+    return JSONResponse(body_of(error), kind.status, kind.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [_fault(one) for one in error.errors()[:20]]
+    message = "; ".join(f"{fault['path']}: {fault['problem']}" for fault in faults)
+    param = faults[0]["path"] if faults else None
+    return JSONResponse(body(message, Kind(422, "invalid_field"), param, faults=faults), 422)
+
+
+def _fault(one: Mapping[str, Any]) -> dict[str, str]:
+    """Where and what, without the value: pydantic's own messages may quote it."""
+    path = _path(one["loc"])
+    problem = PROBLEMS.get(one["type"]) or _limits(one) or "is not valid"
+    return {"path": path, "problem": problem}
+
+
+PROBLEMS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "json_invalid": "is not JSON",
+    "string_type": "is not a string",
+    "string_unicode": "is not Unicode text (a lone surrogate?)",
+    "finite_number": "is not a finite number",
+    "int_type": "is not an integer",
+    "int_parsing": "is not an integer",
+    "float_type": "is not a number",
+    "float_parsing": "is not a number",
+    "bool_type": "is not true or false",
+    "bool_parsing": "is not true or false",
+    "list_type": "is not a list",
+    "dict_type": "is not an object",
+    "model_type": "is not an object",
+    "model_attributes_type": "is not an object (is the content-type application/json?)",
+}
+
+LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length", "expected", "pattern")
+
+
+def _limits(one: Mapping[str, Any]) -> str | None:
+    """What the schema, not the caller, says of the value."""
+    context = one.get("ctx") or {}
+    told = [f"{name.replace('_', ' ')} {context[name]}" for name in LIMITS if name in context]
+    return f"must be: {', '.join(told)}" if told else None
+
+
+def _path(where: Sequence[str | int]) -> str:
+    path = ""
+    for step in where[1:] if len(where) > 1 and where[0] in ("body", "query", "path") else where:
+        path += f"[{step}]" if isinstance(step, int) else f".{step[:64]}"
+    return _printable(path.lstrip("."))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    known = {404: "no such route", 405: "no such method on this route", 400: "body is not JSON"}
+    kind = Kind(error.status_code, "http_error")
+    message = known.get(error.status_code, "refused")
+    return JSONResponse(body(message, kind), error.status_code, error.headers)

@@ -1,0 +1,130 @@
+"""
+From settings to a running server; the parts are made here and nowhere else.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+import structlog
+import uvicorn
+from pydantic import SecretStr
+
+from galenic_adapters.backbone import ensure
+from galenic_adapters.errors import GalenicError
+from galenic_adapters.keys import Role
+from galenic_adapters.manifest import BackboneId
+from galenic_adapters.refs import SHARED
+from galenic_adapters.store import SqlStore
+from galenic_server import logs, zoo
+from galenic_server.app import make_app
+from galenic_server.deps import Parts
+from galenic_server.engine.base import EngineConfig
+from galenic_server.engine.make import make_engine
+from galenic_server.metrics import Metrics
+from galenic_server.service import Service
+from galenic_server.settings import Settings
+from galenic_server.tenants import Keys, read_secret
+
+log = structlog.get_logger(__name__)
+
+SENTENCE = "He was treated for cystic fibrosis and later developed diabetes mellitus."
+
+
+def main() -> int:
+    settings = Settings()
+    logs.configure(settings.log_level)
+    try:
+        parts = assemble(settings, say=_say)
+        key = first_key(parts.keys, settings)
+    except GalenicError as error:
+        _say(f"galenic: {error}")
+        return 1
+    _say(welcome(settings, key))
+    return serve(parts)
+
+
+def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
+    """Every part of a server, with the zoo in its store; nothing runs yet."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    secret = read_secret(settings.home, _revealed(settings.secret))
+    found = ensure(settings.backbone, progress=say)
+    backbone = BackboneId(name=found.name, revision=found.revision)
+    metaprompt = zoo.metaprompt_of(settings.zoo, backbone, settings.metaprompt)
+    store = SqlStore.open(settings.database)
+    config = EngineConfig(
+        backbone=str(found.path),
+        metaprompt=metaprompt,
+        secret=secret,
+        dtype=settings.dtype,
+        num_slots=settings.num_slots,
+        max_rank=settings.max_rank,
+        context_tokens=settings.context_tokens,
+        enforce_eager=settings.enforce_eager,
+        tensor_parallel_size=settings.tensor_parallel_size,
+    )
+    new = zoo.share(
+        store,
+        zoo.folder_of(settings.zoo, backbone),
+        backbone=backbone,
+        metaprompt=metaprompt,
+        max_rank=config.max_rank,
+    )
+    say(f"zoo: {len(new)} new of the shared adapters for {backbone}")
+    engine = make_engine(settings.engine, config, store.factor)
+    keys = Keys(store, secret, admin_key=_revealed(settings.admin_key))
+    return Parts(Service(store, engine, backbone=backbone), keys, Metrics(), settings)
+
+
+def first_key(keys: Keys, settings: Settings) -> str | None:
+    """An admin's key for the first start, when nobody has one yet."""
+    if keys.has_admin():
+        return None
+    return keys.create(SHARED, Role.ADMIN)[0]
+
+
+def welcome(settings: Settings, key: str | None) -> str:
+    """What the operator has to know, with a request to paste."""
+    url = f"http://{settings.host}:{settings.port}"
+    told = f"admin key (shown this once, keep it): {key}" if key else "admin key: as before"
+    return (
+        f"\n{told}\n\nas soon as {url}/health/ready says so, ask:\n\n"
+        f"  curl -s {url}/v1/ner -H 'authorization: Bearer {key or '<your key>'}' \\\n"
+        "    -H 'content-type: application/json' \\\n"
+        f"""    -d '{{"documents": [{{"id": "1", "text": "{SENTENCE}"}}]}}'\n"""
+    )
+
+
+def serve(parts: Parts) -> int:
+    """Until SIGTERM or SIGINT: then nothing new is taken, and what runs may end."""
+    settings = parts.settings
+    failed = False
+
+    def give_up() -> None:
+        nonlocal failed
+        failed = True
+        server.should_exit = True
+
+    config = uvicorn.Config(
+        make_app(parts, on_failed_start=give_up),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 1 if failed else 0
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def _say(text: str, out: TextIO = sys.stderr) -> None:
+    out.write(text + "\n")
+    out.flush()

@@ -1,0 +1,81 @@
+"""
+What Prometheus is told: counts and times, by task and tenant, and the engine's own counters.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from galenic_server.engine.base import EngineStats
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class EngineCollector(Collector):
+    """The engine's counters as they stood when last asked."""
+
+    def __init__(self) -> None:
+        self.stats = EngineStats()
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self.stats
+        resident = stats.resident_adapters
+        yield GaugeMetricFamily("galenic_resident_adapters", "Adapters in a slot", resident)
+        yield GaugeMetricFamily("galenic_slots", "Slots for adapters", stats.num_slots)
+        for name, told, count in (
+            ("galenic_slot_loads", "Factors written into a slot", stats.slot_loads),
+            ("galenic_slot_evictions", "Slots taken from an adapter", stats.slot_evictions),
+            (
+                "galenic_prefix_queries",
+                "Prompt tokens looked up in the cache",
+                stats.prefix_queries,
+            ),
+            ("galenic_prefix_hits", "Prompt tokens found in the cache", stats.prefix_hits),
+            ("galenic_engine_restarts", "Times the engine was started again", stats.restarts),
+        ):
+            yield CounterMetricFamily(name, told, count)
+
+
+class Metrics:
+    """Every app has its own, so that two in one process never share a count."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._engine = EngineCollector()
+        self.registry.register(self._engine)
+        self._requests = Counter(
+            "galenic_requests",
+            "Requests answered",
+            ["route", "tenant", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "galenic_request_seconds",
+            "From the request's first byte to the reply's last",
+            ["task", "tenant"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "galenic_tokens",
+            "Tokens of texts, of answers, and of texts found in the cache",
+            ["tenant", "kind"],
+            registry=self.registry,
+        )
+
+    def count_request(self, route: str, tenant: str, status: int) -> None:
+        self._requests.labels(route, tenant, str(status)).inc()
+
+    def observe_seconds(self, task: str, tenant: str, seconds: float) -> None:
+        self._seconds.labels(task, tenant).observe(seconds)
+
+    def count_tokens(self, tenant: str, prompt: int, completion: int, cached: int) -> None:
+        for kind, count in (("prompt", prompt), ("completion", completion), ("cached", cached)):
+            self._tokens.labels(tenant, kind).inc(count)
+
+    def page(self, stats: EngineStats) -> bytes:
+        """The text exposition of everything counted."""
+        self._engine.stats = stats
+        return generate_latest(self.registry)

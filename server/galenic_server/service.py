@@ -1,0 +1,249 @@
+"""
+What Galenic does, told without HTTP: answer a batch, chat, keep engine and store in step.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+
+from galenic_adapters import chat
+from galenic_adapters.errors import (
+    BadInput,
+    Fault,
+    RejectedUpload,
+    TooLong,
+    Unavailable,
+    WrongTask,
+)
+from galenic_adapters.manifest import BackboneId, Manifest
+from galenic_adapters.package import Package, check_fits
+from galenic_adapters.refs import AdapterRef
+from galenic_adapters.store import AdapterStore, Entry, Resolved
+from galenic_adapters.tasks.base import (
+    Answer,
+    Choice,
+    Completion,
+    Constraint,
+    Message,
+    Task,
+    TaskName,
+)
+from galenic_adapters.tasks.registry import make_task
+from galenic_server.engine.base import Delta, Engine, Request, Sampling, complete
+
+DEFAULT_ANSWER_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose request it is, and what the log calls it."""
+
+    tenant: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A batch for one task. adapter: a name of it, or none for the task's default."""
+
+    task: TaskName
+    documents: Sequence[Any]
+    adapter: str | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer a document, in order, and what the adapter's words cost."""
+
+    adapter: Resolved
+    answers: tuple[Answer[Any], ...]
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A chat that has been checked; its deltas come when they are asked for."""
+
+    adapter: Resolved | None
+    deltas: AsyncIterator[Delta]
+
+
+class Service:
+    """Takes its parts as they are; owns none but starts and stops the engine."""
+
+    def __init__(self, store: AdapterStore, engine: Engine, *, backbone: BackboneId) -> None:
+        self.store = store
+        self.engine = engine
+        self.backbone = backbone
+        self._is_ready = False
+        # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
+        self._tokenizing = CapacityLimiter(2)
+
+    # ------------------------------------------------------------------ the engine's life
+
+    async def start(self) -> None:
+        """Returns once the engine has really answered."""
+        await self.engine.start()
+        self._is_ready = True
+
+    async def stop(self) -> None:
+        self._is_ready = False
+        await self.engine.stop()
+
+    async def is_ready(self) -> bool:
+        return self._is_ready and await self.engine.healthy()
+
+    # ------------------------------------------------------------------ answering
+
+    async def answer(self, origin: Origin, ask: Ask) -> Answered:
+        """The whole batch is checked before the first document runs."""
+        self._check_ready()
+        adapter = await self.resolve(origin.tenant, ask.adapter or ask.task)
+        task = _task_of(adapter, ask.task)
+        requests = await self._requests(origin, adapter, task, ask)
+        completions = await self._complete_all(requests)
+        pairs = zip(completions, ask.documents, strict=True)
+        return Answered(adapter, tuple(task.read(*pair) for pair in pairs), completions)
+
+    async def chat(
+        self,
+        origin: Origin,
+        model: str,
+        messages: tuple[Message, ...],
+        sampling: Sampling,
+        constraint: Constraint | None,
+    ) -> Talk:
+        """max_tokens of 0: as many as fit, up to an ordinary answer's length."""
+        self._check_ready()
+        bare = model == self.backbone.name
+        adapter = None if bare else await self.resolve(origin.tenant, model)
+        [ids] = await self._encode([messages])
+        used = len(ids) + self._num_virtual(adapter)
+        free = self.engine.config.context_tokens - used
+        room = sampling.max_tokens or max(1, min(free, DEFAULT_ANSWER_TOKENS))
+        self._check_length("messages", len(ids), adapter, room)
+        request = Request(
+            f"{origin.request_id}-{_nonce()}",
+            origin.tenant,
+            ids,
+            replace(sampling, max_tokens=room),
+            adapter and adapter.digest,
+            constraint,
+        )
+        return Talk(adapter, self.engine.generate(request))
+
+    async def resolve(self, tenant: str, name: str) -> Resolved:
+        """What *tenant* means by an alias, ``name@version`` or a name; its own before the shared."""
+        return await run_sync(self.store.resolve, tenant, name)
+
+    # ------------------------------------------------------------------ adapters
+
+    async def publish(self, tenant: str, name: str, version: int | None, data: bytes) -> Entry:
+        """
+        Check, write and make servable at once, as *version* or as the next one.
+
+        Raises `RejectedUpload`, or `Conflict` where that version holds other bytes.
+        """
+        ref = await run_sync(self._write, tenant, name, version, data)
+        entry = await run_sync(self.store.describe, ref)
+        if self._is_ready:
+            await self.engine.seat([entry.digest])
+        return entry
+
+    def _write(self, tenant: str, name: str, version: int | None, data: bytes) -> AdapterRef:
+        config = self.engine.config
+        package = Package.read(data)
+        _check_task(package.manifest)
+        check_fits(
+            package,
+            backbone=self.backbone,
+            metaprompt=config.metaprompt,
+            max_rank=config.max_rank,
+        )
+        if version is None:
+            return self.store.publish(tenant, name, package)
+        ref = AdapterRef(tenant, name, version)
+        self.store.put(ref, package)
+        return ref
+
+    async def delete(self, ref: AdapterRef) -> None:
+        entry = await run_sync(self.store.describe, ref)
+        await run_sync(self.store.delete, ref)
+        await self.engine.evict(entry.digest)
+
+    # ------------------------------------------------------------------ steps
+
+    def _check_ready(self) -> None:
+        if not self._is_ready:
+            raise Unavailable("the engine is loading the backbone")
+
+    async def _requests(
+        self, origin: Origin, adapter: Resolved, task: Task[Any, Any], ask: Ask
+    ) -> list[Request]:
+        rendered = await self._encode([task.render(fields) for fields in ask.documents])
+        requests, nonce = [], _nonce()
+        for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
+            room = ask.max_tokens or task.max_tokens(fields)
+            self._check_length(f"documents[{i}]", len(ids), adapter, room)
+            constraint = task.constraint(fields)
+            sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
+            id_ = f"{origin.request_id}-{nonce}-{i}"
+            requests.append(Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint))
+        return requests
+
+    async def _encode(self, chats: list[tuple[Message, ...]]) -> list[list[int]]:
+        def encode() -> list[list[int]]:
+            return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
+
+        return await run_sync(encode, limiter=self._tokenizing)
+
+    def _check_length(self, path: str, num_ids: int, adapter: Resolved | None, room: int) -> None:
+        """Nothing is cut off in silence: what does not fit is refused with its numbers."""
+        context, virtual = self.engine.config.context_tokens, self._num_virtual(adapter)
+        if num_ids + virtual + room > context:
+            parts = (
+                f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"
+            )
+            total = f"needs {num_ids + virtual + room:,} tokens ({parts})"
+            raise TooLong(path, f"{total}; the context holds {context:,}")
+
+    def _num_virtual(self, adapter: Resolved | None) -> int:
+        return self.engine.config.metaprompt.num_positions if adapter else 0
+
+    async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
+        """Side by side; where one fails the others are aborted."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(complete(self.engine, one)) for one in requests]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return tuple(one.result() for one in running)
+
+
+def _nonce() -> str:
+    """Callers may send two requests under one id; the engine may not."""
+    return secrets.token_hex(4)
+
+
+def _task_of(adapter: Resolved, wanted: TaskName) -> Task[Any, Any]:
+    manifest = adapter.manifest
+    if manifest.task != wanted:
+        raise WrongTask(f"adapter {adapter.ref} is for {manifest.task}, this route for {wanted}")
+    return make_task(manifest.task, manifest.labels)
+
+
+def _check_task(manifest: Manifest) -> None:
+    """What the package says of its task must be what this server's task can do."""
+    try:
+        task = make_task(manifest.task, manifest.labels)
+    except BadInput as error:
+        raise RejectedUpload(Fault("manifest.labels", error.problem)) from None
+    if manifest.template_version != task.template_version:
+        versions = f"is {manifest.template_version}, this server renders {task.template_version}"
+        raise RejectedUpload(Fault("manifest.template_version", versions))

@@ -1,0 +1,115 @@
+"""
+Who may ask: 256-bit keys, of which the database holds only an HMAC under the server's secret.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from galenic_adapters.errors import NotFound
+from galenic_adapters.keys import Key, Role, SqlKeys
+from galenic_adapters.refs import SHARED
+
+PREFIX = "gal_"
+KEY = re.compile(r"gal_[A-Za-z0-9_-]{43}")
+REMEMBERED_SECONDS = 2.0
+MAX_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose key it was, and what it opens."""
+
+    tenant: str
+    role: Role
+    key_id: str
+
+
+def new_key() -> str:
+    return PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+
+
+class Keys:
+    """
+    The keys of every tenant.
+
+    A key that was found is remembered for two seconds: a revocation on another replica is heard
+    of soon, and a busy caller does not ask the database each time.
+    """
+
+    def __init__(self, store: SqlKeys, secret: bytes, *, admin_key: str | None = None) -> None:
+        self._store = store
+        self._secret = secret
+        self._admin_hash = self._hash(admin_key) if admin_key else None
+        self._remembered: dict[str, tuple[float, Caller]] = {}
+
+    def create(self, tenant: str, role: Role) -> tuple[str, Key]:
+        """A new key's text, which is nowhere to be had again, and its record."""
+        text = new_key()
+        return text, self._store.add_key(tenant, role, self._hash(text))
+
+    def find(self, text: str) -> Caller | None:
+        """Who holds the key *text*; none where it is unknown, revoked or no key at all."""
+        if len(text) > 256 or not text.isascii():
+            return None
+        hashed = self._hash(text)
+        if self._admin_hash and hmac.compare_digest(hashed, self._admin_hash):
+            return Caller(SHARED, Role.ADMIN, "environment")
+        if not KEY.fullmatch(text):
+            return None
+        return self._recall(hashed) or self._look_up(hashed)
+
+    def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
+        self._store.revoke_key(key_id, tenant=tenant)
+        self._remembered.clear()
+
+    def of(self, tenant: str | None) -> list[Key]:
+        return self._store.list_keys(tenant)
+
+    def has_admin(self) -> bool:
+        """Whether someone can administer: by a key that still opens, or the environment's."""
+        known = self._store.list_keys(SHARED)
+        return bool(self._admin_hash) or any(k.role is Role.ADMIN and not k.revoked for k in known)
+
+    def _hash(self, text: str) -> str:
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+    def _recall(self, hashed: str) -> Caller | None:
+        until, caller = self._remembered.get(hashed, (0.0, None))
+        return caller if time.monotonic() < until else None
+
+    def _look_up(self, hashed: str) -> Caller | None:
+        try:
+            key = self._store.find_key(hashed)
+        except NotFound:
+            self._remembered.pop(hashed, None)
+            return None
+        caller = Caller(key.tenant, key.role, key.id)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[hashed] = (time.monotonic() + REMEMBERED_SECONDS, caller)
+        return caller
+
+
+def read_secret(home: Path, given: str | None) -> bytes:
+    """The server's secret: *given*, or the file in *home* that the first start makes."""
+    if given:
+        return given.encode()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = home / "secret"
+    if not path.exists():
+        # Written whole under another name, and 0600: a second first start reads what this made.
+        with tempfile.NamedTemporaryFile(dir=home) as made:
+            made.write(secrets.token_bytes(32))
+            made.flush()
+            with suppress(FileExistsError):
+                os.link(made.name, path)
+    return path.read_bytes()
