@@ -52,6 +52,11 @@ class Database:
         """An insert that can say what to do on conflict; both dialects speak alike."""
         return sqlite.insert(table) if self._engine.name == "sqlite" else postgresql.insert(table)
 
+    def insert_new(self, db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+        """Whether *row* was new and is written; waits for a writer of the same row to finish."""
+        insert = self.insert(table).values(row).on_conflict_do_nothing()
+        return db.execute(insert.returning(*table.primary_key)).first() is not None
+
     def close(self) -> None:
         self._engine.dispose()
 

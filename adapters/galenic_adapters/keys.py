@@ -11,7 +11,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from galenic_adapters.database import Database
-from galenic_adapters.errors import NotFound
+from galenic_adapters.errors import Conflict, NotFound
 from galenic_adapters.refs import check_name
 from galenic_adapters.tables import api_keys
 
@@ -53,17 +53,17 @@ class SqlKeys:
     ) -> Key:
         """Remember a key by its HMAC (64 hex digits)."""
         key = Key(secrets.token_hex(8), check_name("tenant", tenant), Role(role), _now(), expires)
+        row = {
+            "id": key.id,
+            "tenant": tenant,
+            "role": key.role.value,
+            "hmac_sha256": hmac_sha256,
+            "created": key.created,
+            "expires": expires,
+        }
         with self._database.writing() as db:
-            db.execute(
-                api_keys.insert().values(
-                    id=key.id,
-                    tenant=tenant,
-                    role=key.role.value,
-                    hmac_sha256=hmac_sha256,
-                    created=key.created,
-                    expires=expires,
-                )
-            )
+            if not self._database.insert_new(db, api_keys, row):
+                raise Conflict("this key exists already")
         return key
 
     def find_key(self, hmac_sha256: str) -> Key:

@@ -5,6 +5,7 @@ Every string and list is bounded, every number finite, no field unknown: a manif
 well-formed.
 """
 
+import re
 from collections.abc import Callable
 from datetime import date
 from typing import Annotated, Literal, TypeVar
@@ -17,6 +18,7 @@ from galenic_adapters.tasks.base import TaskName, check_text
 from galenic_adapters.tasks.registry import make_task
 
 T = TypeVar("T")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -49,7 +51,7 @@ def _check_prose(field: str, value: str) -> str:
 Name = Annotated[str, Field(max_length=64), _checked(check_name)]
 Line = Annotated[str, Field(max_length=200), _checked(_check_line)]
 Prose = Annotated[str, Field(max_length=4000), _checked(_check_prose)]
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, Field(pattern=rf"^{DIGEST.pattern}$")]
 Label = Annotated[str, Field(max_length=128)]
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 

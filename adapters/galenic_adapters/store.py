@@ -12,11 +12,13 @@ import sqlalchemy as sa
 
 from galenic_adapters.errors import Conflict, NotFound, Unavailable
 from galenic_adapters.factor import Factor
-from galenic_adapters.keys import SqlKeys
-from galenic_adapters.manifest import Manifest
+from galenic_adapters.keys import Key, Role, SqlKeys
+from galenic_adapters.manifest import DIGEST, Manifest
 from galenic_adapters.package import Package
 from galenic_adapters.refs import NAME, SHARED, VERSION, AdapterRef, check_name
 from galenic_adapters.tables import adapters, aliases
+
+__all__ = ["AdapterStore", "Entry", "Key", "Resolved", "Role", "SqlStore"]
 
 
 class Resolved(NamedTuple):
@@ -122,10 +124,9 @@ class SqlStore(SqlKeys):
         return _intact(row.digest, row.payload)
 
     def payload(self, digest: str) -> bytes:
+        query = _live(adapters.c.payload).where(adapters.c.digest == digest).limit(1)
         with self._database.reading() as db:
-            found: bytes | None = db.scalar(
-                _live(adapters.c.payload).where(adapters.c.digest == digest).limit(1)
-            )
+            found: bytes | None = db.scalar(query) if DIGEST.fullmatch(digest) else None
         if found is None:
             raise NotFound(f"no adapter of digest {digest[:80]!r}")
         return found
@@ -188,9 +189,9 @@ class SqlStore(SqlKeys):
     def alias(self, tenant: str, alias: str) -> AdapterRef:
         query = sa.select(aliases.c.name, aliases.c.version).where(_is_alias(tenant, alias))
         with self._database.reading() as db:
-            row = db.execute(query).first() if NAME.fullmatch(alias) else None
+            row = db.execute(query).first()
         if row is None:
-            raise NotFound(f"no alias {alias[:80]!r}")
+            raise NotFound(f"no alias {alias!r}")
         return AdapterRef(tenant, row.name, row.version)
 
     def aliases(self, tenant: str) -> dict[str, AdapterRef]:
@@ -201,7 +202,7 @@ class SqlStore(SqlKeys):
     def drop_alias(self, tenant: str, alias: str) -> None:
         with self._database.writing() as db:
             if not db.execute(aliases.delete().where(_is_alias(tenant, alias))).rowcount:
-                raise NotFound(f"no alias {alias[:80]!r}")
+                raise NotFound(f"no alias {alias!r}")
 
     def resolve(self, tenant: str, text: str) -> Resolved:
         name, at, version = text.partition("@")
@@ -215,7 +216,6 @@ class SqlStore(SqlKeys):
         raise NotFound(f"no adapter {text[:80]!r}")
 
     def _insert(self, db: sa.Connection, ref: AdapterRef, package: Package) -> bool:
-        """Whether the row is new. Waits for a writer of the same version to finish."""
         row = {
             "tenant": ref.tenant,
             "name": ref.name,
@@ -226,8 +226,7 @@ class SqlStore(SqlKeys):
             "created": _now(),
             "payload": package.data,
         }
-        insert = self._database.insert(adapters).values(row).on_conflict_do_nothing()
-        return bool(db.execute(insert).rowcount)
+        return self._database.insert_new(db, adapters, row)
 
 
 ENTRY = [c for c in adapters.c if c.name not in ("payload", "deleted")]
@@ -250,6 +249,8 @@ def _is(ref: AdapterRef) -> sa.ColumnElement[bool]:
 
 
 def _is_alias(tenant: str, alias: str) -> sa.ColumnElement[bool]:
+    if not NAME.fullmatch(alias):
+        raise NotFound(f"no alias {alias[:80]!r}")
     return sa.and_(aliases.c.tenant == tenant, aliases.c.alias == alias)
 
 
