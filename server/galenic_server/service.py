@@ -139,7 +139,7 @@ class Service:
         return Talk(adapter, self.engine.generate(request))
 
     async def resolve(self, tenant: str, name: str) -> Resolved:
-        """What *tenant* means by an alias, ``name@version`` or a name; its own before the shared."""
+        """What *tenant* means by an alias, ``name@version`` or a name; its own first."""
         return await run_sync(self.store.resolve, tenant, name)
 
     # ------------------------------------------------------------------ adapters

@@ -1,0 +1,220 @@
+"""
+The client for asyncio; method for method the blocking one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from galenic_client import calls
+from galenic_client.calls import Call
+from galenic_client.errors import ServerError, Unreachable, raise_for
+from galenic_client.transport import Retries, bytes_of, http_options, unreachable
+from galenic_client.types import (
+    Adapter,
+    Alias,
+    ChatReply,
+    Key,
+    Message,
+    Model,
+    NerAnswer,
+    NewKey,
+    NliAnswer,
+    NliDocument,
+    QaAnswer,
+    QaDocument,
+    ReAnswer,
+    ReDocument,
+    Reply,
+    Role,
+    SummarizeAnswer,
+    TextDocument,
+)
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """
+    Galenic over HTTP, for asyncio. Calls raise the errors of `galenic_client.errors`.
+
+    *retries* holds for calls that do no more twice than once, and for refusals that did nothing.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float = 300.0,
+        retries: int = 2,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key, timeout))
+        self._retries = Retries(retries)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def ner(
+        self,
+        documents: Sequence[str | TextDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[NerAnswer]:
+        """Entities of each text."""
+        return await self._send(calls.ner(documents, adapter, max_tokens))
+
+    async def re(
+        self,
+        documents: Sequence[str | ReDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[ReAnswer]:
+        """How head and tail relate; without them, every relation in the text."""
+        return await self._send(calls.re(documents, adapter, max_tokens))
+
+    async def qa(
+        self,
+        documents: Sequence[QaDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[QaAnswer]:
+        """The letter of an option where options are given, else a short text."""
+        return await self._send(calls.qa(documents, adapter, max_tokens))
+
+    async def nli(
+        self,
+        documents: Sequence[NliDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[NliAnswer]:
+        """How each hypothesis relates to its premise."""
+        return await self._send(calls.nli(documents, adapter, max_tokens))
+
+    async def summarize(
+        self,
+        documents: Sequence[str | TextDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[SummarizeAnswer]:
+        """Each text in fewer words."""
+        return await self._send(calls.summarize(documents, adapter, max_tokens))
+
+    async def chat(self, model: str, messages: Sequence[Message], **options: Any) -> ChatReply:
+        """One reply; *options* are the OpenAI API's (max_tokens, response_format ...)."""
+        return await self._send(calls.chat(model, messages, options))
+
+    async def stream(
+        self, model: str, messages: Sequence[Message], **options: Any
+    ) -> AsyncIterator[str]:
+        """The reply's text as it comes. Never sent twice."""
+        call = calls.chat(model, messages, options | {"stream": True})
+        try:
+            async with self._http.stream(call.method, call.path, json=call.json) as response:
+                if not response.is_success:
+                    await response.aread()
+                raise_for(response)
+                async for line in response.aiter_lines():
+                    if text := calls.text_of(line):
+                        yield text
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+
+    async def models(self) -> Sequence[Model]:
+        """Every model this key may name."""
+        return await self._send(calls.models())
+
+    async def is_ready(self) -> bool:
+        """Whether a request sent now would be answered."""
+        try:
+            await self._once(calls.ready())
+        except (Unreachable, ServerError):
+            return False
+        return True
+
+    async def push(
+        self,
+        name: str,
+        package: bytes | Path,
+        *,
+        version: int | None = None,
+        tenant: str | None = None,
+    ) -> Adapter:
+        """Publish a package as *version*, or as the next one of *name*."""
+        return await self._send(calls.push(name, bytes_of(package), version, tenant))
+
+    async def list(self, *, tenant: str | None = None) -> AsyncIterator[Adapter]:
+        """The tenant's adapters, page by page."""
+        after = None
+        while True:
+            page = await self._send(calls.adapters(tenant, after))
+            for adapter in page.adapters:
+                yield adapter
+            if (after := page.next) is None:
+                return
+
+    async def delete(self, name: str, version: int, *, tenant: str | None = None) -> None:
+        await self._send(calls.delete(name, version, tenant))
+
+    async def alias(
+        self, alias: str, adapter: str, *, expect: str | None = None, tenant: str | None = None
+    ) -> Alias:
+        """Point *alias* to ``name@version``; with *expect*, only if it points there before."""
+        return await self._send(calls.alias(alias, adapter, expect, tenant))
+
+    async def aliases(self, *, tenant: str | None = None) -> Sequence[Alias]:
+        return await self._send(calls.aliases(tenant))
+
+    async def drop_alias(self, alias: str, *, tenant: str | None = None) -> None:
+        await self._send(calls.drop_alias(alias, tenant))
+
+    async def create_key(self, tenant: str, role: Role = "caller") -> NewKey:
+        """A new key, shown this once."""
+        return await self._send(calls.create_key(tenant, role))
+
+    async def keys(self, *, tenant: str | None = None) -> Sequence[Key]:
+        return await self._send(calls.keys(tenant))
+
+    async def revoke_key(self, key_id: str) -> None:
+        await self._send(calls.revoke_key(key_id))
+
+    async def _send(self, call: Call[T]) -> T:
+        failed = 0
+        while True:
+            try:
+                return await self._once(call)
+            except (ServerError, Unreachable) as error:
+                pause = self._retries.pause_seconds(failed, call, error)
+                if pause is None:
+                    raise
+            failed += 1
+            await asyncio.sleep(pause)
+
+    async def _once(self, call: Call[T]) -> T:
+        try:
+            response = await self._http.send(call.request(self._http))
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+        raise_for(response)
+        return call.read(response)

@@ -1,0 +1,217 @@
+"""
+The client that blocks.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from galenic_client import calls
+from galenic_client.calls import Call
+from galenic_client.errors import ServerError, Unreachable, raise_for
+from galenic_client.transport import Retries, bytes_of, http_options, unreachable
+from galenic_client.types import (
+    Adapter,
+    Alias,
+    ChatReply,
+    Key,
+    Message,
+    Model,
+    NerAnswer,
+    NewKey,
+    NliAnswer,
+    NliDocument,
+    QaAnswer,
+    QaDocument,
+    ReAnswer,
+    ReDocument,
+    Reply,
+    Role,
+    SummarizeAnswer,
+    TextDocument,
+)
+
+T = TypeVar("T")
+
+
+class Client:
+    """
+    Galenic over HTTP. Calls raise the errors of `galenic_client.errors`.
+
+    *retries* holds for calls that do no more twice than once, and for refusals that did nothing.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float = 300.0,
+        retries: int = 2,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.Client(transport=transport, **http_options(url, api_key, timeout))
+        self._retries = Retries(retries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ner(
+        self,
+        documents: Sequence[str | TextDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[NerAnswer]:
+        """Entities of each text."""
+        return self._send(calls.ner(documents, adapter, max_tokens))
+
+    def re(
+        self,
+        documents: Sequence[str | ReDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[ReAnswer]:
+        """How head and tail relate; without them, every relation in the text."""
+        return self._send(calls.re(documents, adapter, max_tokens))
+
+    def qa(
+        self,
+        documents: Sequence[QaDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[QaAnswer]:
+        """The letter of an option where options are given, else a short text."""
+        return self._send(calls.qa(documents, adapter, max_tokens))
+
+    def nli(
+        self,
+        documents: Sequence[NliDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[NliAnswer]:
+        """How each hypothesis relates to its premise."""
+        return self._send(calls.nli(documents, adapter, max_tokens))
+
+    def summarize(
+        self,
+        documents: Sequence[str | TextDocument],
+        *,
+        adapter: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply[SummarizeAnswer]:
+        """Each text in fewer words."""
+        return self._send(calls.summarize(documents, adapter, max_tokens))
+
+    def chat(self, model: str, messages: Sequence[Message], **options: Any) -> ChatReply:
+        """One reply; *options* are the OpenAI API's (max_tokens, response_format ...)."""
+        return self._send(calls.chat(model, messages, options))
+
+    def stream(self, model: str, messages: Sequence[Message], **options: Any) -> Iterator[str]:
+        """The reply's text as it comes. Never sent twice."""
+        call = calls.chat(model, messages, options | {"stream": True})
+        try:
+            with self._http.stream(call.method, call.path, json=call.json) as response:
+                if not response.is_success:
+                    response.read()
+                raise_for(response)
+                for line in response.iter_lines():
+                    if text := calls.text_of(line):
+                        yield text
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+
+    def models(self) -> Sequence[Model]:
+        """Every model this key may name."""
+        return self._send(calls.models())
+
+    def is_ready(self) -> bool:
+        """Whether a request sent now would be answered."""
+        try:
+            self._once(calls.ready())
+        except (Unreachable, ServerError):
+            return False
+        return True
+
+    def push(
+        self,
+        name: str,
+        package: bytes | Path,
+        *,
+        version: int | None = None,
+        tenant: str | None = None,
+    ) -> Adapter:
+        """Publish a package as *version*, or as the next one of *name*."""
+        return self._send(calls.push(name, bytes_of(package), version, tenant))
+
+    def list(self, *, tenant: str | None = None) -> Iterator[Adapter]:
+        """The tenant's adapters, page by page."""
+        after = None
+        while True:
+            page = self._send(calls.adapters(tenant, after))
+            yield from page.adapters
+            if (after := page.next) is None:
+                return
+
+    def delete(self, name: str, version: int, *, tenant: str | None = None) -> None:
+        self._send(calls.delete(name, version, tenant))
+
+    def alias(
+        self, alias: str, adapter: str, *, expect: str | None = None, tenant: str | None = None
+    ) -> Alias:
+        """Point *alias* to ``name@version``; with *expect*, only if it points there before."""
+        return self._send(calls.alias(alias, adapter, expect, tenant))
+
+    def aliases(self, *, tenant: str | None = None) -> Sequence[Alias]:
+        return self._send(calls.aliases(tenant))
+
+    def drop_alias(self, alias: str, *, tenant: str | None = None) -> None:
+        self._send(calls.drop_alias(alias, tenant))
+
+    def create_key(self, tenant: str, role: Role = "caller") -> NewKey:
+        """A new key, shown this once."""
+        return self._send(calls.create_key(tenant, role))
+
+    def keys(self, *, tenant: str | None = None) -> Sequence[Key]:
+        return self._send(calls.keys(tenant))
+
+    def revoke_key(self, key_id: str) -> None:
+        self._send(calls.revoke_key(key_id))
+
+    def _send(self, call: Call[T]) -> T:
+        failed = 0
+        while True:
+            try:
+                return self._once(call)
+            except (ServerError, Unreachable) as error:
+                pause = self._retries.pause_seconds(failed, call, error)
+                if pause is None:
+                    raise
+            failed += 1
+            time.sleep(pause)
+
+    def _once(self, call: Call[T]) -> T:
+        try:
+            response = self._http.send(call.request(self._http))
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+        raise_for(response)
+        return call.read(response)
