@@ -1,9 +1,9 @@
 """
 What the service asks of an engine, whichever runs underneath.
 
-A request is a prompt of text token ids and, perhaps, an adapter named by its digest. The engine holds
-that adapter in a slot while the request runs, puts its virtual prompt before the text, and keeps
-tenants' caches apart. Virtual token ids never leave the engine.
+A request is a prompt of text token ids and, perhaps, an adapter named by its digest. The engine
+holds that adapter in a slot while the request runs, puts its virtual prompt before the text, and
+keeps tenants' caches apart. Virtual token ids never leave the engine.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.tasks.base import Completion, Constraint
+from galenic_adapters.tasks.base import Choice, Completion, Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since the server's start (they survive an engine restart), and what is resident now."""
+    """Counters since the server's start (an engine restart keeps them), and what is resident."""
 
     resident_adapters: int = 0
     num_slots: int = 0
@@ -74,6 +74,7 @@ class EngineConfig:
     """
     backbone: a local folder in Hugging Face layout.   dtype: ``float32`` or ``bfloat16``.
     num_slots: adapters resident at once.   max_rank: the highest rank a slot can hold.
+    num_components: ranks of all residents together; none for four a slot, on average.
     context_tokens: prompt, text and answer together.   secret: keys the tenants' caches apart.
     """
 
@@ -83,6 +84,7 @@ class EngineConfig:
     dtype: str = "bfloat16"
     num_slots: int = 4096
     max_rank: int = 16
+    num_components: int | None = None
     context_tokens: int = 4096
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
@@ -115,8 +117,9 @@ class Engine(Protocol):
         """
         The answer, piece by piece; closing the iterator aborts the request.
 
-        Raises `BadInput` (an id outside the vocabulary, a constraint that does not compile), `TooLong`,
-        `Unsupported` (penalties beside an adapter), `NotFound` (the adapter), `Unavailable` (the engine died).
+        Raises `BadInput` (an id outside the vocabulary, a constraint that does not compile),
+        `TooLong`, `Unsupported` (penalties beside an adapter), `NotFound` (the adapter),
+        `Unavailable` (the engine died).
         """
 
     async def seat(self, digests: Sequence[str]) -> None:
@@ -128,13 +131,20 @@ class Engine(Protocol):
     async def stats(self) -> EngineStats: ...
 
 
+WARM_UP = Request(
+    "warm-up", "", [0], Sampling(max_tokens=1, with_logprob=True), constraint=Choice(("ok",))
+)
+"""What an engine answers before it is ready: it touches what is otherwise compiled on first use."""
+
+
 async def complete(engine: Engine, request: Request) -> Completion:
     """The whole answer at once."""
     text, num_tokens, last = "", 0, None
     async for last in engine.generate(request):
         text += last.text
         num_tokens += last.num_tokens
-    assert last is not None and last.finish is not None, "an engine ends with a finish reason"
+    assert last is not None, "an engine says something"
+    assert last.finish is not None, "an engine ends with a finish reason"
     return Completion(
         text, last.finish, last.num_prompt_tokens, num_tokens, last.num_cached_tokens, last.logprob
     )

@@ -1,0 +1,16 @@
+"""Which engine serves: the one by name, without importing what the other needs."""
+
+from galenic_server.engine.base import Engine, EngineConfig, FactorOf
+
+
+def make_engine(kind: str, config: EngineConfig, factor_of: FactorOf) -> Engine:
+    """*kind* is ``vllm`` or ``transformers``."""
+    if kind == "vllm":
+        from galenic_server.engine.vllm_engine import VllmEngine
+
+        return VllmEngine(config, factor_of)
+    if kind == "transformers":
+        from galenic_server.engine.transformers_engine import TransformersEngine
+
+        return TransformersEngine(config, factor_of)
+    raise ValueError(f"engine {kind!r} is none of vllm, transformers")

@@ -1,0 +1,107 @@
+"""
+The engine on plain transformers: one request's token at a time, the composed rows as
+``inputs_embeds``.
+
+It is the reference that the other engine is measured against, and serves where vLLM does not run.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from galenic_adapters.errors import Unavailable
+from galenic_adapters.factor import scale
+from galenic_server.engine.base import (
+    WARM_UP,
+    Delta,
+    EngineConfig,
+    EngineStats,
+    FactorOf,
+    Request,
+    complete,
+)
+from galenic_server.engine.border import check_factor, fit
+from galenic_server.engine.decoding import Backbone, Decoding
+
+
+class TransformersEngine:
+    """An `Engine`; see there for what it promises. Its slots are prompts kept composed."""
+
+    def __init__(self, config: EngineConfig, factor_of: FactorOf) -> None:
+        self._config, self._border = fit(config)
+        self._factor_of = factor_of
+        self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
+        self._dtype: torch.dtype = getattr(torch, config.dtype)
+        self._prompts: dict[str, Tensor] = {}  # the longest unused first
+        self._turn = asyncio.Lock()
+        self._backbone: Backbone | None = None
+        self._num_loads = 0
+        self._num_evictions = 0
+
+    @property
+    def config(self) -> EngineConfig:
+        return self._config
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    async def start(self) -> None:
+        self._backbone = await asyncio.to_thread(
+            Backbone.load, self._config.backbone, self._dtype, self._tokenizer
+        )
+        await complete(self, WARM_UP)
+
+    async def stop(self) -> None:
+        self._backbone = None
+
+    async def healthy(self) -> bool:
+        return self._backbone is not None
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        self._border.check(request)
+        backbone = self._backbone
+        if backbone is None:
+            raise Unavailable("the engine is starting")
+        prompt_PD = await self._prompt(request.adapter) if request.adapter else None
+        decoding = Decoding(backbone, request, prompt_PD)
+        while decoding.finish is None:
+            async with self._turn:
+                delta = await asyncio.to_thread(decoding.step)
+            yield delta
+
+    async def seat(self, digests: Sequence[str]) -> None:
+        for digest in digests:
+            await self._prompt(digest)
+
+    async def evict(self, digest: str) -> None:
+        self._prompts.pop(digest, None)
+
+    async def stats(self) -> EngineStats:
+        return EngineStats(
+            resident_adapters=len(self._prompts),
+            num_slots=self._config.num_slots,
+            slot_loads=self._num_loads,
+            slot_evictions=self._num_evictions,
+        )
+
+    async def _prompt(self, digest: str) -> Tensor:
+        prompt_PD = self._prompts.pop(digest, None)
+        if prompt_PD is None:
+            prompt_PD = await asyncio.to_thread(self._compose, digest)
+            self._num_loads += 1
+        self._prompts[digest] = prompt_PD
+        if len(self._prompts) > self._config.num_slots:
+            del self._prompts[next(iter(self._prompts))]
+            self._num_evictions += 1
+        return prompt_PD
+
+    def _compose(self, digest: str) -> Tensor:
+        """Rounded as in vLLM's tables: the factor to the engine's dtype, then the product."""
+        factor = check_factor(self._config, self._factor_of(digest))
+        u_PR, v_RD = factor.u_PR.to(self._dtype), factor.v_RD.to(self._dtype)
+        return scale(self._config.metaprompt.rows_PD, u_PR, v_RD).to(self._dtype)

@@ -1,0 +1,322 @@
+"""
+The engine on vLLM: a request's prompt travels as virtual token ids, and its adapter is held in a
+slot.
+
+vLLM's engine core is a process of its own. When it dies, every request in flight ends with
+`Unavailable`, and a supervisor starts another core and puts every resident back before the engine
+is healthy again.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import asdict, replace
+from importlib.metadata import entry_points
+from typing import Any
+
+# Read by vLLM when it is imported, so set before.
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
+
+from transformers import AutoTokenizer
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.exceptions import VLLMClientError
+from vllm.inputs.engine import TokensInput, tokens_input
+from vllm.platforms import current_platform
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from galenic_adapters.constraints import choice_grammar
+from galenic_adapters.errors import BadInput, NotFound, Unavailable
+from galenic_adapters.factor import Factor
+from galenic_adapters.tasks.base import Choice, Constraint, Grammar
+from galenic_server.engine.base import (
+    WARM_UP,
+    Delta,
+    EngineConfig,
+    EngineStats,
+    FactorOf,
+    Request,
+    Sampling,
+    complete,
+)
+from galenic_server.engine.border import check_factor, fit
+from galenic_server.engine.embedding import Layout
+from galenic_server.engine.plugin import LAYOUT_KEY, TOKENIZER_MODE
+from galenic_server.engine.slots import Place, Slots, seat_all
+from galenic_server.engine.worker import pack
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+FIRST_BACKOFF_SECONDS = 1.0
+LAST_BACKOFF_SECONDS = 60.0
+COMPONENTS_A_SLOT = 4  # where the configuration leaves the size of the pool to us
+CPU_KV_CACHE_BYTES = 1 << 30  # 46,000 tokens of SmolLM2-135M; vLLM's own is nearly all memory
+CPU_BLOCK_TOKENS = 32  # vLLM's default of 128 would cache no prompt of 64 rows
+
+
+class VllmEngine:
+    """An `Engine`; see there for what it promises."""
+
+    def __init__(self, config: EngineConfig, factor_of: FactorOf) -> None:
+        self._config, self._border = fit(config)
+        self._factor_of = factor_of
+        self._layout = Layout(
+            num_positions=config.metaprompt.num_positions,
+            num_slots=config.num_slots,
+            num_components=max(
+                config.num_components or COMPONENTS_A_SLOT * config.num_slots, config.max_rank
+            ),
+            max_rank=config.max_rank,
+        )
+        self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
+        self._slots = Slots(
+            self._layout.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load
+        )
+        self._llm: AsyncLLM | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._next_message: asyncio.Task[None] | None = None
+        self._unsent: list[tuple[Place, Factor]] = []
+        self._sending = asyncio.Lock()
+        self._is_ready = False
+        self._stats = EngineStats(num_slots=config.num_slots)
+
+    @property
+    def config(self) -> EngineConfig:
+        return self._config
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    # Life
+
+    async def start(self) -> None:
+        await self._start_core()
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    async def stop(self) -> None:
+        self._is_ready = False
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._supervisor
+        await self._stop_core()
+
+    async def healthy(self) -> bool:
+        return self._is_ready and self._llm is not None and not self._llm.errored
+
+    async def _start_core(self) -> None:
+        """A fresh core with metaprompt and residents, that has answered a request."""
+        self._llm = await asyncio.to_thread(_make_llm, self._config, self._layout)
+        async with self._sending:
+            residents = self._slots.seated()
+            factors = await asyncio.to_thread(self._factors_of, list(residents))
+            for digest in residents.keys() - factors.keys():
+                self._slots.evict(digest)
+            seated = [(residents[digest], factor) for digest, factor in factors.items()]
+            packed = pack(
+                seated, max_rank=self._layout.max_rank, metaprompt=self._config.metaprompt
+            )
+            await self._send(packed)
+        self._is_ready = True
+        try:
+            await complete(self, WARM_UP)
+        except BaseException:
+            self._is_ready = False
+            raise
+
+    async def _stop_core(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        if llm.output_handler is not None and not llm.get_num_unfinished_requests():
+            llm.output_handler.cancel()  # else it logs the end of its core as an error
+        await asyncio.to_thread(llm.shutdown)
+
+    async def _supervise(self) -> None:
+        """Replace a core that died, waiting longer after each that did not last."""
+        backoff_seconds = FIRST_BACKOFF_SECONDS
+        loop = asyncio.get_running_loop()
+        while True:
+            since = loop.time()
+            while await self.healthy():
+                await asyncio.sleep(POLL_SECONDS)  # noqa: ASYNC110  # vLLM tells of a death by a flag
+            self._is_ready = False
+            if loop.time() - since > LAST_BACKOFF_SECONDS:
+                backoff_seconds = FIRST_BACKOFF_SECONDS
+            self._stats = replace(self._stats, restarts=self._stats.restarts + 1)
+            logger.error("engine core died, restart in %.0f s", backoff_seconds)
+            try:
+                await self._stop_core()
+                await asyncio.sleep(backoff_seconds)
+                await self._start_core()
+            except Exception:  # whatever stopped it, another attempt follows
+                logger.exception("engine core did not start")
+            backoff_seconds = min(2 * backoff_seconds, LAST_BACKOFF_SECONDS)
+
+    # Requests
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        self._border.check(request)
+        params = _sampling_params(request.sampling, request.constraint)
+        if not self._is_ready or self._llm is None:
+            raise Unavailable("the engine is starting")
+        async with AsyncExitStack() as held:
+            prompt_ids: list[int] = []
+            if request.adapter is not None:
+                place = await held.enter_async_context(self._slots.hold(request.adapter))
+                prompt_ids.extend(self._layout.virtual_ids(self._border.vocab_size, place.slot))
+            prompt = tokens_input(
+                [*prompt_ids, *request.text_ids], cache_salt=self._cache_salt(request)
+            )
+            async for delta in self._run(request, prompt, params, num_virtual=len(prompt_ids)):
+                yield delta
+
+    async def _run(
+        self, request: Request, prompt: TokensInput, params: SamplingParams, *, num_virtual: int
+    ) -> AsyncIterator[Delta]:
+        llm = self._llm
+        if llm is None:
+            raise Unavailable("the engine is starting")
+        try:
+            async with aclosing(llm.generate(prompt, params, request.id)) as outputs:
+                async for output in outputs:
+                    yield self._delta(request, output, num_virtual)
+        except EngineDeadError as death:
+            raise Unavailable("the engine died") from death
+        except VLLMClientError as refusal:  # all else was checked at the border
+            raise BadInput("constraint", "does not compile") from refusal
+        except EngineGenerateError as failure:
+            raise Unavailable("the engine failed on this request") from failure
+
+    def _delta(self, request: Request, output: Any, num_virtual: int) -> Delta:
+        said = output.outputs[0]
+        if said.finish_reason not in (None, "stop", "length"):
+            raise Unavailable(f"the engine ended this request: {said.finish_reason}")
+        if said.finish_reason is not None:
+            self._count_prefix(num_virtual + len(request.text_ids), output.num_cached_tokens or 0)
+        return Delta(
+            text=said.text,
+            num_tokens=len(said.token_ids),
+            finish=said.finish_reason,
+            num_prompt_tokens=len(request.text_ids),
+            num_cached_tokens=max(0, (output.num_cached_tokens or 0) - num_virtual),
+            logprob=said.cumulative_logprob if request.sampling.with_logprob else None,
+        )
+
+    def _cache_salt(self, request: Request) -> str:
+        """Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat."""
+        owner = f"{len(request.tenant)}:{request.tenant}:{request.adapter or 'bare'}"
+        return hmac.new(self._config.secret, owner.encode(), hashlib.sha256).hexdigest()
+
+    def _count_prefix(self, num_tokens: int, num_cached: int) -> None:
+        self._stats = replace(
+            self._stats,
+            prefix_queries=self._stats.prefix_queries + num_tokens,
+            prefix_hits=self._stats.prefix_hits + num_cached,
+        )
+
+    # Adapters
+
+    async def seat(self, digests: Sequence[str]) -> None:
+        await seat_all(self._slots, digests)
+
+    async def evict(self, digest: str) -> None:
+        self._slots.evict(digest)
+
+    async def stats(self) -> EngineStats:
+        return replace(
+            self._stats,
+            resident_adapters=len(self._slots.seated()),
+            slot_loads=self._slots.num_loads,
+            slot_evictions=self._slots.num_evictions,
+        )
+
+    async def _fetch(self, digest: str) -> Factor:
+        return check_factor(self._config, await asyncio.to_thread(self._factor_of, digest))
+
+    def _factors_of(self, digests: Sequence[str]) -> dict[str, Factor]:
+        """The factors that still exist."""
+        factors = {}
+        for digest in digests:
+            with suppress(NotFound):
+                factors[digest] = self._factor_of(digest)
+        return factors
+
+    async def _load(self, place: Place, factor: Factor) -> None:
+        """Write a factor into the engine; those that wait while a message is out share the next."""
+        self._unsent.append((place, factor))
+        if self._next_message is None:
+            self._next_message = asyncio.create_task(self._send_unsent())
+        await self._next_message
+
+    async def _send_unsent(self) -> None:
+        async with self._sending:
+            self._next_message = None
+            unsent, self._unsent = self._unsent, []
+            await self._send(pack(unsent, max_rank=self._layout.max_rank))
+
+    async def _send(self, packed: bytes) -> None:
+        """Call the workers; vLLM leaves a call unanswered when its core dies, so watch it."""
+        llm = self._llm
+        if llm is None:
+            raise Unavailable("the engine is starting")
+        call = asyncio.ensure_future(llm.collective_rpc("load_prompts", args=(packed,)))
+        while not call.done():
+            await asyncio.wait({call}, timeout=POLL_SECONDS)
+            if llm.errored:
+                call.cancel()
+                raise Unavailable("the engine died")
+        call.result()
+
+
+def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
+    if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
+        raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
+    arguments: dict[str, Any] = {
+        "model": config.backbone,
+        "dtype": config.dtype,
+        "max_model_len": config.context_tokens,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "enforce_eager": config.enforce_eager,
+        "enable_prefix_caching": True,
+        "tokenizer_mode": TOKENIZER_MODE,
+        "worker_extension_cls": "galenic_server.engine.worker.PromptWorker",
+        "additional_config": {LAYOUT_KEY: asdict(layout)},
+        "structured_outputs_config": {"backend": "xgrammar"},
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+    }
+    if current_platform.is_cpu():
+        arguments |= {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | config.options))
+
+
+def _sampling_params(sampling: Sampling, constraint: Constraint | None) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        logprobs=0 if sampling.with_logprob else None,
+        structured_outputs=_structured(constraint),
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None:
+    if constraint is None:
+        return None
+    if isinstance(constraint, Choice):
+        return StructuredOutputsParams(grammar=choice_grammar(constraint))
+    if isinstance(constraint, Grammar):
+        return StructuredOutputsParams(grammar=constraint.ebnf)
+    return StructuredOutputsParams(json=constraint.schema)

@@ -1,0 +1,49 @@
+"""
+What the server tells vLLM's workers: the metaprompt, and which factors sit where.
+
+Tensors travel as safetensors bytes, in one message however many adapters there are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from galenic_adapters.factor import Factor, Metaprompt
+from galenic_server.engine.embedding import PromptedEmbedding
+from galenic_server.engine.slots import Place
+
+
+class PromptWorker:
+    """Joined to vLLM's worker class (``worker_extension_cls``); called by ``collective_rpc``."""
+
+    model_runner: Any
+
+    def load_prompts(self, packed: bytes) -> None:
+        tensors = safetensors.torch.load(packed)
+        model: nn.Module = self.model_runner.get_model()
+        for module in model.modules():
+            if isinstance(module, PromptedEmbedding):
+                module.load(tensors)
+
+
+def pack(
+    seated: Sequence[tuple[Place, Factor]], *, max_rank: int, metaprompt: Metaprompt | None = None
+) -> bytes:
+    """The message for `PromptWorker.load_prompts`; float32, so that workers round once."""
+    tensors: dict[str, Tensor] = {}
+    if metaprompt is not None:
+        tensors["metaprompt"] = metaprompt.rows_PD.float().contiguous()
+    if seated:
+        places, factors = zip(*seated, strict=True)
+        padding = (0,) * max_rank
+        tensors |= {
+            "slots": torch.tensor([place.slot for place in places]),
+            "index": torch.tensor([(*place.components, *padding)[:max_rank] for place in places]),
+            "components": torch.tensor([c for place in places for c in place.components]),
+            "u": torch.cat([factor.u_PR.float().T for factor in factors]).contiguous(),
+            "v": torch.cat([factor.v_RD.float() for factor in factors]).contiguous(),
+        }
+    return safetensors.torch.save(tensors)
