@@ -138,7 +138,7 @@ class ChatBody(Body):
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**6, strict=True)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None

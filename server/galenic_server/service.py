@@ -13,7 +13,6 @@ from anyio.to_thread import run_sync
 
 from galenic_adapters import chat
 from galenic_adapters.errors import (
-    BadInput,
     Fault,
     RejectedUpload,
     TooLong,
@@ -159,7 +158,7 @@ class Service:
     def _write(self, tenant: str, name: str, version: int | None, data: bytes) -> AdapterRef:
         config = self.engine.config
         package = Package.read(data)
-        _check_task(package.manifest)
+        _check_template(package.manifest)
         check_fits(
             package,
             backbone=self.backbone,
@@ -238,12 +237,9 @@ def _task_of(adapter: Resolved, wanted: TaskName) -> Task[Any, Any]:
     return make_task(manifest.task, manifest.labels)
 
 
-def _check_task(manifest: Manifest) -> None:
-    """What the package says of its task must be what this server's task can do."""
-    try:
-        task = make_task(manifest.task, manifest.labels)
-    except BadInput as error:
-        raise RejectedUpload(Fault("manifest.labels", error.problem)) from None
-    if manifest.template_version != task.template_version:
-        versions = f"is {manifest.template_version}, this server renders {task.template_version}"
-        raise RejectedUpload(Fault("manifest.template_version", versions))
+def _check_template(manifest: Manifest) -> None:
+    """Under another template than it learned, an adapter's answers mean nothing."""
+    ours = make_task(manifest.task, manifest.labels).template_version
+    if manifest.template_version != ours:
+        problem = f"is {manifest.template_version}, this server renders {ours}"
+        raise RejectedUpload(Fault("manifest.template_version", problem))

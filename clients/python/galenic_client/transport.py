@@ -55,4 +55,4 @@ def unreachable(error: httpx.TransportError, url: httpx.URL) -> Unreachable:
 
 
 def bytes_of(package: bytes | Path) -> bytes:
-    return package if isinstance(package, bytes) else package.readbytes_of()
+    return package if isinstance(package, bytes) else package.read_bytes()

@@ -1,0 +1,137 @@
+"""
+A whole server over a tiny random backbone, on a real port: real store, real engine, real HTTP.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+import uvicorn
+
+from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.keys import Role
+from galenic_adapters.manifest import BackboneId, Manifest
+from galenic_adapters.package import Package
+from galenic_adapters.refs import SHARED
+from galenic_adapters.store import SqlStore
+from galenic_adapters.tasks.base import TaskName
+from galenic_server.app import make_app
+from galenic_server.deps import Parts
+from galenic_server.engine.base import EngineConfig
+from galenic_server.engine.make import make_engine
+from galenic_server.metrics import Metrics
+from galenic_server.service import Service
+from galenic_server.settings import Settings
+from galenic_server.tenants import Keys
+from tests.support.tiny_models import WIDTH
+
+POSITIONS = 8
+BACKBONE = BackboneId(name="tiny-llama", revision="0")
+
+
+def metaprompt() -> Metaprompt:
+    made = torch.Generator().manual_seed(7)
+    return Metaprompt(torch.randn(POSITIONS, WIDTH, generator=made))
+
+
+def package(task: str = "ner", labels: tuple[str, ...] = ("Disease",), seed: int = 0, **but: Any) -> Package:
+    """A random adapter for the tiny backbone; *but* changes its manifest."""
+    made = torch.Generator().manual_seed(seed)
+    factor = Factor(
+        torch.randn(POSITIONS, 1, generator=made), torch.randn(1, WIDTH, generator=made)
+    )
+    facts = {
+        "name": f"tiny-{task}",
+        "task": TaskName(task),
+        "labels": labels,
+        "template_version": 1,
+        "backbone": BACKBONE,
+        "metaprompt": metaprompt().digest,
+        "rank": 1,
+        "positions": POSITIONS,
+        "width": WIDTH,
+        "dtype": "float32",
+        "licence": "Apache-2.0",
+        "created": date(2026, 1, 1),
+    }
+    return Package.write(Manifest.model_validate(facts | but), factor)
+
+
+@dataclass
+class Running:
+    """A server that runs, and keys to it by name of tenant."""
+
+    url: str
+    parts: Parts
+    clients: dict[str, httpx.Client] = field(default_factory=dict)
+
+    def key(self, tenant: str, role: Role = Role.CALLER) -> str:
+        return self.parts.keys.create(tenant, role)[0]
+
+    def client(self, tenant: str, role: Role = Role.CALLER) -> httpx.Client:
+        """One that sends a key of that role, made for the first who asks."""
+        name = f"{tenant}/{role}"
+        if name not in self.clients:
+            bearer = {"authorization": f"Bearer {self.key(tenant, role)}"}
+            self.clients[name] = httpx.Client(base_url=self.url, headers=bearer, timeout=120)
+        return self.clients[name]
+
+    @property
+    def admin(self) -> httpx.Client:
+        return self.client(SHARED, Role.ADMIN)
+
+    def publish(self, tenant: str, name: str, made: Package) -> dict[str, Any]:
+        reply = self.admin.put(
+            f"/admin/v1/adapters/{name}",
+            params={"tenant": tenant},
+            content=made.data,
+            headers={"content-type": "application/octet-stream"},
+        )
+        assert reply.status_code == 201, reply.text
+        answer: dict[str, Any] = reply.json()
+        return answer
+
+
+def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
+    """The parts that ``main.assemble`` would make, over the tiny backbone."""
+    chosen = Settings(home=home, engine="transformers", **settings)
+    store = SqlStore.open(chosen.database)
+    config = EngineConfig(backbone, metaprompt(), b"engine secret", dtype="float32", num_slots=8)
+    engine = make_engine(chosen.engine, config, store.factor)
+    service = Service(store, engine, backbone=BACKBONE)
+    return Parts(service, Keys(store, b"server secret"), Metrics(), chosen)
+
+
+@contextmanager
+def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
+    """Serve *parts* on a free port until the block ends."""
+    config = uvicorn.Config(make_app(parts), port=0, log_level="error", access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        _until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        running = Running(f"http://127.0.0.1:{port}", parts)
+        if ready:
+            _until(lambda: httpx.get(f"{running.url}/health/ready").is_success)
+        yield running
+        for client in running.clients.values():
+            client.close()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _until(is_so: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, f"not so within {seconds} s"
+        time.sleep(0.05)
