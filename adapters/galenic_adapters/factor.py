@@ -6,7 +6,8 @@ Dimension key:  P prompt positions   D model width   R rank
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 
 from safetensors.torch import save
 from torch import Tensor
@@ -76,9 +77,14 @@ def scale(meta_PD: Tensor, u_PR: Tensor, v_RD: Tensor) -> Tensor:
     """
     ``P* ∘ (u v)`` in float32, differentiable (arXiv 2303.02861, eq. 2, any rank).
 
-    Leading dimensions broadcast, so a batch of u (B, P, R) and v (B, R, D) makes (B, P, D).
+    Leading dimensions broadcast, so a batch of u (B, P, R) and v (B, R, D) makes (B, P, D). Summed
+    over R in order, not by ``@``, whose bits depend on how many are multiplied side by side.
     """
-    return meta_PD.float() * (u_PR.float() @ v_RD.float())
+    u_PR, v_RD = u_PR.float(), v_RD.float()
+    ranks = range(u_PR.shape[-1])
+    return meta_PD.float() * reduce(
+        add, (u_PR[..., r, None] * v_RD[..., r, None, :] for r in ranks)
+    )
 
 
 def compose(metaprompt: Metaprompt, factor: Factor) -> Tensor:
@@ -89,5 +95,7 @@ def compose(metaprompt: Metaprompt, factor: Factor) -> Tensor:
     """
     made = (factor.u_PR.shape[0], factor.v_RD.shape[1])
     if made != tuple(metaprompt.rows_PD.shape):
-        raise BadFactor(f"factor of {made} does not fit metaprompt {tuple(metaprompt.rows_PD.shape)}")
+        raise BadFactor(
+            f"factor of {made} does not fit metaprompt {tuple(metaprompt.rows_PD.shape)}"
+        )
     return scale(metaprompt.rows_PD, factor.u_PR, factor.v_RD).to(metaprompt.rows_PD.dtype)

@@ -271,8 +271,10 @@ def _not_finite(name: str, tensor: Tensor) -> Iterator[Fault]:
 
 def _excesses(u_PR: Tensor, v_RD: Tensor) -> Iterator[Fault]:
     """Values no prompt survives. The product is bounded, not made: P and D are a stranger's."""
+    if strange := [*_not_finite("u", u_PR), *_not_finite("v", v_RD)]:
+        yield from strange
+        return
     for name, tensor in (("u", u_PR), ("v", v_RD)):
-        yield from _not_finite(name, tensor)
         if (largest := tensor.double().abs().max().item()) > MAX_ENTRY:
             yield Fault(f"tensors.{name}", f"largest entry is {largest:.3g}, at most {MAX_ENTRY:g}")
     # Cauchy-Schwarz: |u_p · v_d| ≤ |u_p| |v_d|
