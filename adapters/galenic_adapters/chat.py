@@ -1,8 +1,8 @@
 """
 From chat messages to the backbone's token ids, the same in training and serving.
 
-The chat template is applied to placeholders and the contents are put in afterwards, each tokenized as
-plain text: a control token written in a note (``<|im_end|>``) stays text and never becomes control.
+The chat template is applied to placeholders and the contents are put in afterwards, each tokenized
+as plain text: a control token written in a note (``<|im_end|>``) stays text.
 """
 
 import re

@@ -1,5 +1,5 @@
 """
-Names of adapters. A reference that exists is well-formed, and can only name its own tenant's adapter.
+Names of adapters. A reference that exists is well-formed and names its own tenant's adapter.
 """
 
 import re

@@ -11,8 +11,9 @@ Scores of answers against gold values, one table of metrics a task; higher is be
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
@@ -33,9 +34,7 @@ class Scores:
         return next(iter(self.metrics.items()))
 
 
-def score(
-    task: TaskName, examples: Sequence[Example], answers: Sequence[Answer[Any]]
-) -> Scores:
+def score(task: TaskName, examples: Sequence[Example], answers: Sequence[Answer[Any]]) -> Scores:
     """The scores of *answers* to *examples*; an answer without a value is simply wrong."""
     gold = [example.value for example in examples]
     said = [answer.value for answer in answers]
@@ -111,6 +110,5 @@ def rouge_l(gold: Sequence[str], said: Sequence[str | None]) -> float:
     return _mean(scorer.score(g, s or "")["rougeL"].fmeasure for g, s in pairs)
 
 
-def _mean(values: Any) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
+def _mean(values: Iterable[float]) -> float:
+    return float(fmean(values))

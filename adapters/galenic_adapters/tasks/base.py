@@ -1,7 +1,8 @@
 """
 What a task is: a template, a decoding constraint and a reader, and the facts they speak of.
 
-Training, evaluation and serving all go through these, so the same text meets the same prompt in all three.
+Training, evaluation and serving all go through these, so the same text meets the same prompt in
+all three.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from galenic_adapters.errors import BadInput
-
 
 F = TypeVar("F", contravariant=True)
 V = TypeVar("V")
@@ -70,7 +70,7 @@ class Completion:
     What the backbone said.
 
     finish: ``stop`` (the end token or a stop string) or ``length`` (out of tokens).
-    logprob: summed natural-log probability of the generated tokens under the constraint, where asked for.
+    logprob: summed natural log of the tokens' probabilities under the constraint, where asked for.
     """
 
     text: str

@@ -116,7 +116,7 @@ def _marked(fields: ReFields) -> str:
 
 
 def _located(type_: str, item: str, text: str) -> Relation | None:
-    """The relation between the two nearest places of head and tail, wherever the arrow parts them."""
+    """The relation between the nearest places of head and tail, wherever the arrow parts them."""
     parts = item.split(ARROW)
     for cut in range(1, len(parts)):
         head, tail = ARROW.join(parts[:cut]), ARROW.join(parts[cut:])

@@ -17,7 +17,7 @@ TASKS: dict[TaskName, Any] = {t.name: t for t in (Ner, Re, Qa, Nli, Summarizatio
 
 
 def make_task(name: str, labels: Sequence[str] = ()) -> Task[Any, Any]:
-    """The task *name* over an adapter's *labels*; raises `BadInput` where they do not go together."""
+    """The task *name* with an adapter's *labels*; raises `BadInput` where they do not suit it."""
     if name not in TASKS:
         raise BadInput("task", f"{name[:64]!r} is none of {', '.join(TASKS)}")
     task: Task[Any, Any] = TASKS[TaskName(name)](tuple(labels))

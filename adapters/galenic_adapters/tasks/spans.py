@@ -51,6 +51,8 @@ def _inside(spot: tuple[int, int], type_: str, spans: set[Span]) -> bool:
 def check_span(field: str, span: Span, text: str) -> None:
     """`BadInput` unless *span* lies in *text* and says what stands there."""
     if not 0 <= span.start < span.end <= len(text):
-        raise BadInput(field, f"{span.start}:{span.end} is not in a text of {len(text)} code points")
+        raise BadInput(
+            field, f"{span.start}:{span.end} is not in a text of {len(text)} code points"
+        )
     if text[span.start : span.end] != span.text:
         raise BadInput(field, f"the text differs from what stands at {span.start}:{span.end}")

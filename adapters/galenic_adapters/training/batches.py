@@ -65,7 +65,7 @@ def collate(encoded: Sequence[Encoded]) -> Batch:
 
 def batches(encoded: Sequence[Encoded], max_tokens: int, *, seed: str) -> Iterator[list[Encoded]]:
     """
-    Batches without end, each of at most *max_tokens* padded tokens (or one example), epoch by epoch.
+    Batches without end, epoch by epoch, each of at most *max_tokens* with padding (or one example).
 
     Examples of like length go together; the order depends on *seed* alone.
     """

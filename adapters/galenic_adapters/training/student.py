@@ -16,7 +16,7 @@ class Student(nn.Module):
     """
     One metaprompt and named factors over it.
 
-    A factor starts at one: its first component scales by 1 and its others by 0, with small random u,
+    A factor starts at one: its first component scales by 1 and its others by 0 (random u, zero v),
     so that the composed prompt begins as the metaprompt itself.
     """
 
@@ -36,6 +36,11 @@ class Student(nn.Module):
     def prompt(self, name: str) -> Tensor:
         """The composed prompt (P, D) in float32, differentiable."""
         return scale(self.meta_PD, self.u[name], self.v[name])
+
+    def state_of(self, name: str) -> dict[str, Tensor]:
+        """A copy of *name*'s factor, as `load_state_dict` takes it."""
+        state = self.state_dict()
+        return {key: state[key].clone() for key in (f"u.{name}", f"v.{name}")}
 
     def start_from(self, name: str, factor: Factor) -> None:
         """Let *name* begin where *factor* ended."""

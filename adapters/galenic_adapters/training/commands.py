@@ -1,0 +1,105 @@
+"""
+What the commands ``galenic train``, ``adapt`` and ``evaluate`` do, in the order it happens.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from galenic_adapters.backbone import Backbone, ensure
+from galenic_adapters.data.examples import read_dataset
+from galenic_adapters.errors import BadInput
+from galenic_adapters.evaluation.evaluate import Evaluation, evaluate, model_card, scored
+from galenic_adapters.factor import Metaprompt, compose
+from galenic_adapters.manifest import BackboneId
+from galenic_adapters.package import Package, check_fits, read_metaprompt
+from galenic_adapters.tasks.registry import make_task
+from galenic_adapters.training.learn import learn
+from galenic_adapters.training.prompted import PromptedBackbone
+from galenic_adapters.training.publish import publish_factor, publish_metaprompt
+from galenic_adapters.training.recipe import Recipe
+
+Say = Callable[[str], None]
+
+
+def train(recipe: Recipe, folder: Path, *, backbone: str | None = None, say: Say = print) -> None:
+    """Learn a metaprompt with a factor for every source, and write all of them into *folder*."""
+    source, model = _load(backbone, say)
+    student, courses = learn(recipe, model, folder)
+    metaprompt = publish_metaprompt(student, folder)
+    for course in courses:
+        publish_factor(student, course, recipe, folder, metaprompt=metaprompt, backbone=source)
+    say(f"metaprompt {metaprompt.digest} and {len(courses)} adapters are in {folder}")
+
+
+def adapt(
+    recipe: Recipe,
+    folder: Path,
+    metaprompt_file: Path,
+    *,
+    start: Path | None = None,
+    backbone: str | None = None,
+    say: Say = print,
+) -> None:
+    """Learn one factor over a frozen metaprompt, and write its package into *folder*."""
+    metaprompt = read_metaprompt(metaprompt_file.read_bytes())
+    source, model = _load(backbone, say)
+    first = Package.read(start.read_bytes()) if start else None
+    if first:
+        check_fits(first, backbone=source, metaprompt=metaprompt, max_rank=recipe.rank)
+    student, courses = learn(
+        recipe, model, folder, frozen=metaprompt, start=first.factor if first else None
+    )
+    share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
+    for course in courses:
+        package = publish_factor(
+            student, course, recipe, folder, metaprompt=metaprompt, backbone=source
+        )
+        say(f"{course.source.name}: {len(package.data)} bytes, {share:.4%} of the backbone")
+
+
+def measure(
+    package_file: Path,
+    metaprompt_file: Path,
+    data: Path,
+    *,
+    dataset: str,
+    split: str,
+    limit: int | None = None,
+    backbone: str | None = None,
+    say: Say = print,
+) -> None:
+    """Score a package and the untuned backbone on *data*; both stand in package and card then."""
+    package = Package.read(package_file.read_bytes())
+    metaprompt = read_metaprompt(metaprompt_file.read_bytes())
+    source, model = _load(backbone, say)
+    check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=package.manifest.rank)
+    tuned, untuned = _both(model, package, metaprompt, data, limit)
+    package = scored(package, dataset, split, tuned.scores, untuned.scores)
+    for who, one in (("tuned", tuned), ("untuned", untuned)):
+        records = package_file.with_suffix(f".{split}.{who}.jsonl")
+        records.write_text("".join(json.dumps(r) + "\n" for r in one.records()), "utf-8")
+        said = ", ".join(f"{metric} {value:.4f}" for metric, value in one.scores.metrics.items())
+        say(f"{package.manifest.name} {who}: {said}; {one.scores.num_unread} not clean")
+    package_file.write_bytes(package.data)
+    package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
+
+
+def _both(
+    model: PromptedBackbone, package: Package, metaprompt: Metaprompt, data: Path, limit: int | None
+) -> tuple[Evaluation, Evaluation]:
+    manifest = package.manifest
+    read = read_dataset(data, manifest.task)
+    unknown = set(read.labels) - set(manifest.labels)
+    if manifest.labels and unknown:
+        listed = ", ".join(sorted(unknown)[:5])
+        raise BadInput(data.name, f"has labels that the adapter does not know: {listed}")
+    task = make_task(manifest.task, manifest.labels)
+    examples = read.examples[:limit]
+    prompt_PD = compose(metaprompt, package.factor)
+    return evaluate(model, prompt_PD, task, examples), evaluate(model, None, task, examples)
+
+
+def _load(backbone: str | None, say: Say) -> tuple[BackboneId, PromptedBackbone]:
+    found: Backbone = ensure(backbone, say)
+    return BackboneId(name=found.name, revision=found.revision), PromptedBackbone(found.path)

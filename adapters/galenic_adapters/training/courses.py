@@ -1,0 +1,51 @@
+"""
+The sources of a run, read, checked and encoded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from galenic_adapters.data.examples import read_dataset, with_lists
+from galenic_adapters.errors import BadInput
+from galenic_adapters.tasks.base import Task
+from galenic_adapters.tasks.registry import make_task
+from galenic_adapters.training.batches import Encoded, encode_example
+from galenic_adapters.training.recipe import Recipe, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One source's examples; num_left_out counts training examples over the length limit."""
+
+    source: Source
+    task: Task[Any, Any]
+    train: list[Encoded]
+    dev: list[Encoded]
+    num_left_out: int
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def prepare(source: Source, recipe: Recipe, tokenizer: Any) -> Course:
+    """Read *source*'s files and encode its examples; raises `BadInput` that names faulty lines."""
+    read = read_dataset(Path(source.train), source.task)
+    task = make_task(source.task, read.labels)
+    examples = with_lists(read.examples) if source.lists else read.examples
+    encoded = [encode_example(tokenizer, task, example) for example in examples]
+    train = [one for one in encoded if len(one) <= recipe.max_text_tokens]
+    if not train:
+        limit = recipe.max_text_tokens
+        raise BadInput(source.name, f"all {len(encoded)} examples have more than {limit} tokens")
+    dev = _dev(source, recipe, tokenizer, task)
+    return Course(source, task, train, dev, len(encoded) - len(train))
+
+
+def _dev(source: Source, recipe: Recipe, tokenizer: Any, task: Task[Any, Any]) -> list[Encoded]:
+    if source.dev is None:
+        return []
+    examples = read_dataset(Path(source.dev), source.task).examples[: recipe.max_dev_examples]
+    encoded = [encode_example(tokenizer, task, example) for example in examples]
+    return [one for one in encoded if len(one) <= recipe.max_text_tokens]
