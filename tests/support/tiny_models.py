@@ -17,7 +17,7 @@ from transformers import (
 
 WIDTH = 64
 NUM_POSITIONS = 64
-CONTEXT_TOKENS = 512
+CONTEXT_TOKENS = 2048
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import entry_points
@@ -43,7 +43,6 @@ from galenic_server.engine.base import (
     FactorOf,
     Request,
     Sampling,
-    complete,
 )
 from galenic_server.engine.border import check_factor, fit
 from galenic_server.engine.embedding import Layout
@@ -80,6 +79,7 @@ class VllmEngine:
             self._layout.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load
         )
         self._llm: AsyncLLM | None = None
+        self._making: asyncio.Task[AsyncLLM] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._next_message: asyncio.Task[None] | None = None
         self._unsent: list[tuple[Place, Factor]] = []
@@ -98,11 +98,14 @@ class VllmEngine:
     # Life
 
     async def start(self) -> None:
-        await self._start_core()
+        try:
+            await self._start_core()
+        except BaseException:
+            await self._stop_core()
+            raise
         self._supervisor = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
-        self._is_ready = False
         if self._supervisor is not None:
             self._supervisor.cancel()
             with suppress(asyncio.CancelledError):
@@ -114,7 +117,9 @@ class VllmEngine:
 
     async def _start_core(self) -> None:
         """A fresh core with metaprompt and residents, that has answered a request."""
-        self._llm = await asyncio.to_thread(_make_llm, self._config, self._layout)
+        making = asyncio.to_thread(_make_llm, self._config, self._layout)
+        self._making = asyncio.create_task(making)
+        self._llm = await asyncio.shield(self._making)
         async with self._sending:
             residents = self._slots.seated()
             factors = await asyncio.to_thread(self._factors_of, list(residents))
@@ -125,17 +130,19 @@ class VllmEngine:
                 seated, max_rank=self._layout.max_rank, metaprompt=self._config.metaprompt
             )
             await self._send(packed)
+        async for _ in self._answer(WARM_UP):
+            pass
         self._is_ready = True
-        try:
-            await complete(self, WARM_UP)
-        except BaseException:
-            self._is_ready = False
-            raise
 
     async def _stop_core(self) -> None:
-        llm, self._llm = self._llm, None
-        if llm is None:
+        self._is_ready = False
+        making, self._making, self._llm = self._making, None, None
+        if making is None:
             return
+        await asyncio.wait({making})  # also for one whose start was given up midway
+        if making.cancelled() or making.exception() is not None:
+            return
+        llm = making.result()
         if llm.output_handler is not None and not llm.get_num_unfinished_requests():
             llm.output_handler.cancel()  # else it logs the end of its core as an error
         await asyncio.to_thread(llm.shutdown)
@@ -146,9 +153,8 @@ class VllmEngine:
         loop = asyncio.get_running_loop()
         while True:
             since = loop.time()
-            while await self.healthy():
-                await asyncio.sleep(POLL_SECONDS)  # noqa: ASYNC110  # vLLM tells of a death by a flag
-            self._is_ready = False
+            while await self.healthy():  # noqa: ASYNC110  # vLLM tells of a death by a flag
+                await asyncio.sleep(POLL_SECONDS)
             if loop.time() - since > LAST_BACKOFF_SECONDS:
                 backoff_seconds = FIRST_BACKOFF_SECONDS
             self._stats = replace(self._stats, restarts=self._stats.restarts + 1)
@@ -165,9 +171,13 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         self._border.check(request)
-        params = _sampling_params(request.sampling, request.constraint)
-        if not self._is_ready or self._llm is None:
+        if not await self.healthy():
             raise Unavailable("the engine is starting")
+        async with aclosing(self._answer(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _answer(self, request: Request) -> AsyncGenerator[Delta]:
         async with AsyncExitStack() as held:
             prompt_ids: list[int] = []
             if request.adapter is not None:
@@ -176,19 +186,20 @@ class VllmEngine:
             prompt = tokens_input(
                 [*prompt_ids, *request.text_ids], cache_salt=self._cache_salt(request)
             )
-            async for delta in self._run(request, prompt, params, num_virtual=len(prompt_ids)):
-                yield delta
+            async with aclosing(self._run(request, prompt)) as outputs:
+                async for output in outputs:
+                    yield self._delta(request, output, num_virtual=len(prompt_ids))
 
-    async def _run(
-        self, request: Request, prompt: TokensInput, params: SamplingParams, *, num_virtual: int
-    ) -> AsyncIterator[Delta]:
+    async def _run(self, request: Request, prompt: TokensInput) -> AsyncGenerator[Any]:
+        """vLLM's outputs, and its errors as ours."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
+        params = _sampling_params(request.sampling, request.constraint)
         try:
             async with aclosing(llm.generate(prompt, params, request.id)) as outputs:
                 async for output in outputs:
-                    yield self._delta(request, output, num_virtual)
+                    yield output
         except EngineDeadError as death:
             raise Unavailable("the engine died") from death
         except VLLMClientError as refusal:  # all else was checked at the border
@@ -196,7 +207,7 @@ class VllmEngine:
         except EngineGenerateError as failure:
             raise Unavailable("the engine failed on this request") from failure
 
-    def _delta(self, request: Request, output: Any, num_virtual: int) -> Delta:
+    def _delta(self, request: Request, output: Any, *, num_virtual: int) -> Delta:
         said = output.outputs[0]
         if said.finish_reason not in (None, "stop", "length"):
             raise Unavailable(f"the engine ended this request: {said.finish_reason}")

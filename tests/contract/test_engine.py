@@ -1,0 +1,294 @@
+"""What `Engine` promises, held against every implementation."""
+
+import json
+import math
+
+import jsonschema
+import pytest
+
+from galenic_adapters.errors import BadFactor, BadInput, NotFound, TooLong, Unavailable, Unsupported
+from galenic_adapters.tasks.base import Choice, Grammar, JsonSchema
+from galenic_server.engine.make import make_engine
+from tests.support.engines import CONTEXT_TOKENS, RunningEngine
+from tests.support.tiny_models import NUM_POSITIONS
+
+
+@pytest.fixture(params=["vllm", "transformers"])
+def running(request: pytest.FixtureRequest) -> RunningEngine:
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
+class TestAnAnswer:
+    def test_it_depends_on_the_adapter_and_on_nothing_else(self, running):
+        """
+        Bare and three adapters say four things, and the same again when asked at once.
+        """
+        adapters = [None, *running.adapters.of_rank.values()]
+        alone = [running.ask(adapter=adapter) for adapter in adapters]
+        mixed = running.ask_all(*(running.request(adapter=adapter) for adapter in adapters))
+
+        assert len(adapters) == len({answer.text for answer in alone})
+        assert [answer.text for answer in alone] == [answer.text for answer in mixed]
+
+    def test_its_pieces_are_the_whole(self, running):
+        """
+        The deltas joined are the answer, and only the last one ends it.
+        """
+        request = running.request(adapter=running.adapters.of_rank[4])
+
+        async def pieces():
+            return [delta async for delta in running.engine.generate(request)]
+
+        deltas = running.run(pieces())
+        whole = running.ask(adapter=running.adapters.of_rank[4])
+
+        assert whole.text == "".join(delta.text for delta in deltas)
+        assert whole.num_completion_tokens == sum(delta.num_tokens for delta in deltas)
+        assert ["length"] == [delta.finish for delta in deltas if delta.finish]
+        assert deltas[-1].finish is not None
+
+    def test_usage_counts_the_text_and_not_the_prompt(self, running):
+        """
+        Rows of the prompt are no tokens of the caller's, cached or not.
+        """
+        for _ in range(2):
+            answer = running.ask("ten tokens", adapter=running.adapters.of_rank[1])
+
+            assert (10, 12) == (answer.num_prompt_tokens, answer.num_completion_tokens)
+            assert answer.num_cached_tokens <= 10
+
+    def test_one_token_of_text_is_enough(self, running):
+        """
+        Text that is shorter than what the detokenizer looks back on.
+        """
+        answer = running.ask("x", adapter=running.adapters.of_rank[1])
+
+        assert (1, 12, "length") == (
+            answer.num_prompt_tokens,
+            answer.num_completion_tokens,
+            answer.finish,
+        )
+
+    def test_a_stop_string_ends_it_and_is_not_in_it(self, running):
+        """
+        The text stops before the string, wherever its tokens end.
+        """
+        two_letters = Grammar('root ::= "ab" [cd] "ef" [gh]* ')
+        answer = running.ask(constraint=two_letters, stop=("never", "ef"))
+
+        assert answer.text in ("abc", "abd")
+        assert answer.finish == "stop"
+
+    def test_a_seed_repeats_it(self, running):
+        """
+        Drawn twice by one seed it is the same, by others it is not always.
+        """
+        drawn = [running.ask(temperature=1.5, top_p=0.9, seed=seed).text for seed in (1, 1, 2, 3)]
+
+        assert drawn[0] == drawn[1]
+        assert len(set(drawn)) > 1
+
+
+class TestAConstraint:
+    def test_a_choice_yields_a_label(self, running):
+        """
+        One of the labels, whole, whatever characters they hold.
+        """
+        labels = ("yes", 'a "quoted" one', "back\\slash", "größer ≥ 3")
+        for adapter in running.adapters.of_rank.values():
+            answer = running.ask(adapter=adapter, constraint=Choice(labels), max_tokens=40)
+
+            assert answer.text in labels
+            assert answer.finish == "stop"
+
+    def test_a_choice_of_one_is_certain(self, running):
+        """
+        Log-probability is counted under the constraint: what must be said costs nothing.
+        """
+        answer = running.ask(constraint=Choice(("inevitable",)))
+
+        assert answer.text == "inevitable"
+        assert answer.logprob == pytest.approx(0, abs=1e-6)
+
+    def test_labels_share_the_whole_probability(self, running):
+        """
+        Letters that need one token each: their probabilities, with the end after them, sum to one.
+        """
+        adapter = running.adapters.of_rank[4]
+        first = running.ask(adapter=adapter, constraint=Choice(("a", "b", "c")))
+        others = Choice(tuple({"a", "b", "c"} - {first.text}))
+        second = running.ask(adapter=adapter, constraint=others)
+
+        assert first.logprob > math.log(1 / 3) - 1e-6
+        assert second.logprob > math.log(1 / 2) - 1e-6
+
+    def test_a_grammar_is_kept(self, running):
+        """
+        The answer is a sentence of it.
+        """
+        answer = running.ask(constraint=Grammar('root ::= "[" [a-c] ("," [a-c])? "]"'))
+
+        assert answer.text.strip("[]").replace(",", "").strip("abc") == ""
+        assert (answer.text[0], answer.text[-1]) == ("[", "]")
+
+    def test_a_schema_is_kept(self, running):
+        """
+        The answer is a document of it.
+        """
+        schema = {
+            "type": "object",
+            "properties": {"dose": {"enum": [1, 2]}, "unit": {"enum": ["mg", "g"]}},
+            "required": ["dose", "unit"],
+            "additionalProperties": False,
+        }
+        answer = running.ask(constraint=JsonSchema(json.dumps(schema)), max_tokens=200)
+
+        if answer.finish == "stop":
+            jsonschema.validate(json.loads(answer.text), schema)
+        else:
+            assert answer.text.startswith("{")
+
+
+BAD_REQUESTS = {
+    "no text": ({"text_ids": []}, BadInput, "text"),
+    "an id of another slot": ({"text_ids": [5, 10**6]}, BadInput, "1000000"),
+    "a negative id": ({"text_ids": [-1]}, BadInput, "-1"),
+    "no answer": ({"max_tokens": 0}, BadInput, "max_tokens"),
+    "presence penalty": ({"presence_penalty": 0.5}, Unsupported, "presence_penalty"),
+    "frequency penalty": ({"frequency_penalty": 0.5}, Unsupported, "frequency_penalty"),
+    "repetition penalty": ({"repetition_penalty": 1.5}, Unsupported, "repetition_penalty"),
+    "negative temperature": ({"temperature": -1.0}, BadInput, "temperature"),
+    "endless temperature": ({"temperature": math.inf}, BadInput, "temperature"),
+    "no top_p": ({"top_p": 0.0}, BadInput, "top_p"),
+    "empty stop": ({"stop": ("",)}, BadInput, "stop"),
+    "huge seed": ({"seed": 2**70}, BadInput, "seed"),
+    "no labels": ({"constraint": Choice(())}, BadInput, "constraint"),
+    "broken grammar": ({"constraint": Grammar("root ::= (")}, BadInput, "constraint"),
+    "empty grammar": ({"constraint": Grammar("")}, BadInput, "constraint"),
+    "grammar without root": ({"constraint": Grammar('x ::= "a"')}, BadInput, "constraint"),
+    "no JSON": ({"constraint": JsonSchema("{")}, BadInput, "constraint"),
+    "no schema": ({"constraint": JsonSchema('{"type": "wish"}')}, BadInput, "constraint"),
+}
+
+
+class TestABadRequest:
+    @pytest.mark.parametrize("name", BAD_REQUESTS)
+    @pytest.mark.parametrize("rank", [None, 4])
+    def test_it_is_refused_and_the_engine_lives(self, running, name, rank):
+        """
+        One error that names the field; the next request is answered.
+        """
+        but, error, told = BAD_REQUESTS[name]
+        adapter = running.adapters.of_rank.get(rank)
+
+        with pytest.raises(error, match=told):
+            running.ask(adapter=adapter, **but)
+        assert running.run(running.engine.healthy())
+        assert running.ask(adapter=adapter).finish == "length"
+
+    def test_what_does_not_fit_the_context_is_counted(self, running):
+        """
+        The error tells prompt, text, answer and context in tokens; what just fits is answered.
+        """
+        adapter = running.adapters.of_rank[1]
+        room = CONTEXT_TOKENS - NUM_POSITIONS
+        with pytest.raises(
+            TooLong,
+            match=f"{CONTEXT_TOKENS + 1} tokens.*{NUM_POSITIONS} for the "
+            f"prompt, {room - 7} for the text, 8 for the answer.*{CONTEXT_TOKENS}",
+        ):
+            running.ask("x" * (room - 7), adapter=adapter, max_tokens=8)
+
+        assert running.ask("x" * (room - 8), adapter=adapter, max_tokens=8).finish == "length"
+        assert running.ask("x" * (room - 7), max_tokens=8).finish == "length"
+
+    def test_an_adapter_that_is_not_there_is_not_found(self, running):
+        """
+        What the store says of a digest reaches the caller.
+        """
+        with pytest.raises(NotFound):
+            running.ask(adapter="sha256:nobody")
+
+    def test_a_factor_that_no_slot_holds_is_refused(self, running):
+        """
+        The error names its rank and the highest.
+        """
+        too_high = running.adapters.add(rank=17)
+
+        with pytest.raises(BadFactor, match=r"17.*16"):
+            running.ask(adapter=too_high)
+
+
+class TestAdapters:
+    def test_a_deleted_one_is_forgotten(self, running):
+        """
+        Evicted and gone from the store, its digest is not found, although it was resident.
+        """
+        digest = running.adapters.add(rank=2)
+        running.ask(adapter=digest)
+        running.adapters.remove(digest)
+        running.run(running.engine.evict(digest))
+
+        with pytest.raises(NotFound):
+            running.ask(adapter=digest)
+
+    def test_seated_ones_are_there_before_anyone_asks(self, running):
+        """
+        A request after `seat` loads nothing.
+        """
+        digests = [running.adapters.add(rank=1) for _ in range(3)]
+        running.run(running.engine.seat(digests))
+        before = running.run(running.engine.stats())
+        running.ask(adapter=digests[0])
+        after = running.run(running.engine.stats())
+
+        assert before.slot_loads == after.slot_loads
+        assert after.resident_adapters >= 3
+
+    def test_there_may_be_more_than_slots(self, running):
+        """
+        Whoever was away answers as before.
+        """
+        digests = [running.adapters.add(rank=rank) for rank in (1, 2, 4) * 4]
+        once = [running.ask(adapter=digest).text for digest in digests]
+        again = [running.ask(adapter=digest).text for digest in digests]
+        stats = running.run(running.engine.stats())
+
+        assert once == again
+        assert len(digests) == len(set(once))
+        assert stats.slot_evictions > 0
+        assert stats.resident_adapters <= stats.num_slots
+
+
+class TestLife:
+    def test_closing_the_answer_gives_its_slot_back(self, running):
+        """
+        Eight answers left half-read hold no slot: eight other adapters find place.
+        """
+        digests = [running.adapters.add(rank=1) for _ in range(16)]
+
+        async def leave_half_read():
+            for digest in digests[:8]:
+                request = running.request(adapter=digest, max_tokens=400)
+                answer = running.engine.generate(request)
+                await anext(answer)
+                await answer.aclose()
+
+        running.run(leave_half_read())
+        answers = running.ask_all(*(running.request(adapter=digest) for digest in digests[8:]))
+
+        assert ["length"] * 8 == [answer.finish for answer in answers]
+
+    def test_before_its_start_it_is_not_there(self, running):
+        """
+        Unhealthy, and requests are told to come later.
+        """
+        kind = "vllm" if type(running.engine).__name__ == "VllmEngine" else "transformers"
+        unstarted = make_engine(kind, running.engine.config, running.adapters)
+
+        async def ask():
+            await anext(unstarted.generate(running.request()))
+
+        assert not running.run(unstarted.healthy())
+        with pytest.raises(Unavailable):
+            running.run(ask())
