@@ -6,13 +6,13 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 
-def configure(level: str) -> None:
-    """Send our own lines and other libraries' warnings to stderr as JSON."""
+def configure(level: str, out: TextIO = sys.stderr) -> None:
+    """Write our lines to *out*, those at *level* or above."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -21,7 +21,7 @@ def configure(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
     # The access log would hold paths as they were sent; ours holds the route's pattern.

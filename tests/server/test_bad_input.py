@@ -50,7 +50,9 @@ class TestATextThatIsWrong:
 
         assert "context_length_exceeded" == error["code"]
         assert "documents[0]" == error["param"]
-        assert "(200,107 of text, 8 of the adapter's prompt, 256 for the answer)" in error["message"]
+        assert (
+            "(200,107 of text, 8 of the adapter's prompt, 256 for the answer)" in error["message"]
+        )
         assert "the context holds 512" in error["message"]
 
     def test_one_just_longer_than_the_context_is_refused(self, north: httpx.Client):
@@ -89,7 +91,16 @@ class TestATextThatIsWrong:
 
     @pytest.mark.parametrize(
         "content",
-        [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"documents": NaN}', b"[" * 100_000, b"1" * 5000],
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b"\xff\xfe",
+            b'{"documents": NaN}',
+            b"[" * 100_000,
+            b"1" * 5000,
+        ],
     )
     def test_what_is_no_json_object_is_refused(self, north: httpx.Client, content: bytes):
         """
@@ -153,7 +164,10 @@ class TestAFieldThatIsWrong:
         """
         body = {"documents": [{"text": "a"}] * 257}
 
-        assert "257 in one batch; at most 256" in error_of(north.post("/v1/ner", json=body), 422)["message"]
+        assert (
+            "257 in one batch; at most 256"
+            in error_of(north.post("/v1/ner", json=body), 422)["message"]
+        )
 
     @pytest.mark.parametrize("path", ["/v1/nope", "/v1", "/admin"])
     def test_an_unknown_route_is_a_404_in_the_same_form(self, north: httpx.Client, path: str):

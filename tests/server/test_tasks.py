@@ -6,12 +6,22 @@ from tests.support.serving import Running
 
 DOCUMENTS = {
     "ner": {"text": "He has gout."},
-    "re": {"text": "Aspirin causes ulcers.", "head": {"start": 0, "end": 7}, "tail": {"start": 15, "end": 21}},
+    "re": {
+        "text": "Aspirin causes ulcers.",
+        "head": {"start": 0, "end": 7},
+        "tail": {"start": 15, "end": 21},
+    },
     "qa": {"question": "Which?", "options": {"A": "gout", "B": "flu"}},
     "nli": {"premise": "He has gout.", "hypothesis": "He is ill."},
     "summarize": {"text": "He has gout."},
 }
-ANSWER = {"ner": "entities", "re": "relations", "qa": "answer", "nli": "label", "summarize": "summary"}
+ANSWER = {
+    "ner": "entities",
+    "re": "relations",
+    "qa": "answer",
+    "nli": "label",
+    "summarize": "summary",
+}
 
 
 class TestEveryTask:

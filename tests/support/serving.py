@@ -33,6 +33,7 @@ from galenic_server.tenants import Keys
 from tests.support.tiny_models import WIDTH
 
 POSITIONS = 8
+CONTEXT_TOKENS = 512
 BACKBONE = BackboneId(name="tiny-llama", revision="0")
 
 
@@ -103,7 +104,14 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
     """The parts that ``main.assemble`` would make, over the tiny backbone."""
     chosen = Settings(home=home, engine="transformers", **settings)
     store = SqlStore.open(chosen.database)
-    config = EngineConfig(backbone, metaprompt(), b"engine secret", dtype="float32", num_slots=8)
+    config = EngineConfig(
+        backbone,
+        metaprompt(),
+        b"engine secret",
+        dtype="float32",
+        num_slots=8,
+        context_tokens=CONTEXT_TOKENS,
+    )
     engine = make_engine(chosen.engine, config, store.factor)
     service = Service(store, engine, backbone=BACKBONE)
     return Parts(service, Keys(store, b"server secret"), Metrics(), chosen)

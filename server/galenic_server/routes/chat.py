@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from galenic_adapters.errors import GalenicError
+from galenic_adapters.manifest import BackboneId
 from galenic_adapters.store import Resolved
 from galenic_server import faults
 from galenic_server.chat import ChatBody
@@ -36,7 +37,7 @@ class Reply:
     """A chat's reply as it grows, in the words of OpenAI's clients."""
 
     id: str
-    backbone: str
+    backbone: BackboneId
     adapter: Resolved | None
     text: str = ""
     num_tokens: int = 0
@@ -81,8 +82,8 @@ class Reply:
             "id": self.id,
             "object": object_,
             "created": self.created,
-            "model": str(self.adapter.ref) if self.adapter else self.backbone,
-            "system_fingerprint": self.backbone,
+            "model": str(self.adapter.ref) if self.adapter else self.backbone.name,
+            "system_fingerprint": str(self.backbone),
             "adapter": Used.of(self.adapter).model_dump() if self.adapter else None,
         }
 
@@ -117,7 +118,7 @@ async def chat_completions(
     request.state.task = "chat"
     sampling = body.sampling(body.wanted_tokens or 0)
     talk = await parts.service.chat(origin, body.model, body.turns(), sampling, body.constraint())
-    reply = Reply(f"chatcmpl-{origin.request_id}", str(parts.service.backbone), talk.adapter)
+    reply = Reply(f"chatcmpl-{origin.request_id}", parts.service.backbone, talk.adapter)
     counted = _counted(talk, reply, parts.metrics.count_tokens, origin.tenant)
     if body.stream:
         # Before the status is sent, so that what the engine refuses is an error and no stream.

@@ -1,0 +1,197 @@
+"""What every request passes: ids, logs, counts, readiness."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+
+from galenic_server import logs
+from galenic_server.settings import Settings
+from tests.support.serving import Running, make_parts, package, serving
+
+CANARY = "Xylophonitis"
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What is logged while the test runs."""
+    out = io.StringIO()
+    logs.configure("debug", out)
+    yield out
+    structlog.reset_defaults()
+
+
+class TestARequestId:
+    def test_is_the_callers_where_it_is_safe(self, running: Running):
+        """
+        So a log here can be matched with a log there.
+        """
+        sent = {"x-request-id": "abc-1.2_3"}
+        assert (
+            "abc-1.2_3"
+            == httpx.get(f"{running.url}/health/live", headers=sent).headers["x-request-id"]
+        )
+
+    @pytest.mark.parametrize("sent", ["a" * 10_240, "a b", "é", "<script>", ""])
+    def test_is_a_new_one_where_it_is_not(self, running: Running, sent: str):
+        """
+        Long ones and odd ones are not repeated.
+        """
+        reply = httpx.get(f"{running.url}/health/live", headers=[(b"x-request-id", sent.encode())])
+
+        assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
+
+    def test_is_a_new_one_where_two_are_sent(self, running: Running):
+        """
+        Nobody could say which one is meant.
+        """
+        sent = [("x-request-id", "one"), ("x-request-id", "two")]
+        told = httpx.get(f"{running.url}/health/live", headers=sent).headers.get_list(
+            "x-request-id"
+        )
+
+        assert 1 == len(told)
+        assert told[0] not in ("one", "two")
+
+    def test_may_be_sent_twice_at_once(self, running: Running):
+        """
+        The engine keeps two requests under one id apart.
+        """
+        body = {"documents": [{"text": "a"}] * 2, "max_tokens": 8}
+        same = {"x-request-id": "same"}
+        replies = [running.client("north").post("/v1/ner", json=body, headers=same) for _ in "ab"]
+
+        assert [200, 200] == [reply.status_code for reply in replies]
+
+
+class TestTheLog:
+    def test_holds_no_text_of_anyone(self, running: Running, written: io.StringIO):
+        """
+        A canary in good requests and in bad ones is in no line; the ids and routes are.
+        """
+        north = running.client("north")
+        good = {"documents": [{"id": CANARY, "text": f"He has {CANARY}."}], "max_tokens": 8}
+        north.post("/v1/ner", json=good)
+        north.post("/v1/ner", json=good | {"colour": CANARY})
+        north.post("/v1/ner", content=CANARY.encode())
+        north.post(f"/v1/{CANARY}", json=good)
+        north.get(f"/v1/models/{CANARY}")
+        chat = {"model": "ner", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
+        north.post("/v1/chat/completions", json=chat | {"stream": True})
+
+        assert CANARY not in written.getvalue()
+        lines = [json.loads(line) for line in written.getvalue().splitlines()]
+        assert {"/v1/ner", "/v1/chat/completions"} <= {line.get("route") for line in lines}
+        assert all(line["request_id"] for line in lines)
+
+    def test_names_an_unexpected_error_by_type_and_place(self):
+        """
+        Not by its message, which may hold what the caller sent.
+        """
+        try:
+            raise RuntimeError(CANARY)
+        except RuntimeError as error:
+            told = logs.where(error)
+
+        assert "RuntimeError" == told["error"]
+        assert CANARY not in str(told)
+
+
+class TestMetrics:
+    def test_count_by_task_and_tenant(self, running: Running):
+        """
+        Requests, seconds, tokens, and the engine's own counters; no text.
+        """
+        body = {"documents": [{"text": CANARY}], "max_tokens": 8}
+        running.client("metered").post("/v1/ner", json=body)
+        page = httpx.get(f"{running.url}/metrics").text
+
+        assert 'galenic_requests_total{route="/v1/ner",status="200",tenant="metered"} 1.0' in page
+        assert 'galenic_request_seconds_count{task="ner",tenant="metered"} 1.0' in page
+        assert 'galenic_tokens_total{kind="completion",tenant="metered"}' in page
+        for name in ("resident_adapters", "slot_loads_total", "prefix_hits_total"):
+            assert re.search(rf"^galenic_{name} \d", page, re.M)
+        assert "galenic_engine_restarts_total 0.0" in page
+        assert CANARY not in page
+
+    def test_and_docs_are_hidden_on_an_open_address(self, backbone: str, tmp_path: Path):
+        """
+        There metrics take an admin's key, and docs are not there at all.
+        """
+        with serving(make_parts(backbone, tmp_path, host="0.0.0.0")) as server:
+            reply = httpx.get(f"{server.url}/metrics")
+            assert 401 == reply.status_code
+            assert 403 == server.client("north").get("/metrics").status_code
+            assert 200 == server.admin.get("/metrics").status_code
+            assert 404 == httpx.get(f"{server.url}/docs").status_code
+            assert 404 == httpx.get(f"{server.url}/openapi.json").status_code
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("host", "is_loopback"),
+        [
+            ("127.0.0.1", True),
+            ("::1", True),
+            ("localhost", True),
+            ("0.0.0.0", False),
+            ("a.b", False),
+        ],
+    )
+    def test_show_docs_and_metrics_on_a_loopback_only(self, host: str, is_loopback: bool):
+        """
+        Unless told otherwise.
+        """
+        settings = Settings(host=host)
+
+        assert (is_loopback, is_loopback) == (settings.shows_docs, settings.shows_metrics)
+        assert Settings(host=host, docs_public=True, metrics_public=True).shows_metrics
+
+
+class TestReadiness:
+    def test_waits_for_the_engine_while_the_process_lives(self, backbone: str, tmp_path: Path):
+        """
+        Until the engine has answered, tasks are a 503 with Retry-After, and uploads are taken.
+        """
+        parts = make_parts(backbone, tmp_path)
+        gate = Gate(parts.service.engine)
+        parts.service.engine = gate
+        with serving(parts, ready=False) as server:
+            north = server.client("north")
+            before = [httpx.get(f"{server.url}/health/{which}") for which in ("live", "ready")]
+            asked = north.post("/v1/ner", json={"documents": [{"text": "a"}]})
+            server.publish("north", "early", package())
+            gate.open()
+            body = {"documents": [{"text": "a"}], "adapter": "early", "max_tokens": 8}
+            while (reply := north.post("/v1/ner", json=body)).status_code == 503:
+                pass
+
+        assert [200, 503] == [one.status_code for one in before]
+        assert 503 == asked.status_code
+        assert "5" == asked.headers["retry-after"]
+        assert 200 == reply.status_code
+
+
+class Gate:
+    """The real engine, whose start waits until the gate is open."""
+
+    def __init__(self, engine):
+        import threading
+
+        self._engine = engine
+        self._opened = threading.Event()
+        self.open = self._opened.set
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    async def start(self):
+        import anyio
+
+        await anyio.to_thread.run_sync(self._opened.wait)
+        await self._engine.start()
