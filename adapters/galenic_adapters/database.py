@@ -11,6 +11,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -81,7 +82,10 @@ def _engine(url: sa.URL) -> sa.Engine:
             max_overflow=30,
             pool_timeout=WAIT_SECONDS,
             pool_pre_ping=True,  # a restarted database costs no request
-            connect_args={"connect_timeout": WAIT_SECONDS},
+            connect_args={
+                "connect_timeout": WAIT_SECONDS,
+                "tcp_user_timeout": WAIT_SECONDS * 1000,  # a network that swallows packets
+            },
         )
     if not url.database or url.database == ":memory:":
         raise BadInput("database_url", "names no SQLite file; the store lasts")
@@ -116,7 +120,10 @@ def _migrate(db: sa.Connection) -> None:
     config = Config(attributes={"connection": db})
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with _alembic:
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise Unavailable("the database belongs to a newer release of galenic") from error
 
 
 @contextmanager

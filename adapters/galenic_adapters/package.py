@@ -224,14 +224,10 @@ def _parse(model: type[M], text: str | bytes, path: str, faults: list[Fault]) ->
 
 def _faults_of(error: ValidationError, path: str) -> Iterator[Fault]:
     for problem in error.errors(include_url=False, include_input=False):
-        steps = [str(step)[:64] for step in problem["loc"]]
+        steps = [str(step)[:64].encode("unicode_escape").decode() for step in problem["loc"]]
         root = path or ("metadata" if steps[:1] == ["__metadata__"] else "tensors")
         where = ".".join([root, *(step for step in steps if step != "__metadata__")])
-        yield Fault(_ascii(where), problem["msg"].removeprefix("Value error, "))
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode()
+        yield Fault(where, problem["msg"].removeprefix("Value error, "))
 
 
 def _parse_manifest(header: bytes, faults: list[Fault]) -> Manifest | None:

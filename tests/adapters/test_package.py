@@ -14,7 +14,6 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -398,8 +397,14 @@ class TestFuzz:
 
     def survives(self, data: bytes) -> None:
         for read in (Package.read, read_metaprompt):
-            with suppress(RejectedUpload):
-                read(data)
+            assert "".join(self.faults(read, data)).isprintable()
+
+    def faults(self, read: Callable[[bytes], object], data: bytes) -> list[str]:
+        try:
+            read(data)
+        except RejectedUpload as refused:
+            return [str(fault) for fault in refused.faults]
+        return []
 
     thorough = settings(
         max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -430,7 +435,8 @@ class TestFuzz:
 
     @thorough
     @given(
-        st.dictionaries(st.sampled_from([*HEADER, "metaprompt", "w"]), JSON), st.binary(max_size=64)
+        st.dictionaries(st.sampled_from([*HEADER, "metaprompt", "w", "\r\n"]), JSON),
+        st.binary(max_size=64),
     )
     def test_any_header(self, header: dict[str, Any], tensors: bytes) -> None:
         self.survives(file(header, tensors))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from textwrap import dedent
 from threading import Barrier
 from typing import Any
 
@@ -28,6 +29,11 @@ NORTH_1 = AdapterRef("north", "discharge", 1)
 NORTH_2 = AdapterRef("north", "discharge", 2)
 MISSING = AdapterRef("north", "discharge", 9)
 ONE, OTHER = make_package(1), make_package(2)
+
+HALF_AN_UPLOAD = """
+    INSERT INTO adapters (tenant, name, version, digest, manifest, num_bytes, created)
+    VALUES ('north', 'discharge', 1, 'sha256:', '{}', 0, '2026-01-31')
+"""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -581,9 +587,49 @@ class TestFaults:
         finally:
             sa.event.remove(sa.Engine, "connect", _grow_no_further)
 
+    def test_postgresql_dies_amid_an_upload(self, postgres: Postgres) -> None:
+        """What was not committed when it died is not there when it is back."""
+        url = postgres.new_database()
+        database = Database.open(url)
+        with pytest.raises(Unavailable):
+            _die_amid_an_upload(database, postgres)
+        postgres.start()
+        with database.reading() as db:
+            assert [] == db.execute(sa.select(tables.adapters)).all()
+        database.close()
+
+    def test_a_process_dies_amid_an_upload(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/galenic.db"
+        code = f"""
+            import os, sqlalchemy
+            from galenic_adapters.database import Database
+            with Database.open({url!r}).writing() as db:
+                db.execute(sqlalchemy.text({HALF_AN_UPLOAD!r}))
+                os._exit(9)
+        """
+        assert 9 == subprocess.run([sys.executable, "-c", dedent(code)], check=False).returncode
+        store = SqlStore.open(url)
+        assert [] == store.owned_by("north")
+        assert NORTH_1 == store.publish("north", "discharge", ONE)
+        store.close()
+
+    def test_an_older_release_does_not_touch_a_newer_database(self, url: str) -> None:
+        database = Database.open(url)
+        with database.writing() as db:
+            db.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        database.close()
+        with pytest.raises(Unavailable, match="newer release"):
+            SqlStore.open(url)
+
     def test_an_unreachable_database_does_not_open(self, tmp_path: Path) -> None:
         with pytest.raises(Unavailable):
             SqlStore.open(f"postgresql://galenic@/d?host={tmp_path}")
+
+
+def _die_amid_an_upload(database: Database, postgres: Postgres) -> None:
+    with database.writing() as db:
+        db.execute(sa.text(HALF_AN_UPLOAD))
+        postgres.stop()
 
 
 def _fill(store: SqlStore) -> None:
