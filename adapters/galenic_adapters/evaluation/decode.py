@@ -28,7 +28,7 @@ def answer_all(
 ) -> list[Completion]:
     """The greedy completion of every example, in order; without a prompt, the bare backbone's."""
     tokenizer = backbone.tokenizer
-    constrainer = Constrainer(tokenizer, backbone.vocab_size, [tokenizer.eos_token_id])
+    constrainer = Constrainer(tokenizer, backbone.vocab_size, backbone.end_tokens)
     asked = [encode(tokenizer, task.render(example.fields)) for example in examples]
     order = sorted(range(len(examples)), key=lambda i: len(asked[i]))
     answers: dict[int, Completion] = {}
@@ -60,10 +60,10 @@ class _Row:
         self.ids: list[int] = []
         self.finish: str | None = None
 
-    def take(self, logits_V: Tensor, end_token: int) -> int:
+    def take(self, logits_V: Tensor, end_tokens: list[int]) -> int:
         """Pick the next token and note what it means for this answer."""
         if self.finish:
-            return end_token
+            return end_tokens[0]
         if self.matcher:
             logits_V = self.constrainer.mask(logits_V, self.matcher)
         token = int(logits_V.argmax())
@@ -71,7 +71,7 @@ class _Row:
             self.logprob += logprob_of(logits_V, token)
         if self.matcher:
             self.matcher.accept_token(token)
-        if token == end_token:
+        if token in end_tokens:
             self.finish = "stop"
         else:
             self.ids.append(token)
@@ -82,7 +82,7 @@ class _Row:
     def completion(self, tokenizer: Any) -> Completion:
         assert self.finish is not None
         return Completion(
-            tokenizer.decode(self.ids),
+            tokenizer.decode(self.ids, skip_special_tokens=True),
             self.finish,
             num_prompt_tokens=len(self.question),
             num_completion_tokens=len(self.ids),
@@ -91,10 +91,10 @@ class _Row:
 
 
 def _decode(backbone: PromptedBackbone, prompt_PD: Tensor | None, rows: list[_Row]) -> None:
-    model, end = backbone.model, backbone.tokenizer.eos_token_id
+    model, ends = backbone.model, backbone.end_tokens
     num_positions = 0 if prompt_PD is None else prompt_PD.shape[0]
     longest = max(len(row.question) for row in rows)
-    ids_BT = torch.tensor([[end] * (longest - len(r.question)) + r.question for r in rows])
+    ids_BT = torch.tensor([[ends[0]] * (longest - len(r.question)) + r.question for r in rows])
     pads_B = torch.tensor([longest - len(row.question) for row in rows])
     seen_BT = torch.ones(len(rows), num_positions + longest, dtype=torch.long)
     for row, pads in enumerate(pads_B.tolist()):
@@ -115,7 +115,7 @@ def _decode(backbone: PromptedBackbone, prompt_PD: Tensor | None, rows: list[_Ro
         )
         cache = out.past_key_values
         logits_BV = model.lm_head(out.last_hidden_state[:, -1]).float()
-        taken = [row.take(logits_V, end) for row, logits_V in zip(rows, logits_BV, strict=True)]
+        taken = [row.take(logits_V, ends) for row, logits_V in zip(rows, logits_BV, strict=True)]
         if all(row.finish for row in rows):
             return
         ids_BT = torch.tensor(taken)[:, None]

@@ -38,6 +38,14 @@ class PromptedBackbone:
         return int(self.model.config.vocab_size)
 
     @property
+    def end_tokens(self) -> list[int]:
+        """Every token that ends a turn, the one that training teaches first."""
+        configured = self.model.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        found = [self.tokenizer.eos_token_id, *listed]
+        return list(dict.fromkeys(token for token in found if token is not None))
+
+    @property
     def num_parameters(self) -> int:
         return int(sum(p.numel() for p in self.model.parameters()))
 

@@ -1,0 +1,97 @@
+import gzip
+import json
+
+import pytest
+
+from galenic_adapters.data.examples import read_dataset, with_lists
+from galenic_adapters.errors import BadInput
+
+NOTE = "Metformin for diabetes 🩺 and asthma."
+HEAD, TAIL = {"start": 0, "end": 9, "type": "Drug"}, {"start": 14, "end": 22, "type": "Disease"}
+GOOD = {
+    "ner": {"id": "1", "text": NOTE, "entities": [HEAD, TAIL]},
+    "re": {"id": "1", "text": NOTE, "head": HEAD, "tail": TAIL, "relation": "treats"},
+    "qa": {"id": "1", "question": "Why?", "options": {"A": "x", "B": "y"}, "answer": "B"},
+    "nli": {"id": "1", "premise": "a", "hypothesis": "b", "label": "entailment"},
+    "summarization": {"id": "1", "text": NOTE, "summary": "Diabetes."},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows, name="train.jsonl"):
+        path = tmp_path / name
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        data = "\n".join(lines).encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz"])
+@pytest.mark.parametrize("task", list(GOOD))
+def test_every_task_has_a_form(write, task, name):
+    assert ["1"] == [e.id for e in read_dataset(write(GOOD[task], name=name), task).examples]
+
+
+def test_labels_are_those_in_use(write):
+    other = GOOD["re"] | {"id": "2", "relation": "none"}
+
+    assert ("none", "treats") == read_dataset(write(GOOD["re"], other), "re").labels
+    assert ("Disease", "Drug") == read_dataset(write(GOOD["ner"]), "ner").labels
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "problem"),
+    [
+        ("ner", {"entities": [HEAD | {"end": 99}]}, r"entities\[0\]: 0:99 is not in a text of 36"),
+        ("ner", {"text": " ", "entities": []}, "text: is empty"),
+        ("ner", {"entities": None}, "missing or mistyped"),
+        ("re", {"tail": TAIL | {"start": 30, "end": 30}}, "tail: 30:30 is not in a text"),
+        ("qa", {"answer": "C"}, "answer: 'C' is none of the options A, B"),
+        ("nli", {"label": ""}, "label: is empty"),
+        ("summarization", {"summary": ""}, "summary: is empty"),
+    ],
+)
+def test_a_fault_is_told_with_its_line(write, task, change, problem):
+    path = write(GOOD[task], GOOD[task] | {"id": "2"} | change)
+
+    with pytest.raises(BadInput, match=rf"train\.jsonl: line 2: {problem}"):
+        read_dataset(path, task)
+
+
+def test_all_faults_are_told_at_once_and_no_text(write):
+    row = GOOD["ner"]
+    path = write("{", row | {"entities": [HEAD | {"start": 50}]}, row, row)
+
+    with pytest.raises(BadInput) as refusal:
+        read_dataset(path, "ner")
+
+    told = str(refusal.value)
+    assert ["line 1", "line 2", "line 4"] == [
+        n for n in ("line 1", "line 2", "line 3", "line 4") if n in told
+    ]
+    assert "Metformin" not in told
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, write):
+    with pytest.raises(BadInput, match=r"gone\.jsonl: cannot be read: No such file"):
+        read_dataset(tmp_path / "gone.jsonl", "ner")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}')
+    with pytest.raises(BadInput, match="is not UTF-8"):
+        read_dataset(tmp_path / "latin.jsonl", "ner")
+    with pytest.raises(BadInput, match="holds no example"):
+        read_dataset(write(""), "ner")
+
+
+def test_a_text_with_pairs_also_asks_for_all_its_relations(write):
+    other = GOOD["re"] | {
+        "id": "2",
+        "relation": "causes",
+        "tail": {"start": 29, "end": 35, "type": "Disease"},
+    }
+    examples = with_lists(read_dataset(write(GOOD["re"], other), "re").examples)
+
+    assert [1, 1, 2] == [len(e.value) for e in examples]
+    assert (None, None) == (examples[-1].fields.head, examples[-1].fields.tail)

@@ -1,0 +1,70 @@
+"""
+Many answers at once are the same as each alone, and as transformers' own greedy decoding.
+"""
+
+import pytest
+import torch
+
+from galenic_adapters.chat import encode
+from galenic_adapters.evaluation.decode import answer_all
+from galenic_adapters.tasks.base import Example
+from galenic_adapters.tasks.ner import Ner, NerFields
+from galenic_adapters.tasks.nli import Nli, NliFields
+from galenic_adapters.tasks.summarization import Summarization, SummarizationFields
+from galenic_adapters.training.prompted import PromptedBackbone
+from tests.support.tiny_models import tiny_llama
+
+TEXTS = ["Short.", "A much longer note about aspirin and nothing else.", "Of middling length."]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return PromptedBackbone(tiny_llama(tmp_path_factory.mktemp("llama")), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompt_PD(backbone):  # noqa: N802  # a tensor, named by its shape
+    return torch.randn(8, backbone.width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("is_prompted", [True, False])
+def test_equals_transformers_generate(backbone, prompt_PD, is_prompted):
+    task = Summarization()
+    examples = [Example(str(i), SummarizationFields(t), "") for i, t in enumerate(TEXTS)]
+    prompt = prompt_PD if is_prompted else None
+
+    said = answer_all(backbone, prompt, task, examples, max_tokens=12)
+
+    for example, one in zip(examples, said, strict=True):
+        ids = torch.tensor([encode(backbone.tokenizer, task.render(example.fields))])
+        rows = backbone.model.get_input_embeddings()(ids)
+        if prompt is not None:
+            rows = torch.cat([prompt[None], rows], dim=1)
+        theirs = backbone.model.generate(
+            inputs_embeds=rows,
+            attention_mask=torch.ones(rows.shape[:2]),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        assert backbone.tokenizer.decode(theirs[0], skip_special_tokens=True) == one.text
+
+
+def test_a_constraint_always_yields_an_answer_of_its_form(backbone, prompt_PD):
+    """Even of a random model, whatever it would rather say."""
+    nli = Nli(("entailment", "neutral"))
+    examples = [Example(str(i), NliFields(t, t), "neutral") for i, t in enumerate(TEXTS)]
+
+    for example, said in zip(examples, answer_all(backbone, prompt_PD, nli, examples), strict=True):
+        answer = nli.read(said, example.fields)
+        assert answer.value in nli.labels
+        assert 0 < answer.confidence <= 1
+
+
+def test_a_list_that_does_not_end_is_truncated_and_not_off_schema(backbone, prompt_PD):
+    ner = Ner(("Disease",))
+    examples = [Example("1", NerFields(TEXTS[1]), ())]
+
+    (said,) = answer_all(backbone, prompt_PD, ner, examples, max_tokens=40)
+
+    assert said.text == "none" or said.text.startswith("Disease: ")
