@@ -22,10 +22,17 @@ from galenic_adapters.training.recipe import Recipe
 Say = Callable[[str], None]
 
 
-def train(recipe: Recipe, folder: Path, *, backbone: str | None = None, say: Say = print) -> None:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Path = Path(),
+    backbone: str | None = None,
+    say: Say = print,
+) -> None:
     """Learn a metaprompt with a factor for every source, and write all of them into *folder*."""
     source, model = _load(backbone, say)
-    student, courses = learn(recipe, model, folder)
+    student, courses = learn(recipe, model, folder, data=data)
     metaprompt = publish_metaprompt(student, folder)
     for course in courses:
         publish_factor(student, course, recipe, folder, metaprompt=metaprompt, backbone=source)
@@ -37,6 +44,7 @@ def adapt(
     folder: Path,
     metaprompt_file: Path,
     *,
+    data: Path = Path(),
     start: Path | None = None,
     backbone: str | None = None,
     say: Say = print,
@@ -48,7 +56,12 @@ def adapt(
     if first:
         check_fits(first, backbone=source, metaprompt=metaprompt, max_rank=recipe.rank)
     student, courses = learn(
-        recipe, model, folder, frozen=metaprompt, start=first.factor if first else None
+        recipe,
+        model,
+        folder,
+        data=data,
+        frozen=metaprompt,
+        start=first.factor if first else None,
     )
     share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
     for course in courses:

@@ -29,9 +29,13 @@ class Course:
         return self.source.name
 
 
-def prepare(source: Source, recipe: Recipe, tokenizer: Any) -> Course:
-    """Read *source*'s files and encode its examples; raises `BadInput` that names faulty lines."""
-    read = read_dataset(Path(source.train), source.task)
+def prepare(source: Source, recipe: Recipe, tokenizer: Any, *, data: Path = Path()) -> Course:
+    """
+    Read *source*'s files, which stand below the folder *data*, and encode their examples.
+
+    Raises `BadInput` that names faulty lines.
+    """
+    read = read_dataset(data / source.train, source.task)
     task = make_task(source.task, read.labels)
     examples = with_lists(read.examples) if source.lists else read.examples
     encoded = [encode_example(tokenizer, task, example) for example in examples]
@@ -39,13 +43,16 @@ def prepare(source: Source, recipe: Recipe, tokenizer: Any) -> Course:
     if not train:
         limit = recipe.max_text_tokens
         raise BadInput(source.name, f"all {len(encoded)} examples have more than {limit} tokens")
-    dev = _dev(source, recipe, tokenizer, task)
+    dev = _dev(source, recipe, tokenizer, task, data)
     return Course(source, task, train, dev, len(encoded) - len(train))
 
 
-def _dev(source: Source, recipe: Recipe, tokenizer: Any, task: Task[Any, Any]) -> list[Encoded]:
+def _dev(
+    source: Source, recipe: Recipe, tokenizer: Any, task: Task[Any, Any], data: Path
+) -> list[Encoded]:
     if source.dev is None:
         return []
-    examples = read_dataset(Path(source.dev), source.task).examples[: recipe.max_dev_examples]
-    encoded = [encode_example(tokenizer, task, example) for example in examples]
+    examples = read_dataset(data / source.dev, source.task).examples
+    first = examples[: recipe.max_dev_examples]
+    encoded = [encode_example(tokenizer, task, example) for example in first]
     return [one for one in encoded if len(one) <= recipe.max_text_tokens]

@@ -36,11 +36,13 @@ def learn(
     backbone: PromptedBackbone,
     folder: Path,
     *,
+    data: Path = Path(),
     frozen: Metaprompt | None = None,
     start: Factor | None = None,
 ) -> tuple[Student, list[Course]]:
     """
-    Run *recipe* to its end in *folder*; with *frozen* given, only factors learn.
+    Run *recipe* on the files below *data*, to its end in *folder*; with *frozen*, only factors
+    learn.
 
     Over a frozen metaprompt a source's factor is the one of its lowest dev loss, where it has dev
     data; else the last. Raises `BadInput` for faulty data and a loss that is not a number,
@@ -48,7 +50,7 @@ def learn(
     """
     torch.manual_seed(recipe.seed)
     _claim(folder, recipe)
-    courses = [prepare(source, recipe, backbone.tokenizer) for source in recipe.sources]
+    courses = [prepare(s, recipe, backbone.tokenizer, data=data) for s in recipe.sources]
     rows_PD = frozen.rows_PD if frozen else backbone.embed_text(recipe.init, recipe.num_positions)
     student = Student(rows_PD, [c.name for c in courses], recipe.rank, seed=recipe.seed)
     student.meta_PD.requires_grad_(frozen is None)

@@ -13,7 +13,8 @@ from galenic_adapters.errors import BadInput
 @dataclass(frozen=True, slots=True)
 class Source:
     """
-    One adapter's training data: files of one task in the JSONL schema.
+    One adapter's training data: files of one task in the JSONL schema, as paths below a folder that
+    is named when the recipe runs.
 
     weight: how often it is drawn, relative to the others.   lists: for RE, whether texts are also
     asked for all their relations at once.
