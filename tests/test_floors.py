@@ -1,0 +1,263 @@
+"""
+The floors of the house: imports go down, or stay on their floor, and never up.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the top floor down; a name stands for a module or for a whole folder.
+FLOORS = {
+    "galenic_client": [],
+    "galenic_server": [
+        {"__main__", "main", "bench"},
+        {"app", "border"},
+        {"routes"},
+        {"deps", "faults"},
+        {"service", "schemas", "chat"},
+        {"tenants", "settings", "metrics", "logs", "zoo", "engine"},
+    ],
+    "galenic_adapters": [
+        {"cli", "commands", "__main__"},
+        {"training", "evaluation", "data", "doctor"},
+        {"store", "package", "manifest", "backbone", "database", "tables", "keys", "migrations"},
+        {"tasks", "factor", "refs", "chat", "constraints"},
+        {"errors"},
+    ],
+}
+SHELVES = {
+    "galenic_server": ROOT / "server",
+    "galenic_adapters": ROOT / "adapters",
+    "galenic_client": ROOT / "clients/python",
+}
+MAY_IMPORT = {
+    "galenic_server": {"galenic_adapters"},
+    "galenic_adapters": {"galenic_client"},  # its command asks servers
+    "galenic_client": set(),
+}
+# A library, and the only places of a package that may know it.
+ONLY_IN = {
+    "vllm": {"galenic_server.engine"},
+    "fastapi": {f"galenic_server.{name}" for name in ("app", "border", "routes", "deps", "faults")},
+}
+# A place, and what it must not know.
+NEVER_IN = {
+    "galenic_adapters.tasks": {"torch", "transformers"},
+    "galenic_adapters.refs": {"torch", "transformers"},
+    "galenic_adapters.errors": {"torch", "transformers"},
+    "galenic_client": {"torch", "transformers"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """*source* imports *target* at *line*; nested ones (*is_late*) happen only when called."""
+
+    source: str
+    target: str
+    line: int
+    is_late: bool
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line} imports {self.target}"
+
+
+def imports_of(shelf: Path, package: str) -> list[Import]:
+    return [
+        found
+        for path in sorted((shelf / package).rglob("*.py"))
+        for found in _imports_in(path, _module(path.relative_to(shelf)))
+    ]
+
+
+def _module(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports_in(path: Path, module: str) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(), path.name)
+    for node in ast.walk(tree):
+        is_late = node not in tree.body
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield Import(module, name.name, node.lineno, is_late)
+        elif isinstance(node, ast.ImportFrom):
+            # `from package import module` imports the module too.
+            assert node.level == 0, f"{module}:{node.lineno}: imports are absolute"
+            for name in node.names:
+                yield Import(module, f"{node.module}.{name.name}", node.lineno, is_late)
+
+
+def _is_in(module: str, place: str) -> bool:
+    return module == place or module.startswith(place + ".")
+
+
+def _floor(module: str) -> int | None:
+    """Counted from the top; none for a package itself, which holds nothing."""
+    package, _, rest = module.partition(".")
+    name = rest.partition(".")[0]
+    for number, names in enumerate(FLOORS[package]):
+        if name in names:
+            return number
+    return None
+
+
+def upward(imports: list[Import]) -> list[str]:
+    return [str(found) for found in imports if _goes_up(found)]
+
+
+def _goes_up(found: Import) -> bool:
+    here, there = found.source.partition(".")[0], found.target.partition(".")[0]
+    if there not in SHELVES:
+        return False
+    if here != there:
+        return there not in MAY_IMPORT[here]
+    source, target = _floor(found.source), _floor(found.target)
+    return source is not None and target is not None and target < source
+
+
+def misplaced(imports: list[Import]) -> list[str]:
+    """Libraries known where they must not be."""
+    return [
+        str(found)
+        for found in imports
+        if any(
+            _is_in(found.target, library) and not any(_is_in(found.source, at) for at in places)
+            for library, places in ONLY_IN.items()
+        )
+        or any(
+            _is_in(found.source, place) and any(_is_in(found.target, name) for name in libraries)
+            for place, libraries in NEVER_IN.items()
+        )
+    ]
+
+
+def rings(imports: list[Import]) -> list[str]:
+    """Modules that import each other while being imported."""
+    modules = {found.source for found in imports}
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for found in imports:
+        parent = found.target.rpartition(".")[0]
+        target = found.target if found.target in modules else parent
+        if target in modules and target != found.source and not found.is_late:
+            graph[found.source].add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.fixture(params=SHELVES)
+def package(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def imports(package: str) -> list[Import]:
+    found = imports_of(SHELVES[package], package)
+    assert found, f"{package} is not where this test looks"
+    return found
+
+
+class TestFloors:
+    def test_imports_go_down(self, imports):
+        """
+        No module imports from a floor above its own, nor from a shelf that rests on its own.
+        """
+        assert [] == upward(imports)
+
+    def test_libraries_stay_where_they_belong(self, imports):
+        """
+        vLLM is known to the engine only, FastAPI not below deps, torch not to tasks or the client.
+        """
+        assert [] == misplaced(imports)
+
+    def test_no_ring(self, imports):
+        """
+        No two modules need each other in order to be imported.
+        """
+        assert [] == rings(imports)
+
+    def test_every_module_has_a_floor(self, package):
+        """
+        A new module is placed in the table above, or this test does not know it.
+        """
+        shelf = SHELVES[package]
+        modules = {_module(path.relative_to(shelf)) for path in shelf.rglob("*.py")}
+
+        assert [] == sorted(
+            module
+            for module in modules
+            if FLOORS[package] and "." in module and _floor(module) is None
+        )
+
+    def test_light_modules_are_light(self):
+        """
+        Importing tasks, references, errors or the client loads neither torch nor transformers.
+        """
+        names = "galenic_adapters.tasks.registry, galenic_adapters.refs, galenic_client"
+        code = f"import sys, {names}; print({{'torch', 'transformers'}} & set(sys.modules))"
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+        assert ("set()", "") == (done.stdout.strip(), done.stderr)
+
+
+class TestTheTest:
+    """A planted fault is found, so an empty list means something."""
+
+    @pytest.mark.parametrize(
+        ("path", "line"),
+        [
+            ("galenic_server/service.py", "from galenic_server.routes import tasks"),
+            ("galenic_server/engine/slots.py", "import galenic_server.deps"),
+            ("galenic_server/tenants.py", "from galenic_server import app"),
+            (
+                "galenic_adapters/store.py",
+                "def late():\n    import galenic_adapters.training.learn",
+            ),
+            ("galenic_adapters/errors.py", "from galenic_adapters.refs import AdapterRef"),
+            ("galenic_adapters/cli.py", "from galenic_server.main import main"),
+            ("galenic_client/blocking.py", "from galenic_adapters.errors import GalenicError"),
+        ],
+    )
+    def test_upward(self, tmp_path, path, line):
+        assert 1 == len(upward(self._planted(tmp_path, path, line)))
+
+    @pytest.mark.parametrize(
+        ("path", "line"),
+        [
+            ("galenic_server/service.py", "from fastapi import HTTPException"),
+            ("galenic_server/main.py", "import vllm"),
+            ("galenic_adapters/constraints.py", "from vllm.sampling_params import X"),
+            ("galenic_adapters/tasks/ner.py", "import torch.nn"),
+            ("galenic_client/blocking.py", "from torch import Tensor"),
+        ],
+    )
+    def test_misplaced(self, tmp_path, path, line):
+        assert 1 == len(misplaced(self._planted(tmp_path, path, line)))
+
+    def test_ring(self, tmp_path):
+        self._planted(tmp_path, "galenic_adapters/store.py", "import galenic_adapters.package")
+        found = self._planted(
+            tmp_path, "galenic_adapters/package.py", "from galenic_adapters.store import SqlStore"
+        )
+
+        assert {"galenic_adapters.store", "galenic_adapters.package"} == set(rings(found))
+
+    @staticmethod
+    def _planted(shelf: Path, path: str, line: str) -> list[Import]:
+        file = shelf / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(line + "\n")
+        return imports_of(shelf, path.partition("/")[0])
