@@ -66,6 +66,7 @@ class Traced:
             self._tell(scope, status, time.perf_counter() - began)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        """A status of 0: nothing was answered, the client having left before."""
         state: dict[str, Any] = scope["state"]
         route = getattr(scope.get("route"), "path", "")
         tenant = state["caller"].tenant if "caller" in state else ""

@@ -2,9 +2,10 @@
 From an HTTP request to who asks and what answers; the last floor that knows HTTP.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import structlog
 from anyio.to_thread import run_sync
@@ -14,11 +15,13 @@ from fastapi.security import HTTPBearer
 
 from galenic_adapters.keys import Role
 from galenic_adapters.refs import check_name
-from galenic_server.faults import Forbidden, Unauthorized
+from galenic_server.faults import ClientLeft, Forbidden, Unauthorized
 from galenic_server.metrics import Metrics
 from galenic_server.service import Origin, Service
 from galenic_server.settings import Settings
 from galenic_server.tenants import Caller, Keys
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,29 @@ async def authenticate(request: Request) -> Caller:
     if caller is None:
         raise Unauthorized("no such key")
     return caller
+
+
+async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """
+    What *work* returns. If the client leaves first it is cancelled, and the engine stops with it.
+
+    Raises `ClientLeft`.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft("the client left before its answer")
+        return await working
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 class KeyedRoute(APIRoute):

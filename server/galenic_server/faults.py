@@ -32,6 +32,10 @@ class WrongMedia(Exception):
     """The body's content-type is not one that the route reads."""
 
 
+class ClientLeft(Exception):
+    """Nobody is there to hear the answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     status: int
@@ -61,6 +65,7 @@ TABLE: dict[type[Exception], Kind] = {
     Forbidden: Kind(403, "forbidden"),
     TooLarge: Kind(413, "body_too_large", {"connection": "close"}),
     WrongMedia: Kind(415, "wrong_media_type"),
+    ClientLeft: Kind(499, "client_left"),
 }
 
 

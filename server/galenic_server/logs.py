@@ -22,7 +22,6 @@ def configure(level: str, out: TextIO = sys.stderr) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=out),
-        cache_logger_on_first_use=True,
     )
     # The access log would hold paths as they were sent; ours holds the route's pattern.
     logging.getLogger("uvicorn.access").disabled = True

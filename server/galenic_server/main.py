@@ -2,13 +2,14 @@
 From settings to a running server; the parts are made here and nowhere else.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import TextIO
 
 import structlog
 import uvicorn
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from galenic_adapters.backbone import ensure
 from galenic_adapters.errors import GalenicError
@@ -32,7 +33,12 @@ SENTENCE = "He was treated for cystic fibrosis and later developed diabetes mell
 
 
 def main() -> int:
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for fault in error.errors(include_input=False):
+            _say(f"galenic: GALENIC_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}")
+        return 1
     logs.configure(settings.log_level)
     try:
         parts = assemble(settings, say=_say)
@@ -117,6 +123,9 @@ def serve(parts: Parts) -> int:
         h11_max_incomplete_event_size=64 << 10,
     )
     server = uvicorn.Server(config)
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        # Having drained, uvicorn raises the signal again for whoever was there before it: nobody.
+        signal.signal(ending, lambda *_: None)
     server.run()
     return 1 if failed else 0
 

@@ -1,36 +1,3 @@
 """One server over a tiny random backbone, for all tests of the HTTP surface."""
 
-from collections.abc import Iterator
-
-import pytest
-
-from galenic_adapters.refs import SHARED
-from tests.support.serving import Running, make_parts, package, serving
-from tests.support.tiny_models import tiny_llama
-
-SHARED_ADAPTERS = {
-    "ner": ("Disease", "Chemical"),
-    "re": ("treats", "causes", "none"),
-    "qa": (),
-    "nli": ("entailment", "contradiction", "neutral"),
-    "summarization": (),
-}
-
-
-@pytest.fixture(scope="session")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_llama(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture(scope="session")
-def running(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """With one shared adapter a task, which is that task's default."""
-    parts = make_parts(backbone, tmp_path_factory.mktemp("home"))
-    with serving(parts) as server:
-        for seed, (task, labels) in enumerate(SHARED_ADAPTERS.items()):
-            server.publish(SHARED, f"tiny-{task}", package(task, labels, seed))
-            moved = server.admin.put(
-                f"/admin/v1/aliases/{task}", json={"adapter": f"tiny-{task}@1"}
-            )
-            assert moved.status_code == 200, moved.text
-        yield server
+from tests.support.http_fixtures import backbone, running  # noqa: F401  fixtures by their names

@@ -34,7 +34,7 @@ class TestATextThatIsWrong:
     @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
     def test_an_empty_one_is_named_by_its_place(self, north: httpx.Client, text: str):
         """
-        The second document is at fault, so the error says documents[1].text, and the first does not run.
+        The second document is at fault, so the error says documents[1].text, and nothing runs.
         """
         body = {"documents": [{"text": CANARY}, {"text": text}]}
         error = error_of(north.post("/v1/ner", json=body), 422)
@@ -53,7 +53,7 @@ class TestATextThatIsWrong:
         assert (
             "(200,107 of text, 8 of the adapter's prompt, 256 for the answer)" in error["message"]
         )
-        assert "the context holds 512" in error["message"]
+        assert "the context holds 640" in error["message"]
 
     def test_one_just_longer_than_the_context_is_refused(self, north: httpx.Client):
         """

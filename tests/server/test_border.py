@@ -4,15 +4,16 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import pytest
-import structlog
 
 from galenic_server import logs
 from galenic_server.settings import Settings
-from tests.support.serving import Running, make_parts, package, serving
+from tests.support.serving import Running, eventually, make_parts, package, serving
 
 CANARY = "Xylophonitis"
 
@@ -23,7 +24,7 @@ def written() -> Iterator[io.StringIO]:
     out = io.StringIO()
     logs.configure("debug", out)
     yield out
-    structlog.reset_defaults()
+    logs.configure("critical")
 
 
 class TestARequestId:
@@ -83,6 +84,9 @@ class TestTheLog:
         north.get(f"/v1/models/{CANARY}")
         chat = {"model": "ner", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
         north.post("/v1/chat/completions", json=chat | {"stream": True})
+        eventually(
+            lambda: "/v1/chat/completions" in written.getvalue()
+        )  # told after the last event
 
         assert CANARY not in written.getvalue()
         lines = [json.loads(line) for line in written.getvalue().splitlines()]
@@ -195,3 +199,37 @@ class Gate:
 
         await anyio.to_thread.run_sync(self._opened.wait)
         await self._engine.start()
+
+
+class TestAClientThatLeaves:
+    LONG: ClassVar = {
+        "model": "tiny-llama",
+        "messages": [{"role": "user", "content": "a"}],
+        "max_tokens": 500,
+    }
+
+    def leave(self, running: Running, tenant: str, **more: Any) -> None:
+        client = httpx.Client(base_url=running.url, timeout=0.5)
+        with client, suppress(httpx.ReadTimeout):
+            key = {"authorization": f"Bearer {running.key(tenant)}"}
+            body = self.LONG | more
+            with client.stream("POST", "/v1/chat/completions", json=body, headers=key) as reply:
+                next(reply.iter_lines())
+
+    @pytest.mark.parametrize("streamed", [True, False])
+    def test_stops_the_engine_working_for_it(self, running: Running, streamed: bool):
+        """
+        Long before the 500 tokens that it asked for, whether it had begun to read or not.
+        """
+        tenant = f"leaver-{streamed}".lower()
+        self.leave(running, tenant, stream=streamed)
+        counted = re.compile(rf'galenic_tokens_total{{kind="completion",tenant="{tenant}"}} (\S+)')
+        page = ""
+
+        def is_counted() -> bool:
+            nonlocal page
+            page = httpx.get(f"{running.url}/metrics").text
+            return bool(counted.search(page))
+
+        eventually(is_counted, seconds=10)
+        assert 0 < float(counted.findall(page)[0]) < 500

@@ -216,10 +216,10 @@ class TestARefusal:
         """
         Answer and text count together.
         """
-        reply = running.client("north").post(URL, json=chat(max_tokens=500))
+        reply = running.client("north").post(URL, json=chat(max_tokens=639))
 
         assert 413 == reply.status_code
-        assert "the context holds 512" in reply.json()["error"]["message"]
+        assert "the context holds 640" in reply.json()["error"]["message"]
 
 
 class TestOpenAIsOwnClient:

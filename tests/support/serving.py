@@ -2,6 +2,7 @@
 A whole server over a tiny random backbone, on a real port: real store, real engine, real HTTP.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from galenic_server.tenants import Keys
 from tests.support.tiny_models import WIDTH
 
 POSITIONS = 8
-CONTEXT_TOKENS = 512
+CONTEXT_TOKENS = 640
 BACKBONE = BackboneId(name="tiny-llama", revision="0")
 
 
@@ -42,7 +43,9 @@ def metaprompt() -> Metaprompt:
     return Metaprompt(torch.randn(POSITIONS, WIDTH, generator=made))
 
 
-def package(task: str = "ner", labels: tuple[str, ...] = ("Disease",), seed: int = 0, **but: Any) -> Package:
+def package(
+    task: str = "ner", labels: tuple[str, ...] = ("Disease",), seed: int = 0, **but: Any
+) -> Package:
     """A random adapter for the tiny backbone; *but* changes its manifest."""
     made = torch.Generator().manual_seed(seed)
     factor = Factor(
@@ -125,11 +128,11 @@ def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        _until(lambda: server.started)
+        eventually(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         running = Running(f"http://127.0.0.1:{port}", parts)
         if ready:
-            _until(lambda: httpx.get(f"{running.url}/health/ready").is_success)
+            eventually(lambda: httpx.get(f"{running.url}/health/ready").is_success)
         yield running
         for client in running.clients.values():
             client.close()
@@ -138,8 +141,15 @@ def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
         thread.join()
 
 
-def _until(is_so: Any, seconds: float = 60) -> None:
+def eventually(is_so: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, f"not so within {seconds} s"
         time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -19,7 +19,7 @@ from galenic_adapters.manifest import BackboneId
 from galenic_adapters.store import Resolved
 from galenic_server import faults
 from galenic_server.chat import ChatBody
-from galenic_server.deps import KeyedRoute, OriginDep, PartsDep, bearer
+from galenic_server.deps import KeyedRoute, OriginDep, PartsDep, bearer, while_there
 from galenic_server.engine.base import Delta
 from galenic_server.schemas import Used
 from galenic_server.service import Talk
@@ -125,8 +125,7 @@ async def chat_completions(
         first = await anext(counted)
         events = _events(first, counted, reply, body)
         return EventStream(events, headers=reply.headers | {"cache-control": "no-cache"})
-    async for _ in counted:
-        pass
+    await while_there(request, _all(counted))
     return JSONResponse(reply.whole(), headers=reply.headers)
 
 
@@ -139,6 +138,11 @@ async def _counted(talk: Talk, reply: Reply, count: Any, tenant: str) -> AsyncIt
                 yield delta
     finally:
         count(tenant, reply.num_prompt_tokens, reply.num_tokens, reply.num_cached_tokens)
+
+
+async def _all(deltas: AsyncIterator[Delta]) -> None:
+    async for _ in deltas:
+        pass
 
 
 async def _events(

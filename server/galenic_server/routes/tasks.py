@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import TaskName
-from galenic_server.deps import KeyedRoute, OriginDep, PartsDep, bearer
+from galenic_server.deps import KeyedRoute, OriginDep, PartsDep, bearer, while_there
 from galenic_server.schemas import (
     Batch,
     NerDocument,
@@ -41,16 +41,16 @@ class Asking:
     def __init__(
         self, request: Request, response: Response, origin: OriginDep, parts: PartsDep
     ) -> None:
-        self.state = request.state
+        self.request = request
         self.headers = response.headers
         self.origin = origin
         self.parts = parts
 
     async def __call__(self, task: TaskName, batch: Batch[Any], read: type[R]) -> Reply[R]:
-        self.state.task = str(task)
+        self.request.state.task = str(task)
         self._check_size(batch)
         ask = Ask(task, batch.fields(), batch.adapter, batch.max_tokens)
-        told = await self.parts.service.answer(self.origin, ask)
+        told = await while_there(self.request, self.parts.service.answer(self.origin, ask))
         usage = Usage.of(told.completions)
         self._count(usage)
         self.headers["x-galenic-adapter"] = str(told.adapter.ref)

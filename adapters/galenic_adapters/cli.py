@@ -1,0 +1,270 @@
+"""
+The ``galenic`` command. Each one imports what it needs when it runs, so that help comes at once.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from galenic_client import Client
+
+app = typer.Typer(
+    help="One resident language model, and a few kilobytes for every clinical NLP task.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+keys_app = typer.Typer(help="API keys: make, list, revoke (with an admin's key).")
+app.add_typer(keys_app, name="keys", no_args_is_help=True)
+
+Role = Literal["admin", "tenant-admin", "caller"]
+Url = Annotated[
+    str | None, typer.Option("--url", envvar="GALENIC_URL", help="Where the server is.")
+]
+Key = Annotated[str | None, typer.Option("--key", envvar="GALENIC_API_KEY", help="Your API key.")]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Whose; an admin may name any.")]
+AdapterName = Annotated[
+    str | None, typer.Option("--adapter", "-a", help="name, name@version or alias.")
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option("--backbone", envvar="GALENIC_BACKBONE", help="A hub name or a local folder."),
+]
+Existing = typer.Argument(exists=True, dir_okay=False)
+
+
+def main() -> None:
+    app()
+
+
+# ---------------------------------------------------------------------- the server and the machine
+
+
+@app.command()
+def serve(
+    backbone: BackboneName = None,
+    engine: Annotated[str | None, typer.Option(help="vllm or transformers.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to bind.")] = None,
+) -> None:
+    """Serve until interrupted. Every setting is also GALENIC_<NAME> in the environment."""
+    chosen = {"BACKBONE": backbone, "ENGINE": engine, "HOST": host, "PORT": port}
+    given = {f"GALENIC_{name}": str(value) for name, value in chosen.items() if value is not None}
+    # Another program: nothing on this floor may import the server.
+    command = [sys.executable, "-m", "galenic_server"]
+    os.execve(sys.executable, command, os.environ | given)  # noqa: S606  no shell is wanted
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is wrong with this machine, and how to mend it."""
+    from galenic_adapters import doctor as doctors
+
+    raise typer.Exit(doctors.main([]))
+
+
+# ---------------------------------------------------------------------- asking a server
+
+
+@app.command()
+def ask(
+    task: Annotated[Literal["ner", "re", "qa", "nli", "summarize"], typer.Argument()],
+    text: Annotated[str, typer.Argument(help="The text, question or premise; - reads stdin.")],
+    hypothesis: Annotated[str | None, typer.Option(help="nli: the second text.")] = None,
+    context: Annotated[str | None, typer.Option(help="qa: what the answer stands in.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="qa: A=text, for each.")] = None,
+    adapter: AdapterName = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Ask a running server one question, and print its reply as JSON."""
+    text = sys.stdin.read() if text == "-" else text
+    document = _document(task, text, hypothesis, context, option or [])
+    with _client(url, key) as client:
+        ask_for: Any = getattr(client, task)
+        _print(ask_for([document], adapter=adapter))
+
+
+def _document(
+    task: str, text: str, hypothesis: str | None, context: str | None, options: list[str]
+) -> dict[str, Any]:
+    if task == "nli":
+        if hypothesis is None:
+            raise typer.BadParameter("nli needs a second text", param_hint="--hypothesis")
+        return {"premise": text, "hypothesis": hypothesis}
+    if task == "qa":
+        question = {"question": text, "context": context, "options": _options(options)}
+        return {name: value for name, value in question.items() if value}
+    return {"text": text}
+
+
+def _options(given: list[str]) -> dict[str, str]:
+    pairs = [one.partition("=") for one in given]
+    if not all(equals for _, equals, _ in pairs):
+        raise typer.BadParameter("give each as LETTER=TEXT", param_hint="--option")
+    return {letter: text for letter, _, text in pairs}
+
+
+@app.command()
+def push(
+    package: Annotated[Path, Existing],
+    name: Annotated[str | None, typer.Option(help="Its name there; the file's if unset.")] = None,
+    version: Annotated[int | None, typer.Option(help="Its version; the next if unset.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Then point this alias to it.")] = None,
+    tenant: Tenant = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Publish an adapter's package; it answers at once."""
+    with _client(url, key) as client:
+        made = client.push(name or package.stem, package, version=version, tenant=tenant)
+        ref = f"{made.name}@{made.version}"
+        typer.echo(f"{ref} of {made.tenant}: {made.digest}, {made.num_bytes:,} bytes")
+        if alias:
+            client.alias(alias, ref, tenant=tenant)
+            typer.echo(f"{alias} -> {ref}")
+
+
+@keys_app.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
+    role: Annotated[Role, typer.Option(help="What it opens.")] = "caller",
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make a key, and print it this once."""
+    with _client(url, key) as client:
+        made = client.create_key(tenant, role)
+        typer.echo(f"{made.key}  ({made.role} of {made.tenant}, id {made.id})")
+
+
+@keys_app.command("list")
+def list_keys(tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
+    """List keys by what they open."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "tenant", "role", "created", "revoked", box=None)
+    with _client(url, key) as client:
+        for one in client.keys(tenant=tenant):
+            revoked = f"{one.revoked:%Y-%m-%d %H:%M}" if one.revoked else ""
+            table.add_row(one.id, one.tenant, one.role, f"{one.created:%Y-%m-%d %H:%M}", revoked)
+    Console().print(table)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Its id, as `keys list` says.")],
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make a key open nothing from now on."""
+    with _client(url, key) as client:
+        client.revoke_key(key_id)
+
+
+@contextmanager
+def _client(url: str | None, key: str | None) -> "Iterator[Client]":
+    """A client for one command; what the server refuses ends the command with its words."""
+    from galenic_client import Client
+    from galenic_client.errors import GalenicError
+
+    try:
+        with Client(url, api_key=key) as client:
+            yield client
+    except GalenicError as error:
+        _fail(error)
+
+
+# ---------------------------------------------------------------------- learning
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, Existing],
+    folder: Annotated[Path, typer.Argument(help="Where the run lies; resumes what is there.")],
+    backbone: BackboneName = None,
+) -> None:
+    """Learn a metaprompt, and a factor for every source of a recipe."""
+    from galenic_adapters.training import commands
+    from galenic_adapters.training.recipe import Recipe
+
+    with _told():
+        commands.train(Recipe.load(recipe), folder, backbone=backbone, say=typer.echo)
+
+
+@app.command()
+def adapt(
+    recipe: Annotated[Path, Existing],
+    folder: Annotated[Path, typer.Argument(help="Where the run lies; resumes what is there.")],
+    metaprompt: Annotated[Path, typer.Option(exists=True, help="The frozen metaprompt's file.")],
+    start: Annotated[
+        Path | None, typer.Option(exists=True, help="A package to start from.")
+    ] = None,
+    backbone: BackboneName = None,
+) -> None:
+    """Learn one factor over a frozen metaprompt."""
+    from galenic_adapters.training import commands
+    from galenic_adapters.training.recipe import Recipe
+
+    with _told():
+        loaded = Recipe.load(recipe)
+        commands.adapt(loaded, folder, metaprompt, start=start, backbone=backbone, say=typer.echo)
+
+
+@app.command()
+def evaluate(
+    package: Annotated[Path, Existing],
+    data: Annotated[Path, Existing],
+    metaprompt: Annotated[Path, typer.Option(exists=True, help="The metaprompt's file.")],
+    dataset: Annotated[str, typer.Option(help="The data set's name, for the card.")],
+    split: Annotated[str, typer.Option(help="Which split it is.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Examples to take; all if unset.")] = None,
+    backbone: BackboneName = None,
+) -> None:
+    """Score a package and the untuned backbone on the same examples; writes both into its card."""
+    from galenic_adapters.training import commands
+
+    with _told():
+        commands.measure(
+            package,
+            metaprompt,
+            data,
+            dataset=dataset,
+            split=split,
+            limit=limit,
+            backbone=backbone,
+            say=typer.echo,
+        )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong in our own words ends the command with them."""
+    from galenic_adapters.errors import GalenicError
+
+    try:
+        yield
+    except GalenicError as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    typer.secho(f"galenic: {error}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(1) from None
+
+
+def _print(reply: "BaseModel") -> None:
+    typer.echo(reply.model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Both clients against a real server."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from galenic_adapters.keys import Role
+from galenic_adapters.refs import SHARED
+from galenic_client import AsyncClient, Client
+from galenic_client.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ServerError,
+    Unauthenticated,
+    Unreachable,
+)
+from tests.support.serving import Running, package
+
+MESSAGES: list[Any] = [{"role": "user", "content": "He has gout."}]
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[Client]:
+    with Client(running.url, api_key=running.key("north")) as made:
+        yield made
+
+
+@pytest.fixture
+def admin(running: Running) -> Iterator[Client]:
+    with Client(running.url, api_key=running.key(SHARED, Role.ADMIN)) as made:
+        yield made
+
+
+class TestTheTasks:
+    def test_come_back_typed(self, client: Client):
+        """
+        One method a task, documents as texts or as dictionaries, answers in their order.
+        """
+        ner = client.ner(["He has gout.", {"id": "b", "text": "None."}], max_tokens=8)
+        re = client.re(
+            [{"text": "A b", "head": {"start": 0, "end": 1}, "tail": {"start": 2, "end": 3}}]
+        )
+        qa = client.qa([{"question": "Which?", "options": {"A": "one", "B": "two"}}])
+        nli = client.nli([{"premise": "He has gout.", "hypothesis": "He is ill."}])
+        summary = client.summarize(["He has gout."], max_tokens=8)
+
+        assert ["0", "b"] == [one.id for one in ner.documents]
+        assert ("tiny-ner", 1) == (ner.adapter.name, ner.adapter.version)
+        assert re.documents[0].relations is not None
+        assert qa.documents[0].answer in ("A", "B")
+        assert nli.documents[0].label in ("entailment", "contradiction", "neutral")
+        assert 0 < (nli.documents[0].confidence or 0) <= 1
+        assert "truncated" == summary.documents[0].reading
+
+    def test_chat_whole_and_in_pieces(self, client: Client):
+        """
+        The pieces make the whole.
+        """
+        whole = client.chat("tiny-ner", MESSAGES, max_tokens=8)
+
+        assert whole.text == "".join(client.stream("tiny-ner", MESSAGES, max_tokens=8))
+        assert whole.adapter is not None
+        assert "ner" in {model.id for model in client.models()}
+
+
+class TestAdministration:
+    def test_publishes_moves_lists_and_deletes(self, admin: Client, tmp_path: Path):
+        """
+        The life of an adapter, from a file.
+        """
+        file = tmp_path / "a.safetensors"
+        file.write_bytes(package(seed=1).data)
+        made = admin.push("life", file, tenant="clients")
+        admin.push("life", package(seed=2).data, tenant="clients", version=2)
+        admin.alias("live", "life@1", tenant="clients")
+        admin.alias("live", "life@2", expect="life@1", tenant="clients")
+
+        assert 1 == made.version
+        assert [1, 2] == [one.version for one in admin.list(tenant="clients")]
+        assert ["life@2"] == [one.adapter for one in admin.aliases(tenant="clients")]
+        with pytest.raises(Conflict):
+            admin.delete("life", 2, tenant="clients")
+        admin.drop_alias("live", tenant="clients")
+        admin.delete("life", 2, tenant="clients")
+        with pytest.raises(NotFound):
+            admin.delete("life", 2, tenant="clients")
+
+    def test_makes_and_revokes_keys(self, admin: Client, running: Running):
+        """
+        A revoked key is an Unauthenticated to its holder.
+        """
+        made = admin.create_key("clients")
+        with Client(running.url, api_key=made.key) as theirs:
+            assert theirs.models()
+            admin.revoke_key(made.id)
+            with pytest.raises(Unauthenticated):
+                theirs.models()
+        assert [True] == [bool(key.revoked) for key in admin.keys(tenant="clients")]
+
+
+class TestErrors:
+    def test_tell_what_the_server_told(self, client: Client):
+        """
+        Kind, field, code and the id to look for in the server's log.
+        """
+        with pytest.raises(BadRequest) as caught:
+            client.ner([""])
+        assert ("documents[0].text", "bad_input", 422) == (
+            caught.value.param,
+            caught.value.code,
+            caught.value.status,
+        )
+        assert caught.value.request_id
+        with pytest.raises(NotFound):
+            client.ner(["a"], adapter="nothing")
+        with pytest.raises(Forbidden):
+            client.create_key("north")
+
+    def test_a_refused_package_comes_with_its_faults(self, admin: Client):
+        """
+        Each with its place.
+        """
+        with pytest.raises(BadRequest) as caught:
+            admin.push("x", package(template_version=7).data)
+        assert ["manifest.template_version"] == [one["path"] for one in caught.value.faults]
+
+    def test_of_a_stream_come_before_its_first_piece(self, client: Client):
+        """
+        As of any other call.
+        """
+        with pytest.raises(NotFound):
+            next(client.stream("nothing", MESSAGES))
+
+
+class Flaky(httpx.BaseTransport):
+    """A server that fails as told before it answers."""
+
+    def __init__(self, *failures: httpx.Response | httpx.TransportError) -> None:
+        self.failures = list(failures)
+        self.num_requests = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.num_requests += 1
+        if not self.failures:
+            return httpx.Response(200, json={"data": [], "adapters": [], "next": None})
+        failure = self.failures.pop(0)
+        if isinstance(failure, httpx.Response):
+            return failure
+        raise failure
+
+
+def busy(**headers: str) -> httpx.Response:
+    return httpx.Response(503, headers={"retry-after": "0"} | headers, json={"error": {}})
+
+
+class TestRetries:
+    def test_wait_as_long_as_the_server_asks(self):
+        """
+        A 503 with Retry-After says that nothing was done.
+        """
+        flaky = Flaky(busy(), busy())
+        with Client("http://galenic", transport=flaky) as client:
+            assert [] == client.models()
+        assert 3 == flaky.num_requests
+
+    def test_end_after_the_last(self):
+        """
+        The error is the last one's.
+        """
+        flaky = Flaky(*[busy() for _ in range(9)])
+        one_more = Client("http://galenic", transport=flaky, retries=1)
+        with one_more as client, pytest.raises(ServerError):
+            client.models()
+        assert 2 == flaky.num_requests
+
+    def test_do_not_happen_where_the_server_forbids(self):
+        """
+        x-should-retry: false means that it would die of it again.
+        """
+        flaky = Flaky(busy(**{"x-should-retry": "false"}))
+        with Client("http://galenic", transport=flaky) as client, pytest.raises(ServerError):
+            client.models()
+        assert 1 == flaky.num_requests
+
+    def test_do_not_publish_twice(self):
+        """
+        Without a version, an upload that may have arrived is not sent again; with one, it is.
+        """
+        lost = httpx.ReadError("gone")
+        flaky = Flaky(lost)
+        with Client("http://galenic", transport=flaky) as client, pytest.raises(Unreachable):
+            client.push("x", b"...")
+        assert 1 == flaky.num_requests
+
+        flaky = Flaky(lost, busy(), busy())
+        with Client("http://galenic", transport=flaky) as client, pytest.raises(ServerError):
+            client.push("x", b"...", version=1)
+        assert 3 == flaky.num_requests
+
+
+class TestTheAsyncClient:
+    def test_does_what_the_blocking_one_does(self, running: Running):
+        """
+        Side by side, in one event loop.
+        """
+
+        async def both() -> tuple[list[str | None], str, str]:
+            async with AsyncClient(running.url, api_key=running.key("north")) as client:
+                asked = [client.nli([{"premise": "a", "hypothesis": "b"}]) for _ in range(4)]
+                labels = [reply.documents[0].label for reply in await asyncio.gather(*asked)]
+                whole = await client.chat("tiny-ner", MESSAGES, max_tokens=8)
+                pieces = [one async for one in client.stream("tiny-ner", MESSAGES, max_tokens=8)]
+                return labels, whole.text, "".join(pieces)
+
+        labels, whole, pieces = asyncio.run(both())
+        assert 1 == len(set(labels))
+        assert whole == pieces
+
+    def test_has_the_same_methods(self):
+        """
+        Whoever knows one knows both.
+        """
+
+        def methods(kind: type) -> set[str]:
+            return {name for name in vars(kind) if not name.startswith("_")}
+
+        assert methods(Client) == methods(AsyncClient)
+
+    def test_says_who_is_not_there(self):
+        """
+        An address where nobody listens is an Unreachable, not an httpx error.
+        """
+
+        async def ask() -> None:
+            async with AsyncClient("http://127.0.0.1:1", retries=0) as client:
+                assert not await client.is_ready()
+                await client.models()
+
+        with pytest.raises(Unreachable):
+            asyncio.run(ask())
