@@ -54,6 +54,11 @@ TAR_MAGIC, TAR_OFFSET = b"ustar", 257
 M = TypeVar("M", bound=BaseModel)
 
 
+def package_digest(data: bytes) -> str:
+    """The adapter's name among all there are: the hash of its whole file."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 @dataclass(frozen=True)
 class Package:
     """One adapter, checked; made by `read` and `write`, named by the digest of its bytes."""
@@ -64,7 +69,7 @@ class Package:
 
     @cached_property
     def digest(self) -> str:
-        return "sha256:" + hashlib.sha256(self.data).hexdigest()
+        return package_digest(self.data)
 
     @classmethod
     def read(cls, data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Self:

@@ -14,7 +14,7 @@ from galenic_adapters.errors import Conflict, NotFound, Unavailable
 from galenic_adapters.factor import Factor
 from galenic_adapters.keys import Key, Role, SqlKeys
 from galenic_adapters.manifest import DIGEST, Manifest
-from galenic_adapters.package import Package
+from galenic_adapters.package import Package, package_digest
 from galenic_adapters.refs import NAME, SHARED, VERSION, AdapterRef, check_name
 from galenic_adapters.tables import adapters, aliases
 
@@ -206,14 +206,15 @@ class SqlStore(SqlKeys):
 
     def resolve(self, tenant: str, text: str) -> Resolved:
         name, at, version = text.partition("@")
+        row = None
         if NAME.fullmatch(name) and (not at or VERSION.fullmatch(version)):
+            values = {"tenant": tenant, "name": name} | ({"version": int(version)} if at else {})
             with self._database.reading() as db:
-                for owner in dict.fromkeys((tenant, SHARED)):
-                    for query in _meanings(owner, name, int(version) if at else None):
-                        if row := db.execute(query).first():
-                            ref = AdapterRef(owner, row.name, row.version)
-                            return Resolved(ref, row.digest, _manifest(row.manifest))
-        raise NotFound(f"no adapter {text[:80]!r}")
+                row = db.execute(BY_VERSION if at else BY_NAME, values).first()
+        if row is None:
+            raise NotFound(f"no adapter {text[:80]!r}")
+        ref = AdapterRef(row.tenant, row.name, row.version)
+        return Resolved(ref, row.digest, _manifest(row.manifest))
 
     def _insert(self, db: sa.Connection, ref: AdapterRef, package: Package) -> bool:
         row = {
@@ -268,20 +269,43 @@ def _check_same(db: sa.Connection, ref: AdapterRef, digest: str) -> None:
         raise Conflict(f"{ref} is {row.digest} and never changes; these bytes are {digest}")
 
 
-def _meanings(owner: str, name: str, version: int | None) -> list[sa.Select[Any]]:
-    """Where to look among *owner*'s, in turn."""
-    columns = (adapters.c.name, adapters.c.version, adapters.c.digest, adapters.c.manifest)
-    query = _live(*columns).where(adapters.c.tenant == owner)
-    named = query.where(adapters.c.name == name)
-    if version is not None:
-        return [named.where(adapters.c.version == version)]
+def _meant(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
+    columns = ("tenant", "name", "version", "digest", "manifest")
+    return _live(*(adapters.c[name] for name in columns)).where(adapters.c.tenant == owner)
+
+
+def _exactly(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
+    return _meant(owner).where(
+        adapters.c.name == sa.bindparam("name"), adapters.c.version == sa.bindparam("version")
+    )
+
+
+def _aliased(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
     target = sa.and_(
         aliases.c.tenant == adapters.c.tenant,
         aliases.c.name == adapters.c.name,
         aliases.c.version == adapters.c.version,
     )
-    by_alias = query.join(aliases, target).where(aliases.c.alias == name)
-    return [by_alias, named.order_by(adapters.c.version.desc()).limit(1)]
+    # by the alias's tenant too, which is its index
+    named = sa.and_(aliases.c.tenant == owner, aliases.c.alias == sa.bindparam("name"))
+    return _meant(owner).join(aliases, target).where(named)
+
+
+def _newest(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
+    named = _meant(owner).where(adapters.c.name == sa.bindparam("name"))
+    return named.order_by(adapters.c.version.desc())
+
+
+def _first_of(*queries: sa.Select[Any]) -> sa.CompoundSelect[Any]:
+    """What the first of *queries* that finds something finds, in one trip to the database."""
+    turns = (query.add_columns(sa.literal(i).label("turn")) for i, query in enumerate(queries))
+    found = (sa.select(query.limit(1).subquery()) for query in turns)
+    return sa.union_all(*found).order_by("turn").limit(1)
+
+
+OWN, SHARED_OWNER = sa.bindparam("tenant", type_=sa.String), sa.literal(SHARED)
+BY_VERSION = _first_of(_exactly(OWN), _exactly(SHARED_OWNER))
+BY_NAME = _first_of(_aliased(OWN), _newest(OWN), _aliased(SHARED_OWNER), _newest(SHARED_OWNER))
 
 
 @lru_cache(maxsize=4096)
@@ -296,7 +320,6 @@ def _entry(row: Any) -> Entry:
 
 def _intact(digest: str, payload: bytes) -> Package:
     """The package that was written; bytes that rotted since are not served."""
-    package = Package.read(payload, max_bytes=len(payload))
-    if package.digest != digest:
+    if package_digest(payload) != digest:
         raise Unavailable(f"the stored bytes of {digest} are damaged")
-    return package
+    return Package.read(payload, max_bytes=len(payload))

@@ -16,12 +16,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.dialects import sqlite
 
 from galenic_adapters import tables
 from galenic_adapters.database import Database
 from galenic_adapters.errors import BadInput, Conflict, NotFound, Unavailable
 from galenic_adapters.refs import SHARED, AdapterRef
-from galenic_adapters.store import AdapterStore, Role, SqlStore
+from galenic_adapters.store import BY_NAME, BY_VERSION, AdapterStore, Role, SqlStore
 from tests.support.packages import make_package
 from tests.support.postgres import Postgres
 
@@ -135,12 +136,15 @@ class TestPutAndGet:
         with pytest.raises(NotFound):
             getattr(store, ask)(digest)
 
-    def test_rotten_bytes_are_not_served(self, store: AdapterStore, url: str) -> None:
+    @pytest.mark.parametrize("rotten", [OTHER.data, ONE.data[:-1], b""])
+    def test_rotten_bytes_are_not_served(
+        self, store: AdapterStore, url: str, rotten: bytes
+    ) -> None:
         """Bytes that no longer hash to their digest are an error, never a prompt."""
         digest = store.put(NORTH_1, ONE)
         database = Database.open(url)
         with database.writing() as db:
-            db.execute(tables.adapters.update().values(payload=OTHER.data))
+            db.execute(tables.adapters.update().values(payload=rotten))
         database.close()
 
         with pytest.raises(Unavailable, match=digest):
@@ -454,6 +458,20 @@ class TestResolve:
     def test_what_is_no_name_is_not_found(self, store: AdapterStore, text: str) -> None:
         with pytest.raises(NotFound):
             store.resolve("north", text)
+
+    @pytest.mark.parametrize("query", [BY_NAME, BY_VERSION], ids=["name", "version"])
+    def test_reads_no_table_through(self, tmp_path: Path, query: sa.CompoundSelect[Any]) -> None:
+        """Every step goes by an index, so 100,000 adapters resolve as fast as one."""
+        database = Database.open(f"sqlite:///{tmp_path}/galenic.db")
+        asked = query.params(tenant="north", name="ner", version=1)
+        words = asked.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+        with database.reading() as db:
+            steps = [row.detail for row in db.execute(sa.text(f"EXPLAIN QUERY PLAN {words}"))]
+        database.close()
+
+        read = [step for step in steps if "adapters" in step or "aliases" in step]
+        assert read
+        assert all(step.startswith("SEARCH") and "USING" in step for step in read), steps
 
 
 class TestKeys:
