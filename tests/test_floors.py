@@ -23,11 +23,12 @@ FLOORS = {
         {"routes"},
         {"deps", "faults"},
         {"service", "schemas", "chat"},
-        {"tenants", "settings", "metrics", "logs", "zoo", "engine"},
+        {"tenants", "settings", "metrics", "logs", "engine"},
     ],
     "galenic_adapters": [
         {"cli", "commands", "__main__"},
         {"training", "evaluation", "data", "doctor"},
+        {"zoo"},
         {"store", "package", "manifest", "backbone", "database", "tables", "keys", "migrations"},
         {"tasks", "factor", "refs", "chat", "constraints"},
         {"errors"},

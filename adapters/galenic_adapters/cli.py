@@ -38,6 +38,8 @@ BackboneName = Annotated[
     str | None,
     typer.Option("--backbone", envvar="GALENIC_BACKBONE", help="A hub name or a local folder."),
 ]
+RunFolder = Annotated[Path, typer.Argument(help="Where the run lies; resumes what is there.")]
+TaskChoice = Literal["ner", "re", "qa", "nli", "summarization"]
 Existing = typer.Argument(exists=True, dir_okay=False)
 
 
@@ -190,7 +192,10 @@ def _client(url: str | None, key: str | None) -> "Iterator[Client]":
 @app.command()
 def train(
     recipe: Annotated[Path, Existing],
-    folder: Annotated[Path, typer.Argument(help="Where the run lies; resumes what is there.")],
+    folder: RunFolder,
+    data: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Where the recipe's paths start.")
+    ] = Path(),
     backbone: BackboneName = None,
 ) -> None:
     """Learn a metaprompt, and a factor for every source of a recipe."""
@@ -198,35 +203,58 @@ def train(
     from galenic_adapters.training.recipe import Recipe
 
     with _told():
-        commands.train(Recipe.load(recipe), folder, backbone=backbone, say=typer.echo)
+        loaded = Recipe.load(recipe)
+        commands.train(loaded, folder, data=data, backbone=backbone, say=typer.echo)
 
 
 @app.command()
 def adapt(
-    recipe: Annotated[Path, Existing],
-    folder: Annotated[Path, typer.Argument(help="Where the run lies; resumes what is there.")],
-    metaprompt: Annotated[Path, typer.Option(exists=True, help="The frozen metaprompt's file.")],
+    name: Annotated[str, typer.Argument(help="The adapter's name.")],
+    folder: RunFolder,
+    task: Annotated[TaskChoice, typer.Option(help="What it does.")],
+    data: Annotated[Path, typer.Option(exists=True, help="Training examples, JSON lines.")],
+    dev: Annotated[Path | None, typer.Option(exists=True, help="To choose the factor by.")] = None,
+    metaprompt: Annotated[
+        Path | None, typer.Option(exists=True, help="The frozen metaprompt; the zoo's if unset.")
+    ] = None,
     start: Annotated[
         Path | None, typer.Option(exists=True, help="A package to start from.")
     ] = None,
+    rank: Annotated[int, typer.Option(min=1)] = 16,
+    steps: Annotated[int, typer.Option(min=1)] = 200,
+    rate: Annotated[float, typer.Option(min=0, help="The factor's peak learning rate.")] = 0.1,
+    seed: int = 0,
+    dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
+    licence: Annotated[str, typer.Option(help="The data's licence.")] = "not stated",
     backbone: BackboneName = None,
 ) -> None:
-    """Learn one factor over a frozen metaprompt."""
+    """Learn one factor from examples, over a frozen metaprompt; ends with a package to push."""
     from galenic_adapters.training import commands
-    from galenic_adapters.training.recipe import Recipe
+    from galenic_adapters.training.recipe import Recipe, Source
 
     with _told():
-        loaded = Recipe.load(recipe)
-        commands.adapt(loaded, folder, metaprompt, start=start, backbone=backbone, say=typer.echo)
+        source = Source(
+            name=name,
+            task=task,
+            train=str(data),
+            dev=str(dev) if dev else None,
+            dataset=dataset,
+            licence=licence,
+            lists=task == "re",
+        )
+        recipe = Recipe((source,), rank=rank, num_steps=steps, lr_factor=rate, seed=seed)
+        commands.adapt(recipe, folder, metaprompt, start=start, backbone=backbone, say=typer.echo)
 
 
 @app.command()
 def evaluate(
     package: Annotated[Path, Existing],
     data: Annotated[Path, Existing],
-    metaprompt: Annotated[Path, typer.Option(exists=True, help="The metaprompt's file.")],
     dataset: Annotated[str, typer.Option(help="The data set's name, for the card.")],
     split: Annotated[str, typer.Option(help="Which split it is.")] = "test",
+    metaprompt: Annotated[
+        Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Examples to take; all if unset.")] = None,
     backbone: BackboneName = None,
 ) -> None:
@@ -236,8 +264,8 @@ def evaluate(
     with _told():
         commands.measure(
             package,
-            metaprompt,
             data,
+            metaprompt_file=metaprompt,
             dataset=dataset,
             split=split,
             limit=limit,

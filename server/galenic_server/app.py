@@ -18,16 +18,21 @@ from galenic_server.service import Service
 log = structlog.get_logger(__name__)
 
 
-def make_app(parts: Parts, *, on_failed_start: Callable[[], None] = lambda: None) -> FastAPI:
+def make_app(
+    parts: Parts,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_failed_start: Callable[[], None] = lambda: None,
+) -> FastAPI:
     """
     The app: ``/health/live`` answers at once, what needs the engine with 503 until that answers.
 
-    *on_failed_start* is told when the engine cannot be started at all.
+    *on_ready* is called once the engine has answered, *on_failed_start* where it cannot be started.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(_start(parts.service, on_failed_start))
+        starting = asyncio.create_task(_start(parts.service, on_ready, on_failed_start))
         try:
             yield
         finally:
@@ -54,7 +59,9 @@ def make_app(parts: Parts, *, on_failed_start: Callable[[], None] = lambda: None
     return app
 
 
-async def _start(service: Service, on_failure: Callable[[], None]) -> None:
+async def _start(
+    service: Service, on_ready: Callable[[], None], on_failure: Callable[[], None]
+) -> None:
     log.info("engine starting", backbone=str(service.backbone))
     try:
         await service.start()
@@ -63,3 +70,4 @@ async def _start(service: Service, on_failure: Callable[[], None]) -> None:
         on_failure()
     else:
         log.info("engine ready")
+        on_ready()

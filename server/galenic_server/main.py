@@ -11,13 +11,14 @@ import structlog
 import uvicorn
 from pydantic import SecretStr, ValidationError
 
+from galenic_adapters import zoo
 from galenic_adapters.backbone import ensure
 from galenic_adapters.errors import GalenicError
 from galenic_adapters.keys import Role
 from galenic_adapters.manifest import BackboneId
 from galenic_adapters.refs import SHARED
 from galenic_adapters.store import SqlStore
-from galenic_server import logs, zoo
+from galenic_server import logs
 from galenic_server.app import make_app
 from galenic_server.deps import Parts
 from galenic_server.engine.base import EngineConfig
@@ -43,11 +44,12 @@ def main() -> int:
     try:
         parts = assemble(settings, say=_say)
         key = first_key(parts.keys, settings)
-    except GalenicError as error:
-        _say(f"galenic: {error}")
+    except (GalenicError, ImportError) as error:
+        _say(f"galenic: {error} (`galenic doctor` looks at this machine)")
         return 1
-    _say(welcome(settings, key))
-    return serve(parts)
+    if key:
+        _say(f"\ngalenic: admin key (shown this once, keep it): {key}\n")
+    return serve(parts, invitation(settings, key))
 
 
 def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
@@ -56,7 +58,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     secret = read_secret(settings.home, _revealed(settings.secret))
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
-    metaprompt = zoo.metaprompt_of(settings.zoo, backbone, settings.metaprompt)
+    metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
     store = SqlStore.open(settings.database)
     config = EngineConfig(
         backbone=str(found.path),
@@ -75,8 +77,9 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         backbone=backbone,
         metaprompt=metaprompt,
         max_rank=config.max_rank,
+        say=say,
     )
-    say(f"zoo: {len(new)} new of the shared adapters for {backbone}")
+    say(f"galenic: {len(new)} new shared adapters for {backbone}")
     engine = make_engine(settings.engine, config, store.factor)
     keys = Keys(store, secret, admin_key=_revealed(settings.admin_key))
     return Parts(Service(store, engine, backbone=backbone), keys, Metrics(), settings)
@@ -89,19 +92,18 @@ def first_key(keys: Keys, settings: Settings) -> str | None:
     return keys.create(SHARED, Role.ADMIN)[0]
 
 
-def welcome(settings: Settings, key: str | None) -> str:
-    """What the operator has to know, with a request to paste."""
+def invitation(settings: Settings, key: str | None) -> str:
+    """A request to paste."""
     url = f"http://{settings.host}:{settings.port}"
-    told = f"admin key (shown this once, keep it): {key}" if key else "admin key: as before"
     return (
-        f"\n{told}\n\nas soon as {url}/health/ready says so, ask:\n\n"
+        f"\ngalenic: ready on {url}; ask:\n\n"
         f"  curl -s {url}/v1/ner -H 'authorization: Bearer {key or '<your key>'}' \\\n"
         "    -H 'content-type: application/json' \\\n"
         f"""    -d '{{"documents": [{{"id": "1", "text": "{SENTENCE}"}}]}}'\n"""
     )
 
 
-def serve(parts: Parts) -> int:
+def serve(parts: Parts, invitation: str) -> int:
     """Until SIGTERM or SIGINT: then nothing new is taken, and what runs may end."""
     settings = parts.settings
     failed = False
@@ -112,7 +114,7 @@ def serve(parts: Parts) -> int:
         server.should_exit = True
 
     config = uvicorn.Config(
-        make_app(parts, on_failed_start=give_up),
+        make_app(parts, on_ready=lambda: _say(invitation), on_failed_start=give_up),
         host=settings.host,
         port=settings.port,
         log_level="warning",
@@ -123,10 +125,11 @@ def serve(parts: Parts) -> int:
         h11_max_incomplete_event_size=64 << 10,
     )
     server = uvicorn.Server(config)
+    address = config.bind_socket()  # a port that is taken ends this before anything is loaded
     for ending in (signal.SIGTERM, signal.SIGINT):
         # Having drained, uvicorn raises the signal again for whoever was there before it: nobody.
         signal.signal(ending, lambda *_: None)
-    server.run()
+    server.run(sockets=[address])
     return 1 if failed else 0
 
 

@@ -13,12 +13,14 @@ from anyio.to_thread import run_sync
 
 from galenic_adapters import chat
 from galenic_adapters.errors import (
+    BadInput,
     Fault,
     RejectedUpload,
     TooLong,
     Unavailable,
     WrongTask,
 )
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.manifest import BackboneId, Manifest
 from galenic_adapters.package import Package, check_fits
 from galenic_adapters.refs import AdapterRef
@@ -103,7 +105,7 @@ class Service:
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """The whole batch is checked before the first document runs."""
         self._check_ready()
-        adapter = await self.resolve(origin.tenant, ask.adapter or ask.task)
+        adapter = await self._fitting(origin.tenant, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
         requests = await self._requests(origin, adapter, task, ask)
         completions = await self._complete_all(requests)
@@ -121,7 +123,7 @@ class Service:
         """max_tokens of 0: as many as fit, up to an ordinary answer's length."""
         self._check_ready()
         bare = model == self.backbone.name
-        adapter = None if bare else await self.resolve(origin.tenant, model)
+        adapter = None if bare else await self._fitting(origin.tenant, model)
         [ids] = await self._encode([messages])
         used = len(ids) + self._num_virtual(adapter)
         free = self.engine.config.context_tokens - used
@@ -182,6 +184,17 @@ class Service:
         if not self._is_ready:
             raise Unavailable("the engine is loading the backbone")
 
+    async def _fitting(self, tenant: str, name: str) -> Resolved:
+        """
+        What *name* means, if it was made for this backbone and metaprompt.
+
+        The store outlives both: it may hold what an earlier server was given.
+        """
+        adapter = await self.resolve(tenant, name)
+        if problem := misfit(adapter.manifest, self.backbone, self.engine.config.metaprompt):
+            raise BadInput("adapter", f"{adapter.ref} {problem}")
+        return adapter
+
     async def _requests(
         self, origin: Origin, adapter: Resolved, task: Task[Any, Any], ask: Ask
     ) -> list[Request]:
@@ -223,6 +236,15 @@ class Service:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return tuple(one.result() for one in running)
+
+
+def misfit(manifest: Manifest, backbone: BackboneId, metaprompt: Metaprompt) -> str | None:
+    """What an adapter was made for and this server is not, naming both; none where they agree."""
+    if manifest.backbone != backbone:
+        return f"is for backbone {manifest.backbone}, this server has {backbone}"
+    if manifest.metaprompt != metaprompt.digest:
+        return f"is for metaprompt {manifest.metaprompt}, this server has {metaprompt.digest}"
+    return None
 
 
 def _nonce() -> str:

@@ -9,9 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-import galenic_adapters
-
-ZOO = Path(galenic_adapters.__file__).parents[1] / "zoo"
+from galenic_adapters.zoo import ZOO
 
 
 class Settings(BaseSettings):

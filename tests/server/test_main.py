@@ -88,7 +88,7 @@ class TestAFreshStart:
         The printed request works as pasted. A second start has the same adapters, and no key.
         """
         with started(environment, tmp_path) as first:
-            eventually(lambda: is_ready(first))
+            eventually(lambda: is_ready(first) and "curl" in first.said())
             [key] = set(KEY.findall(first.said()))
             pasted = first.said()[first.said().index("curl") : first.said().rindex("'") + 1]
             reply = subprocess.run(
@@ -149,7 +149,7 @@ class TestAStartThatCannotSucceed:
         ("setting", "said"),
         [
             ({"GALENIC_BACKBONE": "/nowhere"}, "/nowhere is no model folder"),
-            ({"GALENIC_ZOO": "/nowhere"}, "GALENIC_METAPROMPT names one for tiny-llama@0"),
+            ({"GALENIC_ZOO": "/nowhere"}, "`galenic train` makes one for tiny-llama@0"),
             ({"GALENIC_PORT": "never"}, "GALENIC_PORT"),
         ],
     )

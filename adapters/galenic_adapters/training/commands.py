@@ -12,12 +12,13 @@ from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.evaluate import Evaluation, evaluate, model_card, scored
 from galenic_adapters.factor import Metaprompt, compose
 from galenic_adapters.manifest import BackboneId
-from galenic_adapters.package import Package, check_fits, read_metaprompt
+from galenic_adapters.package import Package, check_fits
 from galenic_adapters.tasks.registry import make_task
 from galenic_adapters.training.learn import learn
 from galenic_adapters.training.prompted import PromptedBackbone
 from galenic_adapters.training.publish import publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Recipe
+from galenic_adapters.zoo import metaprompt_of
 
 Say = Callable[[str], None]
 
@@ -42,26 +43,20 @@ def train(
 def adapt(
     recipe: Recipe,
     folder: Path,
-    metaprompt_file: Path,
+    metaprompt_file: Path | None = None,
     *,
-    data: Path = Path(),
     start: Path | None = None,
     backbone: str | None = None,
     say: Say = print,
 ) -> None:
-    """Learn one factor over a frozen metaprompt, and write its package into *folder*."""
-    metaprompt = read_metaprompt(metaprompt_file.read_bytes())
+    """Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each."""
     source, model = _load(backbone, say)
+    metaprompt = metaprompt_of(source, metaprompt_file)
     first = Package.read(start.read_bytes()) if start else None
     if first:
         check_fits(first, backbone=source, metaprompt=metaprompt, max_rank=recipe.rank)
     student, courses = learn(
-        recipe,
-        model,
-        folder,
-        data=data,
-        frozen=metaprompt,
-        start=first.factor if first else None,
+        recipe, model, folder, frozen=metaprompt, start=first.factor if first else None
     )
     share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
     for course in courses:
@@ -73,9 +68,9 @@ def adapt(
 
 def measure(
     package_file: Path,
-    metaprompt_file: Path,
     data: Path,
     *,
+    metaprompt_file: Path | None = None,
     dataset: str,
     split: str,
     limit: int | None = None,
@@ -84,8 +79,8 @@ def measure(
 ) -> None:
     """Score a package and the untuned backbone on *data*; both stand in package and card then."""
     package = Package.read(package_file.read_bytes())
-    metaprompt = read_metaprompt(metaprompt_file.read_bytes())
     source, model = _load(backbone, say)
+    metaprompt = metaprompt_of(source, metaprompt_file)
     check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=package.manifest.rank)
     tuned, untuned = _both(model, package, metaprompt, data, limit)
     package = scored(package, dataset, split, tuned.scores, untuned.scores)

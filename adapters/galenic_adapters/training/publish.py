@@ -13,9 +13,9 @@ from galenic_adapters.package import Package, write_metaprompt
 from galenic_adapters.training.courses import Course
 from galenic_adapters.training.recipe import Recipe
 from galenic_adapters.training.student import Student
+from galenic_adapters.zoo import METAPROMPT
 
 DTYPE = torch.bfloat16
-METAPROMPT = "metaprompt.safetensors"
 
 
 def publish_metaprompt(student: Student, folder: Path) -> Metaprompt:

@@ -4,16 +4,17 @@ The adapters that Galenic ships: a folder for each backbone, shared with every t
     zoo/<backbone's name in lower case>/metaprompt.safetensors  <adapter>.safetensors  <adapter>.md
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from galenic_adapters.errors import NotFound
+from galenic_adapters.errors import NotFound, RejectedUpload
 from galenic_adapters.factor import Metaprompt
 from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import Package, check_fits, read_metaprompt
 from galenic_adapters.refs import SHARED, AdapterRef
 from galenic_adapters.store import AdapterStore
 
+ZOO = Path(__file__).parents[1] / "zoo"
 METAPROMPT = "metaprompt.safetensors"
 
 
@@ -22,13 +23,15 @@ def folder_of(zoo: Path, backbone: BackboneId) -> Path:
     return zoo / backbone.name.rpartition("/")[2].lower()
 
 
-def metaprompt_of(zoo: Path, backbone: BackboneId, given: Path | None) -> Metaprompt:
-    """The one that was *given*, else the zoo's for this backbone."""
+def metaprompt_of(
+    backbone: BackboneId, given: Path | None = None, *, zoo: Path = ZOO
+) -> Metaprompt:
+    """The one that was *given*, else the zoo's for this backbone; raises `NotFound`."""
     path = given or folder_of(zoo, backbone) / METAPROMPT
     if not path.is_file():
         raise NotFound(
-            f"no metaprompt at {path}: GALENIC_METAPROMPT names one for {backbone},"
-            " as `galenic train` makes it"
+            f"no metaprompt at {path}: `galenic train` makes one for {backbone},"
+            " which GALENIC_METAPROMPT or --metaprompt names"
         )
     return read_metaprompt(path.read_bytes())
 
@@ -40,6 +43,7 @@ def share(
     backbone: BackboneId,
     metaprompt: Metaprompt,
     max_rank: int,
+    say: Callable[[str], None],
 ) -> list[AdapterRef]:
     """
     Publish what the store does not have yet, and name each task's default; returns what is new.
@@ -48,8 +52,12 @@ def share(
     """
     new = []
     for path in _packages(folder):
-        package = Package.read(path.read_bytes())
-        check_fits(package, backbone=backbone, metaprompt=metaprompt, max_rank=max_rank)
+        try:
+            package = Package.read(path.read_bytes())
+            check_fits(package, backbone=backbone, metaprompt=metaprompt, max_rank=max_rank)
+        except RejectedUpload as rejected:
+            say(f"galenic: {path.name} is left out: {rejected}")
+            continue
         ref = _find(store, path.stem, package.digest)
         if ref is None:
             ref = store.publish(SHARED, path.stem, package)
