@@ -16,11 +16,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 # Read by vLLM when it is imported, so set before.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
+if not Path("/sys/devices/system/node/node1").exists():
+    # Bound to cores, a worker starves beside whatever else they run; that pays across NUMA nodes only.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 from transformers import AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams
