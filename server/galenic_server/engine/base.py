@@ -16,7 +16,11 @@ from galenic_adapters.tasks.base import Choice, Completion, Constraint
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to pick tokens; greedy by default. Units as in the OpenAI API."""
+    """
+    How to pick tokens; greedy by default. Units as in the OpenAI API.
+
+    ignore_end: go on to *max_tokens* past the end token, to measure equal work.
+    """
 
     max_tokens: int
     temperature: float = 0.0
@@ -27,6 +31,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     with_logprob: bool = False
+    ignore_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

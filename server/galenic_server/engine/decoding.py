@@ -94,11 +94,12 @@ class Decoding:
         return text_TD if self._prompt_PD is None else torch.cat([self._prompt_PD, text_TD])
 
     def _ending(self, token: int) -> str | None:
-        if token in self._backbone.end_tokens:
+        sampling = self._request.sampling
+        if token in self._backbone.end_tokens and not sampling.ignore_end:
             return "stop"
         if self._text.add(token):
             return "stop"
-        return "length" if self._num_tokens == self._request.sampling.max_tokens else None
+        return "length" if self._num_tokens == sampling.max_tokens else None
 
 
 def pick(logits_V: Tensor, sampling: Sampling, random: torch.Generator) -> int:

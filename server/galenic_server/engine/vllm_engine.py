@@ -23,7 +23,7 @@ from typing import Any
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
 if not Path("/sys/devices/system/node/node1").exists():
-    # Bound to cores, a worker starves beside whatever else they run; that pays across NUMA nodes only.
+    # Bound to a core, a worker starves beside what else runs there; it pays across nodes only.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 from transformers import AutoTokenizer
@@ -322,6 +322,7 @@ def _sampling_params(sampling: Sampling, constraint: Constraint | None) -> Sampl
         seed=sampling.seed,
         stop=list(sampling.stop),
         logprobs=0 if sampling.with_logprob else None,
+        ignore_eos=sampling.ignore_end,
         structured_outputs=_structured(constraint),
         output_kind=RequestOutputKind.DELTA,
     )
