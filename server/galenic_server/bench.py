@@ -208,8 +208,8 @@ def _print_table(report: dict[str, object]) -> None:
             f"| {arm['name']} | {arm['rate']:.1f} | {min(rates):.1f} to {max(rates):.1f} "
             f"| {arm['rate'] / bare:.2f} | {first:.2f} |"
         )
+    lines.append(json.dumps({"shape": report["shape"], "engine": report["engine"]}))
     print("\n".join(lines))  # noqa: T201  # a command's output
-    print(json.dumps({"shape": report["shape"], "engine": report["engine"]}))  # noqa: T201  # as above
 
 
 if __name__ == "__main__":  # vLLM's processes import this module again
