@@ -1,4 +1,4 @@
-"""Virtual rows are the composed prompt to the bit of float32, and text rows are the backbone's own."""
+"""Virtual rows are the composed prompt, and text rows are the backbone's own."""
 
 import pytest
 import torch
