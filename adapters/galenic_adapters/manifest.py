@@ -114,6 +114,14 @@ class Manifest(_Record):
     created: date
     description: Prose = ""
 
+    def misfit(self, backbone: BackboneId, metaprompt: str) -> str | None:
+        """What the adapter was made for where that is not this server, naming both; else none."""
+        if self.backbone != backbone:
+            return f"is for backbone {self.backbone}, this server has {backbone}"
+        if self.metaprompt != metaprompt:
+            return f"is for metaprompt {self.metaprompt}, this server has {metaprompt}"
+        return None
+
     @field_validator("labels")
     @classmethod
     def _suit_the_task(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The adapters that Galenic ships: a folder for each backbone, shared with every t
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from galenic_adapters.errors import NotFound, RejectedUpload
@@ -36,48 +37,57 @@ def metaprompt_of(
     return read_metaprompt(path.read_bytes())
 
 
-def share(
-    store: AdapterStore,
-    folder: Path,
-    *,
-    backbone: BackboneId,
-    metaprompt: Metaprompt,
-    max_rank: int,
-    say: Callable[[str], None],
-) -> list[AdapterRef]:
-    """
-    Publish what the store does not have yet, and name each task's default; returns what is new.
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Where shared adapters go, and what they have to fit."""
 
-    An alias that stands already stays, unless it points to an older version of the same adapter.
-    """
-    new = []
-    for path in _packages(folder):
-        try:
-            package = Package.read(path.read_bytes())
-            check_fits(package, backbone=backbone, metaprompt=metaprompt, max_rank=max_rank)
-        except RejectedUpload as rejected:
-            say(f"galenic: {path.name} is left out: {rejected}")
-            continue
-        ref = _find(store, path.stem, package.digest)
-        if ref is None:
-            ref = store.publish(SHARED, path.stem, package)
-            new.append(ref)
-        _make_default(store, package.manifest.task, ref)
-    return new
+    store: AdapterStore
+    backbone: BackboneId
+    metaprompt: Metaprompt
+    max_rank: int
+
+    def share(self, folder: Path, say: Callable[[str], None]) -> list[AdapterRef]:
+        """Publish what the store does not have yet, name each task's default; returns the new."""
+        new = []
+        for path in _packages(folder):
+            try:
+                ref, is_new = self._share_one(path)
+            except RejectedUpload as rejected:
+                say(f"galenic: {path.name} is left out: {rejected}")
+            else:
+                new += [ref] if is_new else []
+        return new
+
+    def _share_one(self, path: Path) -> tuple[AdapterRef, bool]:
+        package = Package.read(path.read_bytes())
+        check_fits(
+            package, backbone=self.backbone, metaprompt=self.metaprompt, max_rank=self.max_rank
+        )
+        known = self._find(path.stem, package.digest)
+        ref = known or self.store.publish(SHARED, path.stem, package)
+        self._make_default(package.manifest.task, ref)
+        return ref, known is None
+
+    def _find(self, name: str, digest: str) -> AdapterRef | None:
+        """The version of *name* that holds these bytes."""
+        entries = self.store.owned_by(SHARED, limit=1000)
+        same = [e.ref for e in entries if e.ref.name == name and e.digest == digest]
+        return max(same, default=None)
+
+    def _make_default(self, task: str, ref: AdapterRef) -> None:
+        """
+        An alias that stands already stays, unless this is a newer version of what it points to, or
+        that was made for another server.
+        """
+        current = self.store.aliases(SHARED).get(task)
+        if current is None or self._is_outdated(current, ref):
+            self.store.move_alias(SHARED, task, ref)
+
+    def _is_outdated(self, current: AdapterRef, ref: AdapterRef) -> bool:
+        manifest = self.store.describe(current).manifest
+        is_older = current.name == ref.name and current.version < ref.version
+        return is_older or manifest.misfit(self.backbone, self.metaprompt.digest) is not None
 
 
 def _packages(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.glob("*.safetensors")) if path.name != METAPROMPT)
-
-
-def _find(store: AdapterStore, name: str, digest: str) -> AdapterRef | None:
-    """The version of *name* that holds these bytes."""
-    entries = store.owned_by(SHARED, limit=1000)
-    same = [e.ref for e in entries if e.ref.name == name and e.digest == digest]
-    return max(same, default=None)
-
-
-def _make_default(store: AdapterStore, task: str, ref: AdapterRef) -> None:
-    current = store.aliases(SHARED).get(task)
-    if current is None or (current.name == ref.name and current.version < ref.version):
-        store.move_alias(SHARED, task, ref)

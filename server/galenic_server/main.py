@@ -71,14 +71,8 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,
     )
-    new = zoo.share(
-        store,
-        zoo.folder_of(settings.zoo, backbone),
-        backbone=backbone,
-        metaprompt=metaprompt,
-        max_rank=config.max_rank,
-        say=say,
-    )
+    sharing = zoo.Sharing(store, backbone, metaprompt, config.max_rank)
+    new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
     engine = make_engine(settings.engine, config, store.factor)
     keys = Keys(store, secret, admin_key=_revealed(settings.admin_key))

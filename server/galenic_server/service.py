@@ -20,7 +20,6 @@ from galenic_adapters.errors import (
     Unavailable,
     WrongTask,
 )
-from galenic_adapters.factor import Metaprompt
 from galenic_adapters.manifest import BackboneId, Manifest
 from galenic_adapters.package import Package, check_fits
 from galenic_adapters.refs import AdapterRef
@@ -191,7 +190,7 @@ class Service:
         The store outlives both: it may hold what an earlier server was given.
         """
         adapter = await self.resolve(tenant, name)
-        if problem := misfit(adapter.manifest, self.backbone, self.engine.config.metaprompt):
+        if problem := adapter.manifest.misfit(self.backbone, self.engine.config.metaprompt.digest):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 
@@ -236,15 +235,6 @@ class Service:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return tuple(one.result() for one in running)
-
-
-def misfit(manifest: Manifest, backbone: BackboneId, metaprompt: Metaprompt) -> str | None:
-    """What an adapter was made for and this server is not, naming both; none where they agree."""
-    if manifest.backbone != backbone:
-        return f"is for backbone {manifest.backbone}, this server has {backbone}"
-    if manifest.metaprompt != metaprompt.digest:
-        return f"is for metaprompt {manifest.metaprompt}, this server has {metaprompt.digest}"
-    return None
 
 
 def _nonce() -> str:

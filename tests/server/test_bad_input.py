@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from galenic_adapters.manifest import BackboneId
 from tests.support.serving import Running, package
 
 CANARY = "Zebrafinch"
@@ -293,3 +294,31 @@ class TestNumbersThatAreNone:
         reply = north.post("/v1/chat/completions", content=content, headers=json_type)
 
         assert field == error_of(reply, 422)["param"]
+
+
+class TestAnAdapterFromAnEarlierServer:
+    @pytest.mark.parametrize(
+        ("made_for", "said"),
+        [
+            (
+                {"backbone": BackboneId(name="meta/Other-8B", revision="1")},
+                "meta/Other-8B@1, this server has tiny-llama@0",
+            ),
+            ({"metaprompt": "sha256:" + "0" * 64}, "0000, this server has sha256:"),
+        ],
+    )
+    def test_is_refused_and_both_are_named(self, running: Running, made_for: dict, said: str):
+        """
+        The store outlives backbone and metaprompt; a factor of others would answer nonsense.
+        """
+        store = running.parts.service.store
+        ref = store.publish("relic", "old", package(**made_for))
+        asked = {"documents": [{"text": "a"}], "adapter": str(ref)}
+        chat = {"model": str(ref), "messages": [{"role": "user", "content": "a"}]}
+        relic = running.client("relic")
+        for reply in (
+            relic.post("/v1/ner", json=asked),
+            relic.post("/v1/chat/completions", json=chat),
+        ):
+            assert 422 == reply.status_code
+            assert said in reply.json()["error"]["message"]

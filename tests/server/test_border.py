@@ -209,7 +209,7 @@ class TestAClientThatLeaves:
     }
 
     def leave(self, running: Running, tenant: str, **more: Any) -> None:
-        client = httpx.Client(base_url=running.url, timeout=0.5)
+        client = httpx.Client(base_url=running.url, timeout=30 if more["stream"] else 0.1)
         with client, suppress(httpx.ReadTimeout):
             key = {"authorization": f"Bearer {running.key(tenant)}"}
             body = self.LONG | more
@@ -232,4 +232,4 @@ class TestAClientThatLeaves:
             return bool(counted.search(page))
 
         eventually(is_counted, seconds=10)
-        assert 0 < float(counted.findall(page)[0]) < 500
+        assert float(counted.findall(page)[0]) < 500
