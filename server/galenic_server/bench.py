@@ -172,7 +172,7 @@ def _in_turn(adapters: Sequence[str]) -> Iterator[str]:
 async def _round(
     engine: Engine, shape: Shape, prompts: Sequence[Prompt], *, tenant: str
 ) -> tuple[float, list[float]]:
-    """Seconds for all of *prompts* at the shape's concurrency, and each one's to its first token."""
+    """Seconds for all *prompts* at the shape's concurrency, and for each to its first token."""
     turns = asyncio.Semaphore(shape.concurrency)
     sampling = Sampling(max_tokens=shape.answer_tokens, ignore_end=True)
 
