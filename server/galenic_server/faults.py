@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from galenic_adapters import errors
@@ -66,6 +67,7 @@ TABLE: dict[type[Exception], Kind] = {
     TooLarge: Kind(413, "body_too_large", {"connection": "close"}),
     WrongMedia: Kind(415, "wrong_media_type"),
     ClientLeft: Kind(499, "client_left"),
+    ClientDisconnect: Kind(499, "client_left"),
 }
 
 

@@ -88,10 +88,11 @@ def first_key(keys: Keys, settings: Settings) -> str | None:
 
 def invitation(settings: Settings, key: str | None) -> str:
     """A request to paste."""
+    bearer = "$GALENIC_ADMIN_KEY" if settings.admin_key else key or "<your key>"
     url = f"http://{settings.host}:{settings.port}"
     return (
         f"\ngalenic: ready on {url}; ask:\n\n"
-        f"  curl -s {url}/v1/ner -H 'authorization: Bearer {key or '<your key>'}' \\\n"
+        f'  curl -s {url}/v1/ner -H "authorization: Bearer {bearer}" \\\n'
         "    -H 'content-type: application/json' \\\n"
         f"""    -d '{{"documents": [{{"id": "1", "text": "{SENTENCE}"}}]}}'\n"""
     )

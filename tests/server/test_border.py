@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -208,28 +208,33 @@ class TestAClientThatLeaves:
         "max_tokens": 500,
     }
 
-    def leave(self, running: Running, tenant: str, **more: Any) -> None:
-        client = httpx.Client(base_url=running.url, timeout=30 if more["stream"] else 0.1)
-        with client, suppress(httpx.ReadTimeout):
-            key = {"authorization": f"Bearer {running.key(tenant)}"}
-            body = self.LONG | more
-            with client.stream("POST", "/v1/chat/completions", json=body, headers=key) as reply:
-                next(reply.iter_lines())
+    def leave(self, running: Running, tenant: str, *, stream: bool) -> None:
+        """Ask, and be gone: after the first event of a stream, or while the answer is made."""
+        key = {"authorization": f"Bearer {running.key(tenant)}"}
+        client = httpx.Client(base_url=running.url, headers=key, timeout=30 if stream else 0.2)
+        body = self.LONG | {"stream": stream}
+        asked = client.stream("POST", "/v1/chat/completions", json=body)
+        with client, suppress(httpx.ReadTimeout), asked as reply:
+            next(reply.iter_lines())
 
-    @pytest.mark.parametrize("streamed", [True, False])
-    def test_stops_the_engine_working_for_it(self, running: Running, streamed: bool):
+    def told(self, running: Running, pattern: str) -> list[str]:
+        return re.findall(pattern, httpx.get(f"{running.url}/metrics").text)
+
+    def test_in_mid_stream_stops_the_engine_working_for_it(self, running: Running):
         """
-        Long before the 500 tokens that it asked for, whether it had begun to read or not.
+        Long before the 500 tokens that it asked for.
         """
-        tenant = f"leaver-{streamed}".lower()
-        self.leave(running, tenant, stream=streamed)
-        counted = re.compile(rf'galenic_tokens_total{{kind="completion",tenant="{tenant}"}} (\S+)')
-        page = ""
+        counted = r'galenic_tokens_total{kind="completion",tenant="leaver"} (\S+)'
+        self.leave(running, "leaver", stream=True)
+        eventually(lambda: self.told(running, counted))
 
-        def is_counted() -> bool:
-            nonlocal page
-            page = httpx.get(f"{running.url}/metrics").text
-            return bool(counted.search(page))
+        assert float(self.told(running, counted)[0]) < 500
 
-        eventually(is_counted, seconds=10)
-        assert float(counted.findall(page)[0]) < 500
+    def test_before_its_answer_ends_its_request(self, running: Running):
+        """
+        The engine's work for it is cancelled, and the count says that the client was gone.
+        """
+        route = 'route="/v1/chat/completions",status="499",tenant="impatient"'
+        self.leave(running, "impatient", stream=False)
+
+        eventually(lambda: self.told(running, f"galenic_requests_total{{{route}}} 1.0"))

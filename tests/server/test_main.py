@@ -32,7 +32,7 @@ class Process:
 
     def stop(self) -> int:
         self.running.send_signal(signal.SIGTERM)
-        return self.running.wait(timeout=60)
+        return self.running.wait(timeout=300)
 
 
 @pytest.fixture

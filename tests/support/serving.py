@@ -141,7 +141,7 @@ def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
         thread.join()
 
 
-def eventually(is_so: Any, seconds: float = 60) -> None:
+def eventually(is_so: Any, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, f"not so within {seconds} s"
