@@ -139,6 +139,8 @@ def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
     finally:
         server.should_exit = True
         thread.join()
+        if isinstance(parts.service.store, SqlStore):
+            parts.service.store.close()
 
 
 def eventually(is_so: Any, seconds: float = 300) -> None:
