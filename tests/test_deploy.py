@@ -1,0 +1,314 @@
+"""
+What is shipped for containers, carried out without a container engine.
+
+The Dockerfile's instructions run in order in a clean environment, its absolute paths moved into a
+temporary folder; steps for root (packages of the operating system, accounts) are left to the host.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from galenic_server.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+NETWORK = re.compile(r"(PIP_|SSL_CERT|REQUESTS_CA|.*_proxy$|.*_PROXY$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    word: str
+    rest: str
+
+    @property
+    def command(self) -> list[str]:
+        """Its exec form."""
+        return json.loads(self.rest[self.rest.index("[") :])
+
+
+def instructions() -> list[Instruction]:
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+    halves = [line.split(maxsplit=1) for line in lines]
+    return [Instruction(word, rest) for word, rest in halves]
+
+
+def one(word: str) -> Instruction:
+    return next(found for found in instructions() if found.word == word)
+
+
+@dataclass
+class Image:
+    """A folder that stands for the image's file system, and the environment of its steps."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, str] = field(default_factory=dict)
+    folder: str = "/"
+
+    @property
+    def here(self) -> Path:
+        return self.root / self.folder.lstrip("/")
+
+    def run(self, *command: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command,
+            cwd=self.here,
+            env=self.environment | extra,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+
+    def build(self) -> None:
+        as_root = True
+        for found in instructions():
+            as_root = as_root and found.word != "USER"
+            if not (found.word == "RUN" and as_root):
+                getattr(self, f"_{found.word.lower()}", lambda _: None)(found.rest)
+
+    def _arg(self, rest: str) -> None:
+        name, _, default = rest.partition("=")
+        self.arguments[name] = default
+
+    def _env(self, rest: str) -> None:
+        known = self.environment | self.arguments
+        for name, value in (word.split("=", 1) for word in shlex.split(rest)):
+            placed = re.sub(r"(?<![\w$])/(srv|var)/", rf"{self.root}/\1/", value)
+            self.environment[name] = re.sub(r"\$(\w+)", lambda m: known[m[1]], placed)
+
+    def _workdir(self, rest: str) -> None:
+        self.folder = rest
+        self.here.mkdir(parents=True)
+
+    def _copy(self, rest: str) -> None:
+        source, target = (word for word in shlex.split(rest) if not word.startswith("--"))
+        for name in context():
+            if source == "." or name == source or name.startswith(f"{source}/"):
+                path = self.here / target / os.path.relpath(name, source)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path)
+
+    def _run(self, rest: str) -> None:
+        done = self.run("sh", "-c", rest)
+        assert done.returncode == 0, f"{rest}\n{done.stdout}"
+
+
+def context() -> list[str]:
+    """The files that a build gets: those of the repository that .dockerignore leaves in."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    ignored = [line for line in lines if line and not line.startswith("#")]
+    return [
+        name
+        for name in listed
+        if (ROOT / name).is_file()
+        and not any(fnmatch(name, line) or fnmatch(name, f"{line}/*") for line in ignored)
+    ]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The Dockerfile, carried out from nothing."""
+    root = tmp_path_factory.mktemp("image")
+    (root / "home").mkdir()
+    base = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
+    network = {name: value for name, value in os.environ.items() if NETWORK.match(name)}
+    image = Image(root, {"PATH": base, "HOME": str(root / "home"), **network})
+    image.build()
+    return image
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+class TestImage:
+    def test_nothing_is_missing(self, image):
+        """
+        The image holds every package that another one requires, and the weights.
+        """
+        told = image.run("galenic", "doctor", GALENIC_PORT=str(free_port())).stdout
+
+        assert "all well" in told, told
+
+    def test_nothing_is_done_twice(self, image):
+        """
+        The set-up, run again, finds nothing to do.
+        """
+        before = time.monotonic()
+
+        done = image.run("make", "weights")
+
+        assert (0, "") == (done.returncode, done.stdout)
+        assert time.monotonic() - before < 10
+
+    @pytest.fixture
+    def port(self, image: Image) -> Iterator[int]:
+        """Where the image's command serves (by the engine that starts in seconds)."""
+        port = free_port()
+        process = subprocess.Popen(
+            one("CMD").command,
+            cwd=image.here,
+            env=image.environment
+            | {
+                "PATH": image.environment["PATH"],
+                "GALENIC_PORT": str(port),
+                "GALENIC_HOST": "127.0.0.1",
+                "GALENIC_ENGINE": "transformers",
+            },
+            executable=shutil.which(one("CMD").command[0], path=image.environment["PATH"]),
+        )
+        yield port
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in {0, -signal.SIGTERM}
+
+    def test_it_becomes_healthy(self, image, port):
+        """
+        The image's own health check fails until its command serves, and then holds.
+        """
+        check = [word.replace(":8000/", f":{port}/") for word in one("HEALTHCHECK").command]
+
+        assert 0 != image.run(*check).returncode
+        deadline = time.monotonic() + 300
+        while image.run(*check).returncode:
+            assert time.monotonic() < deadline, image.run(*check).stdout
+            time.sleep(1)
+
+
+class TestDockerfile:
+    def test_it_does_not_run_as_root(self):
+        assert "galenic" == one("USER").rest
+
+    def test_the_same_steps_as_make(self):
+        """
+        What the image runs as its user are steps that `make serve` takes as well.
+        """
+        steps = [found.rest for found in instructions() if found.word == "RUN"]
+
+        assert ["deploy/setup requirements", "make weights"] == steps[-2:]
+        assert "serve: weights" in (ROOT / "Makefile").read_text()
+
+    def test_the_context_is_small(self):
+        """
+        No test, cache or environment travels into the image; what setup needs does.
+        """
+        names = context()
+
+        assert {"deploy/setup", "pyproject.toml", "README.md", "LICENSE"} <= set(names)
+        assert [] == [name for name in names if name.startswith(("tests/", ".git/", ".venv/"))]
+
+
+class TestCompose:
+    @pytest.fixture(scope="class")
+    def schema(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        """The Compose specification's, from the wheel of docker-compose."""
+        folder = tmp_path_factory.mktemp("compose")
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "docker-compose==1.29.2"],
+            cwd=folder,
+            check=True,
+        )
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            return json.loads(wheel.read("compose/config/compose_spec.json"))
+
+    def test_it_is_valid(self, schema):
+        """
+        The file follows the Compose specification.
+        """
+        validator = jsonschema.Draft7Validator(schema)
+
+        assert [] == [error.message for error in validator.iter_errors(COMPOSE)]
+
+    def test_the_schema_bites(self, schema):
+        """
+        A misspelt key would not pass.
+        """
+        wrong = {"services": {"galenic": {"imagee": "galenic"}}}
+
+        assert not jsonschema.Draft7Validator(schema).is_valid(wrong)
+
+    def test_every_setting_exists(self):
+        """
+        Each GALENIC_ variable, here and in the image, is one that the server or the cache reads.
+        """
+        known = {f"GALENIC_{name.upper()}" for name in Settings.model_fields}
+        known |= {"GALENIC_CACHE", "GALENIC_DEVICE"}
+        image = re.findall(r"\b(GALENIC_\w+)=", (ROOT / "Dockerfile").read_text())
+        compose = [name for name in _environment("galenic") if name.startswith("GALENIC_")]
+
+        assert set(image + compose) <= known
+
+    def test_secrets_come_from_outside(self):
+        """
+        Nothing starts with a secret that is written down here: each has to be given.
+        """
+        secrets = ("POSTGRES_PASSWORD", "GALENIC_ADMIN_KEY", "GALENIC_SECRET")
+        text = (ROOT / "docker-compose.yml").read_text()
+
+        for name in secrets:
+            found = re.findall(rf"\$\{{{name}(.*?)\}}", text)
+            assert found
+            assert {f":?set {name}"} == set(found)
+
+    def test_both_ends_of_the_database_agree(self):
+        """
+        The server asks for the account and the database that PostgreSQL is told to make.
+        """
+        given = _environment("database")
+        url = _environment("galenic")["GALENIC_DATABASE_URL"]
+
+        assert url.startswith(f"postgresql://{given['POSTGRES_USER']}:${{POSTGRES_PASSWORD")
+        assert url.endswith(f"@database/{given['POSTGRES_DB']}")
+
+    def test_data_outlives_containers(self):
+        """
+        What a service keeps is on a declared volume.
+        """
+        mounts = [m for service in COMPOSE["services"].values() for m in service["volumes"]]
+        volumes = dict(mount.split(":") for mount in mounts)
+
+        assert COMPOSE["volumes"].keys() == volumes.keys()
+        assert one("VOLUME").rest == volumes["galenic"]
+
+    def test_the_order_of_starting(self):
+        """
+        The server starts once PostgreSQL is healthy, which PostgreSQL can tell.
+        """
+        needed = COMPOSE["services"]["galenic"]["depends_on"]
+
+        assert {"database": {"condition": "service_healthy"}} == needed
+        assert "healthcheck" in COMPOSE["services"]["database"]
+
+
+def _environment(service: str) -> dict[str, str]:
+    return COMPOSE["services"][service]["environment"]
