@@ -2,9 +2,12 @@
 The adapters that Galenic ships: a folder for each backbone, shared with every tenant at the start.
 
     zoo/<backbone's name in lower case>/metaprompt.safetensors  <adapter>.safetensors  <adapter>.md
+
+``defaults.json`` there lists the adapters that answer where a request names none.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from galenic_adapters.store import AdapterStore
 
 ZOO = Path(__file__).parents[1] / "zoo"
 METAPROMPT = "metaprompt.safetensors"
+DEFAULTS = "defaults.json"
 
 
 def folder_of(zoo: Path, backbone: BackboneId) -> Path:
@@ -89,5 +93,9 @@ class Sharing:
         return is_older or manifest.misfit(self.backbone, self.metaprompt.digest) is not None
 
 
-def _packages(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.glob("*.safetensors")) if path.name != METAPROMPT)
+def _packages(folder: Path) -> list[Path]:
+    """Its packages, those first that shall be their task's default."""
+    listed = folder / DEFAULTS
+    defaults = json.loads(listed.read_text("utf-8")) if listed.is_file() else []
+    paths = (path for path in folder.glob("*.safetensors") if path.name != METAPROMPT)
+    return sorted(paths, key=lambda path: (path.stem not in defaults, path.stem))

@@ -57,6 +57,16 @@ class TestSharing:
         assert [AdapterRef(SHARED, "diseases", 2)] == share(store, folder)
         assert 2 == store.alias(SHARED, "ner").version
 
+    def test_the_listed_adapter_is_its_tasks_default(self, store: SqlStore, folder: Path):
+        """
+        Whatever the others are called.
+        """
+        (folder / "a-first.safetensors").write_bytes(package(seed=3).data)
+        (folder / "defaults.json").write_text('["diseases"]')
+        share(store, folder)
+
+        assert "diseases" == store.alias(SHARED, "ner").name
+
     def test_leaves_a_default_that_an_admin_has_set(self, store: SqlStore, folder: Path):
         """
         Even where the zoo has another adapter for the task.
