@@ -22,10 +22,8 @@ from typing import Any
 # Read by vLLM when it is imported, so set before.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
-if not Path("/sys/devices/system/node/node1").exists():
-    # Bound to a core, a worker starves beside what else runs there; it pays across nodes only.
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
+import torch
 from transformers import AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.exceptions import VLLMClientError
@@ -295,6 +293,8 @@ class VllmEngine:
 def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
     if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
+    if current_platform.is_cpu():
+        _share_the_cpu(config.tensor_parallel_size)
     arguments: dict[str, Any] = {
         "model": config.backbone,
         "dtype": config.dtype,
@@ -312,6 +312,20 @@ def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
     if current_platform.is_cpu():
         arguments |= {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | config.options))
+
+
+def _share_the_cpu(num_workers: int) -> None:
+    """
+    Leave a core to the server and bind none, on a single NUMA node; what is set already stays.
+
+    vLLM would bind its threads to cores, and one core that is busy holds up all of them.
+    """
+    if Path("/sys/devices/system/node/node1").exists():
+        return
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (torch.get_num_threads() - 1) // num_workers))
+    )
 
 
 def _sampling_params(sampling: Sampling, constraint: Constraint | None) -> SamplingParams:
