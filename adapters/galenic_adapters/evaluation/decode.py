@@ -62,8 +62,6 @@ class _Row:
 
     def take(self, logits_V: Tensor, end_tokens: list[int]) -> int:
         """Pick the next token and note what it means for this answer."""
-        if self.finish:
-            return end_tokens[0]
         if self.matcher:
             logits_V = self.constrainer.mask(logits_V, self.matcher)
         token = int(logits_V.argmax())
@@ -116,8 +114,12 @@ def _decode(backbone: PromptedBackbone, prompt_PD: Tensor | None, rows: list[_Ro
         cache = out.past_key_values
         logits_BV = model.lm_head(out.last_hidden_state[:, -1]).float()
         taken = [row.take(logits_V, ends) for row, logits_V in zip(rows, logits_BV, strict=True)]
-        if all(row.finish for row in rows):
+        going = [i for i, row in enumerate(rows) if not row.finish]
+        if not going:
             return
-        ids_BT = torch.tensor(taken)[:, None]
-        at_BT = at_BT[:, -1:] + 1
-        seen_BT = torch.cat([seen_BT, torch.ones(len(rows), 1, dtype=torch.long)], dim=1)
+        if len(going) < len(rows):  # the others are answered: they cost nothing from here on
+            cache.batch_select_indices(torch.tensor(going))
+            rows = [rows[i] for i in going]
+        ids_BT = torch.tensor([taken[i] for i in going])[:, None]
+        at_BT = at_BT[going, -1:] + 1
+        seen_BT = torch.cat([seen_BT[going], torch.ones(len(going), 1, dtype=torch.long)], dim=1)
