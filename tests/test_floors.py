@@ -27,7 +27,7 @@ FLOORS = {
     ],
     "galenic_adapters": [
         {"cli", "commands", "__main__"},
-        {"training", "evaluation", "data", "doctor"},
+        {"training", "evaluation", "data", "interchange", "doctor"},
         {"zoo"},
         {"store", "package", "manifest", "backbone", "database", "tables", "keys", "migrations"},
         {"tasks", "factor", "refs", "chat", "constraints"},

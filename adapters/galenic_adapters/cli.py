@@ -47,7 +47,7 @@ def main() -> None:
     app()
 
 
-# ---------------------------------------------------------------------- the server and the machine
+# The server and the machine
 
 
 @app.command()
@@ -73,7 +73,7 @@ def doctor() -> None:
     raise typer.Exit(doctors.main([]))
 
 
-# ---------------------------------------------------------------------- asking a server
+# Asking a server
 
 
 @app.command()
@@ -103,16 +103,20 @@ def _document(
             raise typer.BadParameter("nli needs a second text", param_hint="--hypothesis")
         return {"premise": text, "hypothesis": hypothesis}
     if task == "qa":
-        question = {"question": text, "context": context, "options": _options(options)}
+        question = {
+            "question": text,
+            "context": context,
+            "options": _pairs(options, "--option", "LETTER=TEXT"),
+        }
         return {name: value for name, value in question.items() if value}
     return {"text": text}
 
 
-def _options(given: list[str]) -> dict[str, str]:
+def _pairs(given: list[str], hint: str, form: str) -> dict[str, str]:
     pairs = [one.partition("=") for one in given]
     if not all(equals for _, equals, _ in pairs):
-        raise typer.BadParameter("give each as LETTER=TEXT", param_hint="--option")
-    return {letter: text for letter, _, text in pairs}
+        raise typer.BadParameter(f"give each as {form}", param_hint=hint)
+    return {key: value for key, _, value in pairs}
 
 
 @app.command()
@@ -186,7 +190,7 @@ def _client(url: str | None, key: str | None) -> "Iterator[Client]":
         _fail(error)
 
 
-# ---------------------------------------------------------------------- learning
+# Learning
 
 
 @app.command()
@@ -271,6 +275,114 @@ def evaluate(
             limit=limit,
             backbone=backbone,
             say=typer.echo,
+        )
+
+
+# Data and checkpoints from elsewhere
+
+
+@app.command()
+def convert(
+    form: Annotated[Literal["brat", "bioc", "conll", "pubannotation"], typer.Argument()],
+    source: Annotated[Path, typer.Argument(exists=True, help="A file, or a folder of them.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write; gzipped if it ends in .gz.")],
+    task: Annotated[Literal["ner", "re"], typer.Option(help="What the examples ask.")] = "ner",
+    label: Annotated[list[str] | None, typer.Option(help="A type to take; all if none.")] = None,
+    split: Annotated[
+        Literal["whole", "lines", "sentences"], typer.Option(help="What one example's text is.")
+    ] = "whole",
+    discontinuous: Annotated[
+        Literal["drop", "cover"], typer.Option(help="Mentions in several places.")
+    ] = "drop",
+    overlaps: Annotated[
+        Literal["keep", "longest"], typer.Option(help="ner: mentions that overlap.")
+    ] = "keep",
+    none_pairs: Annotated[
+        int, typer.Option(min=0, help="re: unrelated pairs to add, at most so many a text.")
+    ] = 0,
+    token_column: Annotated[int, typer.Option(help="conll: where tokens stand, from 0.")] = 0,
+    tag_column: Annotated[int, typer.Option(help="conll: where tags stand; -1 is the last.")] = -1,
+) -> None:
+    """Turn annotated documents into training examples; says what was left out, and why."""
+    from galenic_adapters.data.commands import convert_files
+    from galenic_adapters.data.conll import Columns
+    from galenic_adapters.data.convert import Rules
+
+    with _told():
+        rules = Rules(tuple(label or ()), discontinuous, overlaps, split, none_pairs)
+        columns = Columns(token_column, tag_column)
+        convert_files(form, source, out, task=task, rules=rules, columns=columns, say=typer.echo)
+
+
+@app.command()
+def convert_hub(
+    name: Annotated[str, typer.Argument(help="A data set of the hub, or a folder in its layout.")],
+    out: Annotated[Path, typer.Argument(help="JSON lines to write; gzipped if it ends in .gz.")],
+    task: Annotated[
+        Literal["ner", "qa", "nli", "summarization"], typer.Option(help="What it asks.")
+    ],
+    split: Annotated[str, typer.Option(help="Which of its splits.")] = "train",
+    subset: Annotated[str | None, typer.Option(help="Which of its configurations.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS, as premise=sentence1 or options.A=opa.")
+    ] = None,
+) -> None:
+    """The same for a data set of the Hugging Face hub (needs the library `datasets`)."""
+    from galenic_adapters.data import commands
+    from galenic_adapters.data.hub import HubSet
+
+    columns = _pairs(column or [], "--column", "OURS=THEIRS")
+    with _told():
+        source = HubSet(name, split, subset, revision, columns)
+        commands.convert_hub(source, out, task=task, say=typer.echo)
+
+
+@app.command()
+def import_peft(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="Where package and metaprompt go.")],
+    name: Annotated[str, typer.Option(help="The adapter's name.")],
+    task: Annotated[TaskChoice, typer.Option(help="What it does.")],
+    label: Annotated[list[str] | None, typer.Option(help="One of its labels, in order.")] = None,
+    task_id: Annotated[int, typer.Option(min=0, help="Which of a multitask checkpoint's.")] = 0,
+    licence: Annotated[str, typer.Option(help="What it may be used under.")] = "not stated",
+    backbone: BackboneName = None,
+) -> None:
+    """Make a package, and the metaprompt it scales, of a (multitask) prompt tuned by PEFT."""
+    from galenic_adapters.interchange import commands
+
+    with _told():
+        commands.import_peft(
+            checkpoint,
+            folder,
+            name=name,
+            task=task,
+            labels=label or (),
+            task_id=task_id,
+            licence=licence,
+            backbone=backbone,
+            say=typer.echo,
+        )
+
+
+@app.command()
+def export_peft(
+    folder: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    packages: Annotated[list[Path], Existing],
+    metaprompt: Annotated[
+        Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
+    ] = None,
+    form: Annotated[
+        Literal["multitask", "prompt"], typer.Option(help="Tasks 0, 1, …; or one dense prompt.")
+    ] = "multitask",
+) -> None:
+    """Write packages of one metaprompt as a checkpoint that PEFT loads."""
+    from galenic_adapters.interchange import commands
+
+    with _told():
+        commands.export_peft(
+            packages, folder, metaprompt_file=metaprompt, form=form, say=typer.echo
         )
 
 

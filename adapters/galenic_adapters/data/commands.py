@@ -1,0 +1,68 @@
+"""
+What ``galenic convert`` does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from galenic_adapters.data.conll import Columns, read_conll
+from galenic_adapters.data.convert import READERS, Rules, convert
+from galenic_adapters.data.documents import Report
+from galenic_adapters.data.examples import Dataset, labels_of, read_dataset
+from galenic_adapters.data.hub import HubSet, hub_documents, hub_rows
+from galenic_adapters.data.rows import write_dataset, write_rows
+from galenic_adapters.errors import BadInput
+from galenic_adapters.tasks.base import TaskName
+
+Say = Callable[[str], None]
+
+
+def convert_files(
+    form: str,
+    source: Path,
+    out: Path,
+    *,
+    task: Literal["ner", "re"],
+    rules: Rules,
+    columns: Columns | None = None,
+    say: Say = print,
+) -> Report:
+    """Write the documents of *source* as examples to *out*, and say what was left out, and why."""
+    if not source.exists():
+        raise BadInput(str(source), "is not there")
+    report = Report()
+    if form == "conll" and columns:
+        documents = read_conll(source, report, columns)
+    else:
+        documents = READERS[form](source, report)
+    examples = convert(documents, task, rules, report)
+    _write(out, Dataset(TaskName(task), tuple(examples), labels_of(examples)), report, say)
+    return report
+
+
+def convert_hub(source: HubSet, out: Path, *, task: str, say: Say = print) -> Report:
+    """The same of a data set of the hub; tasks but NER are taken row by row."""
+    report = Report()
+    if task == "ner":
+        examples = convert(hub_documents(source), "ner", Rules(), report)
+        data = Dataset(TaskName.NER, tuple(examples), labels_of(examples))
+    else:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / out.name.removesuffix(".gz")
+            write_rows(path, hub_rows(source, task))
+            data = read_dataset(path, task)
+        report.num_documents = len(data.examples)
+    _write(out, data, report, say)
+    return report
+
+
+def _write(out: Path, data: Dataset, report: Report, say: Say) -> None:
+    for line in report.lines():
+        say(line)
+    if not data.examples:
+        raise BadInput(out.name, f"no example is left of {report.num_documents} documents")
+    write_dataset(out, data.examples)
+    labels = f", labels {', '.join(data.labels)}" if data.labels else ""
+    say(f"{out}: {len(data.examples)} examples of {report.num_documents} documents{labels}")

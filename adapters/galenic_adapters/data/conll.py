@@ -1,0 +1,108 @@
+"""
+CoNLL columns: a token a line, its tag in one of the columns, an empty line between sentences.
+
+Tags are IOB1, IOB2, IOBES or BILOU, read as conlleval reads them: an entity also begins where the
+type changes or where nothing was open. The text is its tokens with a space between two.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from galenic_adapters.data.documents import (
+    Document,
+    Mention,
+    Place,
+    Reason,
+    Report,
+    files_of,
+    text_of,
+)
+from galenic_adapters.errors import BadInput
+
+SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".tsv", ".txt")
+TAG = re.compile(r"(?:(?P<how>[BIESLUMW])(?:[-_](?P<type>.+))?)|(?P<outside>O)")
+COMMENT = re.compile(r"# ?[\w. ]+ = .*|# ?id\b.*")
+BEGINS, ENDS = frozenset("BSUW"), frozenset("ESLUW")
+UNNAMED = "Entity"
+"""The type where tags are B, I and O alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where token and tag stand, counted from 0, or from the end where negative."""
+
+    token: int = 0
+    tag: int = -1
+
+
+def read_conll(
+    path: Path,
+    report: Report,
+    columns: Columns = Columns(),
+) -> Iterator[Document]:
+    """The sentences of a file, or of all files of a folder; each is a document."""
+    for file in files_of(path, *SUFFIXES):
+        lines = enumerate(text_of(file).split("\n"), start=1)
+        told = ((number, line.removesuffix("\r")) for number, line in lines)
+        for is_sentence, group in groupby(told, key=lambda one: _is_token(one[1])):
+            if is_sentence:
+                yield _sentence(file, list(group), columns, report)
+
+
+def _is_token(line: str) -> bool:
+    return not (not line.strip() or line.startswith("-DOCSTART-") or COMMENT.fullmatch(line))
+
+
+def _sentence(
+    file: Path, lines: Sequence[tuple[int, str]], columns: Columns, report: Report
+) -> Document:
+    tokens, tags = [], []
+    for number, line in lines:
+        cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
+        try:
+            token, tag = cells[columns.token].strip(), cells[columns.tag].strip()
+        except IndexError:
+            problem = f"line {number}: {len(cells)} columns, no token and tag there"
+            raise BadInput(file.name, problem) from None
+        if not token or len(cells) < 2 or not TAG.fullmatch(tag):
+            report.note(Reason.MALFORMED, f"{file.name}:{number}")
+            tag = "O"
+        tokens.append(token or "?")
+        tags.append(tag)
+    return tagged(f"{file.stem}:{lines[0][0]}", tokens, tags)
+
+
+def tagged(name: str, tokens: Sequence[str], tags: Sequence[str]) -> Document:
+    """The document of a sentence in tokens, one well-formed tag each."""
+    places: list[Place] = []
+    at = 0
+    for token in tokens:
+        places.append((at, at + len(token)))
+        at += len(token) + 1
+    mentions = [
+        Mention(f"T{number}", type_, ((places[first][0], places[last][1]),))
+        for number, (type_, first, last) in enumerate(entities(tags), start=1)
+    ]
+    return Document(name, " ".join(tokens), tuple(mentions))
+
+
+def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """The type, first and last token of every entity that *tags* say."""
+    type_, first = None, 0
+    for i, tag in enumerate(tags):
+        found = TAG.fullmatch(tag)
+        assert found is not None, f"{tag} is no tag"
+        now = None if found["outside"] else found["type"] or UNNAMED
+        if type_ is not None and (now != type_ or found["how"] in BEGINS):
+            yield type_, first, i - 1
+            type_ = None
+        if now is not None and type_ is None:
+            type_, first = now, i
+        if now is not None and found["how"] in ENDS:
+            yield now, first, i
+            type_ = None
+    if type_ is not None:
+        yield type_, first, len(tags) - 1
