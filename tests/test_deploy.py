@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ import jsonschema
 import pytest
 import yaml
 
+from galenic_server.routes import health
 from galenic_server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -228,19 +230,20 @@ class TestDockerfile:
         assert [] == [name for name in names if name.startswith(("tests/", ".git/", ".venv/"))]
 
 
-class TestCompose:
-    @pytest.fixture(scope="class")
-    def schema(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-        """The Compose specification's, from the wheel of docker-compose."""
-        folder = tmp_path_factory.mktemp("compose")
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "docker-compose==1.29.2"],
-            cwd=folder,
-            check=True,
-        )
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-            return json.loads(wheel.read("compose/config/compose_spec.json"))
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The Compose specification's, from the wheel of docker-compose."""
+    folder = tmp_path_factory.mktemp("compose")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "docker-compose==1.29.2"],
+        cwd=folder,
+        check=True,
+    )
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        return json.loads(wheel.read("compose/config/compose_spec.json"))
 
+
+class TestCompose:
     def test_it_is_valid(self, schema):
         """
         The file follows the Compose specification.
@@ -308,6 +311,41 @@ class TestCompose:
 
         assert {"database": {"condition": "service_healthy"}} == needed
         assert "healthcheck" in COMPOSE["services"]["database"]
+
+
+@pytest.fixture(scope="module")
+def container() -> dict[str, Any]:
+    text = (ROOT / "deploy/kubernetes.yaml").read_text()
+    kinds = {found["kind"]: found for found in yaml.safe_load_all(text)}
+    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels == kinds["Service"]["spec"]["selector"]
+    return kinds["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+
+
+class TestKubernetes:
+    def test_it_runs_what_compose_runs(self, container):
+        """
+        The same image, of the version that is released here, with the same settings.
+        """
+        ours = COMPOSE["services"]["galenic"]
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+        assert f"galenic:{version}" == ours["image"] == container["image"]
+        assert ours["environment"].keys() == {found["name"] for found in container["env"]}
+
+    def test_secrets_come_from_a_secret(self, container):
+        assert all("secretKeyRef" in found["valueFrom"] for found in container["env"])
+
+    def test_probes_are_the_servers(self, container):
+        """
+        Each probe asks a path that the server answers without a key.
+        """
+        paths = {
+            container[f"{name}Probe"]["httpGet"]["path"]
+            for name in ("startup", "readiness", "liveness")
+        }
+
+        assert paths == {route.path for route in health.router.routes} - {"/metrics"}
 
 
 def _environment(service: str) -> dict[str, str]:

@@ -242,6 +242,8 @@ CHECKS: Sequence[Callable[[Machine], Finding]] = (
     check_port,
 )
 
+SYSTEM_CHECKS = (check_numa, check_compiler, check_disk, check_memory)
+
 
 def examine(machine: Machine) -> list[Finding]:
     return [check(machine) for check in CHECKS]
@@ -264,13 +266,24 @@ def report(findings: Sequence[Finding]) -> int:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """``--packages`` looks at the installed packages only, as the set-up does."""
-    if "--packages" not in (sys.argv[1:] if words is None else words):
-        return report(examine(Machine.look()))
-    unmet = unmet_requirements()
-    if unmet:
-        sys.stderr.write("\n".join(unmet) + "\n")
-    return 1 if unmet else 0
+    """
+    The whole table; or what the set-up asks: ``--packages``, whether the installed packages fit
+    together, and ``--system``, what only the machine's owner can mend.
+    """
+    asked = sys.argv[1:] if words is None else words
+    if "--packages" in asked:
+        return _complain(unmet_requirements())
+    if "--system" in asked:
+        machine = Machine.look()
+        broken = [found for check in SYSTEM_CHECKS if not (found := check(machine)).ok]
+        return _complain([f"{found.name}: {found.detail}; {found.mend}" for found in broken])
+    return report(examine(Machine.look()))
+
+
+def _complain(lines: Sequence[str]) -> int:
+    for line in lines:
+        sys.stderr.write(f"galenic: {line}\n")
+    return 1 if lines else 0
 
 
 def unmet_requirements() -> list[str]:

