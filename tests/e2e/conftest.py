@@ -17,3 +17,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     """Compiled, bfloat16, 4,096 slots: all defaults."""
     with real_server(tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured, which no test judges: it depends on the machine."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

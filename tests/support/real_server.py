@@ -120,6 +120,7 @@ def _end(process: psutil.Popen) -> None:
         process.wait(90)
     except psutil.TimeoutExpired:
         process.kill()
+        process.wait()
     for left in psutil.wait_procs(family, timeout=10)[1]:
         left.kill()
 

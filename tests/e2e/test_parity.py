@@ -1,0 +1,104 @@
+"""On the real backbone, vLLM with virtual ids says what transformers says with the rows."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from galenic_adapters import chat
+from galenic_adapters.factor import Factor
+from galenic_adapters.tasks.base import Completion, Message
+from galenic_server.engine.base import EngineConfig, Request
+from galenic_server.engine.make import make_engine
+from tests.support.engines import RANKS, RunningEngine
+from tests.support.real_server import Zoo
+
+SMALLEST_DIFFERENCE = 1e-3  # of first-token log-probabilities
+NUM_TOKENS = 32
+TEXTS = (
+    "Denies chest pain.",
+    (
+        "62-year-old man with atrial fibrillation on 5 mg of warfarin daily, INR 3.4 today. "
+        "He reports two episodes of epistaxis, no melena, no headache. BP 142/88, afebrile."
+    ),
+)
+Case = tuple[str | None, str, int]  # adapter, text, tokens
+ORDER = Message("system", "Say what the note means for the patient.")
+
+
+@pytest.fixture(scope="module")
+def factors(zoo: Zoo) -> dict[str, Factor]:
+    """One random factor a rank, and every adapter of the zoo."""
+    random = {f"rank-{rank}": zoo.random_factor(seed=rank, rank=rank) for rank in RANKS}
+    return random | {name: package.factor for name, package in zoo.packages.items()}
+
+
+@contextmanager
+def started(kind: str, zoo: Zoo, factors: dict[str, Factor]) -> Iterator[RunningEngine]:
+    """float32; uncompiled, which halves the time (tiny models are compared compiled)."""
+    config = EngineConfig(
+        str(zoo.backbone.path), zoo.metaprompt, b"a secret", dtype="float32", enforce_eager=True
+    )
+    engine = make_engine(kind, config, factors.__getitem__)
+    with asyncio.Runner() as runner:
+        runner.run(engine.start())
+        try:
+            yield RunningEngine(engine, None, runner)
+        finally:
+            runner.run(engine.stop())
+
+
+@pytest.mark.slow
+class TestTheRealBackbone:
+    def test_parity(self, zoo: Zoo, factors: dict[str, Factor]):
+        """
+        Bare, ranks 1, 4 and 16 and the whole zoo, short and long, all in one batch; then again
+        from a warm prefix cache: the same 32 tokens, the same first log-probability,
+        on which no two adapters agree.
+        """
+        cases: list[Case] = [
+            (adapter, text, num_tokens)
+            for adapter in (None, *factors)
+            for text in TEXTS
+            for num_tokens in (1, NUM_TOKENS)
+        ]
+
+        def requests(engine: RunningEngine) -> Iterator[Request]:
+            for adapter, text, num_tokens in cases:
+                ids = chat.encode(engine.engine.tokenizer, (ORDER, Message("user", text)))
+                yield engine.request(
+                    adapter=adapter, text_ids=ids, max_tokens=num_tokens, ignore_end=True
+                )
+
+        with started("transformers", zoo, factors) as reference:
+            expected = [reference.ask_all(request)[0] for request in requests(reference)]
+        with started("vllm", zoo, factors) as vllm:
+            cold = vllm.ask_all(*requests(vllm))
+            warm = vllm.ask_all(*requests(vllm))
+
+        assert all(
+            answer.num_cached_tokens > 0
+            for answer, (_, text, _) in zip(warm, cases, strict=True)
+            if text == TEXTS[1]
+        )
+        distinct = {round(first, 4) for first in _firsts(cases, expected)}
+        assert len(distinct) == len(TEXTS) * (len(factors) + 1)
+        for said in (cold, warm):
+            assert list(map(_told, expected)) == list(map(_told, said))
+            assert _firsts(cases, expected) == pytest.approx(
+                _firsts(cases, said), abs=SMALLEST_DIFFERENCE
+            )
+
+
+def _told(answer: Completion) -> tuple[str, int, str]:
+    return answer.text, answer.num_completion_tokens, answer.finish
+
+
+def _firsts(cases: list[Case], answers: list[Completion]) -> list[float]:
+    """The log-probabilities of the first tokens."""
+    return [
+        answer.logprob
+        for (_, _, num_tokens), answer in zip(cases, answers, strict=True)
+        if num_tokens == 1 and answer.logprob is not None
+    ]

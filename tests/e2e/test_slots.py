@@ -1,0 +1,124 @@
+"""More adapters than slots, changing while they are asked: nobody hears another's answer."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from galenic_client import AsyncClient
+from galenic_client.errors import NotFound
+from galenic_client.types import NliDocument
+from tests.support.engines import RANKS
+from tests.support.real_server import RealServer, Zoo, real_server, yes
+
+NUM_SLOTS = 8
+NUM_ADAPTERS = 64
+NUM_CALLERS = 16
+NUM_CHANGES = 24
+SAME = 1e-4  # of probabilities that lie some tenths apart
+NOTES: list[NliDocument] = [
+    {"premise": "He has gout.", "hypothesis": "He is ill."},
+    {"premise": "Denies chest pain.", "hypothesis": "His heart is failing."},
+]
+Told = tuple[float, ...]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """Eight slots, and float32, where an answer does not depend on its batch."""
+    folder = tmp_path_factory.mktemp("slots")
+    with real_server(
+        folder, dtype="float32", enforce_eager=True, num_slots=NUM_SLOTS, context_tokens=512
+    ) as running:
+        yield running
+
+
+@dataclass
+class Ward:
+    """Adapters whose versions come and go; *seeds* remembers what every version was."""
+
+    server: RealServer
+    zoo: Zoo
+    seeds: dict[str, int] = field(default_factory=dict)
+    newest: dict[str, str] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    async def publish(self, admin: AsyncClient, name: str) -> None:
+        seed = next(self.numbers)
+        package = self.zoo.random_package(seed, RANKS[seed % len(RANKS)])
+        told = await admin.push(name, package.data, tenant="north")
+        ref = f"{told.name}@{told.version}"
+        self.seeds[ref], self.newest[name] = seed, ref
+
+    async def change(self, admin: AsyncClient, name: str) -> None:
+        """A newer version, and the older one deleted."""
+        older = self.newest[name]
+        await self.publish(admin, name)
+        await admin.delete(name, int(older.partition("@")[2]), tenant="north")
+
+    async def ask(self, client: AsyncClient, ref: str) -> Told:
+        reply = await client.nli(NOTES, adapter=ref)
+        assert ref == f"{reply.adapter.name}@{reply.adapter.version}"
+        return tuple(yes(reply))
+
+
+@pytest.mark.slow
+class TestEightSlots:
+    def test_uploads_and_deletes_under_load_mix_nothing_up(self, server: RealServer, zoo: Zoo):
+        """
+        64 adapters are asked by sixteen callers at once, while versions are replaced and deleted.
+        Whoever is answered hears the version they named, as it answers alone (how probable "yes" is
+        to two notes, which no two versions agree on); a deleted version is not found any more.
+        """
+        ward = Ward(server, zoo)
+        chance = random.Random(0)
+        said: list[tuple[str, Told]] = []
+        deleted: list[str] = []
+        done = asyncio.Event()
+
+        async def caller(client: AsyncClient) -> None:
+            while not done.is_set():
+                ref = ward.newest[f"adapter-{chance.randrange(NUM_ADAPTERS)}"]
+                try:
+                    said.append((ref, await ward.ask(client, ref)))
+                except NotFound:
+                    assert ref not in ward.newest.values()
+
+        async def changer(admin: AsyncClient) -> None:
+            for _ in range(NUM_CHANGES):
+                name = f"adapter-{chance.randrange(NUM_ADAPTERS)}"
+                deleted.append(ward.newest[name])
+                await ward.change(admin, name)
+            done.set()
+
+        async def scenario() -> dict[str, Told]:
+            async with server.async_admin() as admin, server.async_client() as client:
+                for i in range(NUM_ADAPTERS):
+                    await ward.publish(admin, f"adapter-{i}")
+                await asyncio.gather(changer(admin), *(caller(client) for _ in range(NUM_CALLERS)))
+                for ref in deleted:
+                    with pytest.raises(NotFound):
+                        await ward.ask(client, ref)
+                # The same bytes again, under names of their own, nothing else running.
+                return {ref: await self._alone(ward, admin, client, ref) for ref in dict(said)}
+
+        alone = asyncio.run(scenario())
+
+        assert len(said) > 2 * NUM_ADAPTERS
+        assert not any(
+            one == pytest.approx(other, abs=2 * SAME)
+            for one, other in itertools.combinations(alone.values(), 2)
+        )
+        for ref, told in said:
+            assert alone[ref] == pytest.approx(told, abs=SAME), ref
+        assert server.metric("galenic_slot_evictions_total") > NUM_ADAPTERS
+        assert server.metric("galenic_resident_adapters") <= NUM_SLOTS
+
+    async def _alone(self, ward: Ward, admin: AsyncClient, client: AsyncClient, ref: str) -> Told:
+        seed = ward.seeds[ref]
+        package = ward.zoo.random_package(seed, RANKS[seed % len(RANKS)], name="alone")
+        await admin.push(f"alone-{seed}", package.data, version=1, tenant="north")
+        return await ward.ask(client, f"alone-{seed}@1")

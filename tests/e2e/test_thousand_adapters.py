@@ -1,0 +1,78 @@
+"""A thousand adapters on one backbone, each answering as if it were alone."""
+
+import asyncio
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from galenic_client.types import NliDocument
+from tests.support.engines import RANKS
+from tests.support.real_server import RealServer, Zoo, real_server, yes
+
+NUM_ADAPTERS = 1_000
+CONCURRENCY = 64
+SAME = 1e-4  # of probabilities that lie some tenths apart
+NOTE: NliDocument = {"premise": "He has gout.", "hypothesis": "He is ill."}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """float32, where an answer does not depend on what else is in its batch."""
+    folder = tmp_path_factory.mktemp("thousand")
+    with real_server(folder, dtype="float32", enforce_eager=True, context_tokens=512) as running:
+        yield running
+
+
+@pytest.mark.slow
+class TestAThousandAdapters:
+    def test_each_answers_in_a_crowd_as_it_does_alone(
+        self, server: RealServer, zoo: Zoo, record_property: pytest.RecordProperty
+    ):
+        """
+        Each is uploaded and asked at once, with nothing else running: that is its own answer. Then
+        all are asked in random order, 64 at a time, and every answer is its adapter's own. Compared
+        is the probability of "yes", by which two adapters look alike in less than 1 % of all pairs.
+        """
+        alone: list[float] = []
+        seconds: list[float] = []
+        with server.admin() as admin, server.client() as client:
+            for i in range(NUM_ADAPTERS):
+                data = zoo.random_package(i, RANKS[i % len(RANKS)]).data
+                began = time.perf_counter()
+                admin.push(f"adapter-{i}", data, version=1, tenant="north")
+                alone += yes(client.nli([NOTE], adapter=f"adapter-{i}@1"))
+                seconds.append(time.perf_counter() - began)
+        order = random.Random(0).sample(range(NUM_ADAPTERS), NUM_ADAPTERS)
+        began = time.perf_counter()
+        crowd = asyncio.run(_ask(server, order))
+        minutes = (time.perf_counter() - began) / 60
+
+        told = f"upload to first answer {statistics.median(seconds):.3f} s at the median"
+        record_property("thousand adapters", f"{told}; crowd of {CONCURRENCY} {minutes:.2f} min")
+        assert _share_of_lookalikes(alone) < 0.01
+        assert [alone[i] for i in order] == pytest.approx(crowd, abs=SAME)
+        assert server.metric("galenic_resident_adapters") >= NUM_ADAPTERS
+        assert server.metric("galenic_slot_loads_total") == NUM_ADAPTERS
+        assert server.metric("galenic_slot_evictions_total") == 0
+
+
+async def _ask(server: RealServer, order: list[int]) -> list[float]:
+    """The answers of the adapters in this order, asked so many at a time."""
+    turn = asyncio.Semaphore(CONCURRENCY)
+    async with server.async_client() as client:
+
+        async def ask(i: int) -> float:
+            async with turn:
+                (answer,) = yes(await client.nli([NOTE], adapter=f"adapter-{i}@1"))
+                return answer
+
+        return await asyncio.gather(*map(ask, order))
+
+
+def _share_of_lookalikes(answers: list[float]) -> float:
+    pairs = list(itertools.combinations(answers, 2))
+    return sum(abs(a - b) < SAME for a, b in pairs) / len(pairs)
