@@ -17,7 +17,7 @@ SHARED = "galenic"
 def check_name(field: str, value: str) -> str:
     """*value* where it is a name (ASCII a-z 0-9 . _ -, at most 64 long), else `BadInput`."""
     if not NAME.fullmatch(value):
-        raise BadInput(field, f"{value[:64]!r} is not a name of a-z, 0-9, '.', '_', '-' (1 to 64)")
+        raise BadInput(field, "is not a name: a-z, 0-9 and, within, '.', '_', '-'; 1 to 64 of them")
     return value
 
 
@@ -40,7 +40,7 @@ class AdapterRef:
         """The reference that *tenant* means by ``name@version``."""
         name, at, version = text.partition("@")
         if not at or not VERSION.fullmatch(version):
-            raise BadInput("adapter", f"{text[:80]!r} is not name@version")
+            raise BadInput("adapter", "is not name@version")
         return cls(tenant, name, int(version))
 
     def __str__(self) -> str:

@@ -206,13 +206,13 @@ class SqlStore(SqlKeys):
 
     def resolve(self, tenant: str, text: str) -> Resolved:
         name, at, version = text.partition("@")
-        row = None
-        if NAME.fullmatch(name) and (not at or VERSION.fullmatch(version)):
-            values = {"tenant": tenant, "name": name} | ({"version": int(version)} if at else {})
-            with self._database.reading() as db:
-                row = db.execute(BY_VERSION if at else BY_NAME, values).first()
+        if not NAME.fullmatch(name) or (at and not VERSION.fullmatch(version)):
+            raise NotFound("no such adapter: that is neither name nor name@version")
+        values = {"tenant": tenant, "name": name} | ({"version": int(version)} if at else {})
+        with self._database.reading() as db:
+            row = db.execute(BY_VERSION if at else BY_NAME, values).first()
         if row is None:
-            raise NotFound(f"no adapter {text[:80]!r}")
+            raise NotFound(f"no adapter {text!r}")
         ref = AdapterRef(row.tenant, row.name, row.version)
         return Resolved(ref, row.digest, _manifest(row.manifest))
 

@@ -74,7 +74,7 @@ class Traced:
         if "task" in state:
             self.metrics.observe_seconds(state["task"], tenant, seconds)
         told = {"method": scope["method"], "route": route, "status": status, "tenant": tenant}
-        log.info("request", **told, seconds=round(seconds, 4), **state.get("told", {}))
+        log.info("request", **told, seconds=round(seconds, 4))
 
 
 class Bounded:

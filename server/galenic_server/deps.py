@@ -98,21 +98,15 @@ def _caller(request: Request) -> Caller:
     return caller
 
 
-def _needs(*roles: Role) -> Callable[[Request], Caller]:
-    def check(request: Request) -> Caller:
-        caller = _caller(request)
-        if caller.role not in roles:
-            raise Forbidden(
-                f"a key of role {' or '.join(roles)} is needed, this one is {caller.role}"
-            )
-        return caller
-
-    return check
+def _manager(request: Request) -> Caller:
+    caller = _caller(request)
+    if caller.role is Role.CALLER:
+        raise Forbidden("this takes the key of an admin or tenant-admin, yours is a caller's")
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]
-AdminDep = Annotated[Caller, Depends(_needs(Role.ADMIN))]
-ManagerDep = Annotated[Caller, Depends(_needs(Role.ADMIN, Role.TENANT_ADMIN))]
+ManagerDep = Annotated[Caller, Depends(_manager)]
 PartsDep = Annotated[Parts, Depends(parts_of)]
 
 

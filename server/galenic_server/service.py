@@ -5,6 +5,7 @@ What Galenic does, told without HTTP: answer a batch, chat, keep engine and stor
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +86,7 @@ class Service:
         # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
         self._tokenizing = CapacityLimiter(2)
 
-    # ------------------------------------------------------------------ the engine's life
+    # The engine's life
 
     async def start(self) -> None:
         """Returns once the engine has really answered."""
@@ -99,7 +100,7 @@ class Service:
     async def is_ready(self) -> bool:
         return self._is_ready and await self.engine.healthy()
 
-    # ------------------------------------------------------------------ answering
+    # Answering
 
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """The whole batch is checked before the first document runs."""
@@ -142,7 +143,7 @@ class Service:
         """What *tenant* means by an alias, ``name@version`` or a name; its own first."""
         return await run_sync(self.store.resolve, tenant, name)
 
-    # ------------------------------------------------------------------ adapters
+    # Adapters
 
     async def publish(self, tenant: str, name: str, version: int | None, data: bytes) -> Entry:
         """
@@ -152,7 +153,8 @@ class Service:
         """
         ref = await run_sync(self._write, tenant, name, version, data)
         entry = await run_sync(self.store.describe, ref)
-        if self._is_ready:
+        # What is written stands: an engine that is away seats it when it is asked for.
+        with suppress(Unavailable):
             await self.engine.seat([entry.digest])
         return entry
 
@@ -177,7 +179,7 @@ class Service:
         await run_sync(self.store.delete, ref)
         await self.engine.evict(entry.digest)
 
-    # ------------------------------------------------------------------ steps
+    # Steps
 
     def _check_ready(self) -> None:
         if not self._is_ready:

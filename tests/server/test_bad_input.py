@@ -185,10 +185,12 @@ class TestAFieldThatIsWrong:
 
 
 class TestAnAdapterThatIsWrong:
-    @pytest.mark.parametrize("name", ["nothing", "nothing@3", "tiny-ner@9", "../x", "x@0", "Ünï"])
+    @pytest.mark.parametrize(
+        "name", ["nothing", "nothing@3", "tiny-ner@9", "../x", "x@0", "Ünï", CANARY]
+    )
     def test_an_unknown_one_is_not_found(self, north: httpx.Client, name: str):
         """
-        What no adapter can be called is not found either.
+        What no adapter can be called is not found either, and not repeated: it may be a note.
         """
         error_of(north.post("/v1/ner", json=ner("a", adapter=name)), 404)
 

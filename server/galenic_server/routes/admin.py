@@ -78,7 +78,7 @@ async def list_adapters(
 
 
 @router.get("/adapters/{name}")
-async def list_versions(name: str, tenant: TenantDep, service: ServiceDep) -> AdapterInfo:
+async def get_current(name: str, tenant: TenantDep, service: ServiceDep) -> AdapterInfo:
     """What *name* means to the tenant just now: its alias, or its newest version."""
     found = await service.resolve(tenant, name)
     return AdapterInfo.of(await run_sync(service.store.describe, found.ref))
