@@ -136,7 +136,11 @@ OUTSIDE = """<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/hostname">]><collection
         ("x.json", b"{", "is not JSON"),
         ("x.json", b"[" * 100_000, "is not JSON"),
         ("x.json", b'{"a": 1, "b": 2}', "is not BioC: KeyError: 'documents'"),
-        ("x.json", b'{"documents": [{"id": 1, "passages": [{"text": "x"}]}]}', "is not BioC: KeyError: 'offset'"),
+        (
+            "x.json",
+            b'{"documents": [{"id": 1, "passages": [{"text": "x"}]}]}',
+            "is not BioC: KeyError: 'offset'",
+        ),
         ("x.json", b"7", "is not BioC"),
         ("x.json", b"\xff", "is not UTF-8 at byte 0"),
     ],

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galenic_adapters.data.conll import Columns, entities, read_conll
@@ -8,7 +8,6 @@ from galenic_adapters.errors import BadInput
 
 FILE = """-DOCSTART- -X- O O
 
-# id = 1
 Acute NN B-Disease
 renal NN I-Disease
 failure NN I-Disease
@@ -39,10 +38,16 @@ def said(document):
 def test_the_text_is_its_tokens_and_offsets_fit_it(read, change):
     (first, second), report = read(FILE.replace(*change) if change[0] else FILE)
 
-    assert ("train:4", "Acute renal failure , 🩺 aspirin") == (first.id, first.text)
+    assert ("train:3", "Acute renal failure , 🩺 aspirin") == (first.id, first.text)
     assert [("Disease", "Acute renal failure"), ("Drug", "aspirin")] == said(first)
     assert ("None", []) == (second.text, said(second))
     assert {} == report.told
+
+
+def test_comments_are_no_tokens_and_a_hash_is_one(read):
+    (document,), report = read("# id = 7\n# id 5239\taf12\n# SYM O\n#1 SYM O\n")
+
+    assert ("# #1", {}) == (document.text, report.told)
 
 
 def test_columns_may_stand_elsewhere(read):
@@ -84,6 +89,7 @@ def test_all_schemes_are_read_as_conlleval_does(tags, expected):
 SPANS = st.lists(st.tuples(st.sampled_from("XY"), st.integers(1, 3), st.integers(0, 2)))
 
 
+@settings(deadline=None)  # machines differ
 @given(SPANS)
 def test_tags_say_the_entities_that_made_them(parts):
     """
