@@ -9,7 +9,7 @@ import pytest
 
 from galenic_client.types import NliDocument
 from tests.support.engines import RANKS
-from tests.support.real_server import RealServer, Zoo, yes
+from tests.support.real_server import RealServer, Zoo, odds_of_yes
 
 NOTE: NliDocument = {"premise": "He has gout.", "hypothesis": "He is ill."}
 NUM_PLAIN = NUM_STREAMED = 6
@@ -35,7 +35,7 @@ class TestAKilledEngine:
         """
         refs = [_publish(server, zoo, rank) for rank in RANKS]
         with server.client() as client:
-            before = [yes(client.nli([NOTE], adapter=ref)) for ref in refs]
+            before = [odds_of_yes(client.nli([NOTE], adapter=ref))[0] for ref in refs]
             resident = server.metric("galenic_resident_adapters")
             loads = server.metric("galenic_slot_loads_total")
 
@@ -43,7 +43,7 @@ class TestAKilledEngine:
             server.wait(ready=False)
             server.wait(ready=True)
             came_back = server.metric("galenic_resident_adapters")
-            after = [yes(client.nli([NOTE], adapter=ref)) for ref in refs]
+            after = [odds_of_yes(client.nli([NOTE], adapter=ref))[0] for ref in refs]
 
         assert ["unavailable"] * (NUM_PLAIN + NUM_STREAMED) == heard
         assert 1 == server.metric("galenic_engine_restarts_total")

@@ -12,13 +12,12 @@ from galenic_client import AsyncClient
 from galenic_client.errors import NotFound
 from galenic_client.types import NliDocument
 from tests.support.engines import RANKS
-from tests.support.real_server import RealServer, Zoo, real_server, yes
+from tests.support.real_server import SAME_ODDS, RealServer, Zoo, odds_of_yes, real_server
 
 NUM_SLOTS = 8
 NUM_ADAPTERS = 64
 NUM_CALLERS = 16
 NUM_CHANGES = 24
-SAME = 1e-4  # of probabilities that lie some tenths apart
 NOTES: list[NliDocument] = [
     {"premise": "He has gout.", "hypothesis": "He is ill."},
     {"premise": "Denies chest pain.", "hypothesis": "His heart is failing."},
@@ -62,7 +61,7 @@ class Ward:
     async def ask(self, client: AsyncClient, ref: str) -> Told:
         reply = await client.nli(NOTES, adapter=ref)
         assert ref == f"{reply.adapter.name}@{reply.adapter.version}"
-        return tuple(yes(reply))
+        return tuple(odds_of_yes(reply))
 
 
 @pytest.mark.slow
@@ -70,7 +69,7 @@ class TestEightSlots:
     def test_uploads_and_deletes_under_load_mix_nothing_up(self, server: RealServer, zoo: Zoo):
         """
         64 adapters are asked by sixteen callers at once, while versions are replaced and deleted.
-        Whoever is answered hears the version they named, as it answers alone (how probable "yes" is
+        Whoever is answered hears the version they named, as it answers alone (the odds of "yes"
         to two notes, which no two versions agree on); a deleted version is not found any more.
         """
         ward = Ward(server, zoo)
@@ -109,11 +108,11 @@ class TestEightSlots:
 
         assert len(said) > 2 * NUM_ADAPTERS
         assert not any(
-            one == pytest.approx(other, abs=2 * SAME)
+            one == pytest.approx(other, abs=2 * SAME_ODDS)
             for one, other in itertools.combinations(alone.values(), 2)
         )
         for ref, told in said:
-            assert alone[ref] == pytest.approx(told, abs=SAME), ref
+            assert alone[ref] == pytest.approx(told, abs=SAME_ODDS), ref
         assert server.metric("galenic_slot_evictions_total") > NUM_ADAPTERS
         assert server.metric("galenic_resident_adapters") <= NUM_SLOTS
 

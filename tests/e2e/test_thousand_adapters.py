@@ -11,11 +11,10 @@ import pytest
 
 from galenic_client.types import NliDocument
 from tests.support.engines import RANKS
-from tests.support.real_server import RealServer, Zoo, real_server, yes
+from tests.support.real_server import SAME_ODDS, RealServer, Zoo, odds_of_yes, real_server
 
 NUM_ADAPTERS = 1_000
 CONCURRENCY = 64
-SAME = 1e-4  # of probabilities that lie some tenths apart
 NOTE: NliDocument = {"premise": "He has gout.", "hypothesis": "He is ill."}
 
 
@@ -35,7 +34,7 @@ class TestAThousandAdapters:
         """
         Each is uploaded and asked at once, with nothing else running: that is its own answer. Then
         all are asked in random order, 64 at a time, and every answer is its adapter's own. Compared
-        is the probability of "yes", by which two adapters look alike in less than 1 % of all pairs.
+        are the odds of "yes", by which two adapters look alike in less than 1 % of all pairs.
         """
         alone: list[float] = []
         seconds: list[float] = []
@@ -44,7 +43,7 @@ class TestAThousandAdapters:
                 data = zoo.random_package(i, RANKS[i % len(RANKS)]).data
                 began = time.perf_counter()
                 admin.push(f"adapter-{i}", data, version=1, tenant="north")
-                alone += yes(client.nli([NOTE], adapter=f"adapter-{i}@1"))
+                alone += odds_of_yes(client.nli([NOTE], adapter=f"adapter-{i}@1"))
                 seconds.append(time.perf_counter() - began)
         order = random.Random(0).sample(range(NUM_ADAPTERS), NUM_ADAPTERS)
         began = time.perf_counter()
@@ -54,7 +53,7 @@ class TestAThousandAdapters:
         told = f"upload to first answer {statistics.median(seconds):.3f} s at the median"
         record_property("thousand adapters", f"{told}; crowd of {CONCURRENCY} {minutes:.2f} min")
         assert _share_of_lookalikes(alone) < 0.01
-        assert [alone[i] for i in order] == pytest.approx(crowd, abs=SAME)
+        assert [alone[i] for i in order] == pytest.approx(crowd, abs=SAME_ODDS)
         assert server.metric("galenic_resident_adapters") >= NUM_ADAPTERS
         assert server.metric("galenic_slot_loads_total") == NUM_ADAPTERS
         assert server.metric("galenic_slot_evictions_total") == 0
@@ -67,7 +66,7 @@ async def _ask(server: RealServer, order: list[int]) -> list[float]:
 
         async def ask(i: int) -> float:
             async with turn:
-                (answer,) = yes(await client.nli([NOTE], adapter=f"adapter-{i}@1"))
+                (answer,) = odds_of_yes(await client.nli([NOTE], adapter=f"adapter-{i}@1"))
                 return answer
 
         return await asyncio.gather(*map(ask, order))
@@ -75,4 +74,4 @@ async def _ask(server: RealServer, order: list[int]) -> list[float]:
 
 def _share_of_lookalikes(answers: list[float]) -> float:
     pairs = list(itertools.combinations(answers, 2))
-    return sum(abs(a - b) < SAME for a, b in pairs) / len(pairs)
+    return sum(abs(a - b) < SAME_ODDS for a, b in pairs) / len(pairs)

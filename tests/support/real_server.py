@@ -4,6 +4,7 @@ A server as its users start it: a process of its own, the default backbone, real
 Dimension key:  P prompt positions   D model width   R rank
 """
 
+import math
 import os
 import re
 import signal
@@ -125,12 +126,17 @@ def _end(process: psutil.Popen) -> None:
         left.kill()
 
 
-def yes(reply: Reply[NliAnswer]) -> list[float]:
+SAME_ODDS = 3e-4  # in float32; adapters lie some tenths apart
+
+
+def odds_of_yes(reply: Reply[NliAnswer]) -> list[float]:
     """
-    How probable "yes" is to an adapter that says yes or no: its fingerprint, finer than any label.
+    The log-odds of "yes" to an adapter that says yes or no: its fingerprint, finer than any label.
     """
     assert all(answer.reading == "clean" for answer in reply.documents)
-    return [a.confidence if a.label == "yes" else 1 - a.confidence for a in reply.documents]
+    pairs = [(answer.label == "yes", answer.confidence) for answer in reply.documents]
+    assert all(confidence is not None and 0 < confidence < 1 for _, confidence in pairs), pairs
+    return [math.log(p / (1 - p)) * (1 if is_yes else -1) for is_yes, p in pairs]
 
 
 @dataclass(frozen=True)
