@@ -15,13 +15,11 @@ from anyio.to_thread import run_sync
 from galenic_adapters import chat
 from galenic_adapters.errors import (
     BadInput,
-    Fault,
-    RejectedUpload,
     TooLong,
     Unavailable,
     WrongTask,
 )
-from galenic_adapters.manifest import BackboneId, Manifest
+from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import Package, check_fits
 from galenic_adapters.refs import AdapterRef
 from galenic_adapters.store import AdapterStore, Entry, Resolved
@@ -161,7 +159,6 @@ class Service:
     def _write(self, tenant: str, name: str, version: int | None, data: bytes) -> AdapterRef:
         config = self.engine.config
         package = Package.read(data)
-        _check_template(package.manifest)
         check_fits(
             package,
             backbone=self.backbone,
@@ -249,11 +246,3 @@ def _task_of(adapter: Resolved, wanted: TaskName) -> Task[Any, Any]:
     if manifest.task != wanted:
         raise WrongTask(f"adapter {adapter.ref} is for {manifest.task}, this route for {wanted}")
     return make_task(manifest.task, manifest.labels)
-
-
-def _check_template(manifest: Manifest) -> None:
-    """Under another template than it learned, an adapter's answers mean nothing."""
-    ours = make_task(manifest.task, manifest.labels).template_version
-    if manifest.template_version != ours:
-        problem = f"is {manifest.template_version}, this server renders {ours}"
-        raise RejectedUpload(Fault("manifest.template_version", problem))
