@@ -168,13 +168,13 @@ def _read_bytes(path: Path, most: int) -> bytes:
 def _check_shapes(config: _Config, shapes: dict[str, tuple[int, ...]]) -> None:
     """`BadInput` unless the tensors have the shapes that the configuration says."""
     found = shapes[SHARED]
-    num_positions, width = config.num_virtual_tokens, config.token_dim or found[-1] if found else 0
+    num_positions, width = config.num_virtual_tokens, config.token_dim or (found or (0,))[-1]
     rank, num_tasks = config.num_ranks, config.num_tasks
     said = {
         SHARED: (num_positions, width),
         COLS: (num_tasks, num_positions, rank),
         ROWS: (num_tasks, rank, width),
     }
-    for name, shape in shapes.items():
-        if said[name] != shape:
-            raise BadInput(TENSORS, f"{name} has shape {shape}, {CONFIG} says {said[name]}")
+    for name, shape in said.items():
+        if name in shapes and shapes[name] != shape:
+            raise BadInput(TENSORS, f"{name} has shape {shapes[name]}, {CONFIG} says {shape}")

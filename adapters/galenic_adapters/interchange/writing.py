@@ -4,6 +4,7 @@ Adapters written as PEFT loads them.
 
 import json
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,12 +59,15 @@ def _check_together(metaprompt: Metaprompt, packages: Sequence[Package], form: F
 
 
 def _stacked(metaprompt: Metaprompt, factors: Sequence[Factor]) -> dict[str, Tensor]:
+    """In one dtype, which loses nothing: PEFT keeps no other."""
     rank = max(factor.rank for factor in factors)
-    return {
+    stacked = {
         SHARED: metaprompt.rows_PD,
-        COLS: torch.stack([pad(f.u_PR.float(), (0, rank - f.rank)) for f in factors]),
-        ROWS: torch.stack([pad(f.v_RD.float(), (0, 0, 0, rank - f.rank)) for f in factors]),
+        COLS: torch.stack([pad(f.u_PR, (0, rank - f.rank)) for f in factors]),
+        ROWS: torch.stack([pad(f.v_RD, (0, 0, 0, rank - f.rank)) for f in factors]),
     }
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in stacked.values()))
+    return {name: tensor.to(dtype) for name, tensor in stacked.items()}
 
 
 def _config(
