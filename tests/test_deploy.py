@@ -135,7 +135,7 @@ def context() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     """The Dockerfile, carried out from nothing."""
     root = tmp_path_factory.mktemp("image")
     (root / "home").mkdir()
@@ -143,7 +143,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     network = {name: value for name, value in os.environ.items() if NETWORK.match(name)}
     image = Image(root, {"PATH": base, "HOME": str(root / "home"), **network})
     image.build()
-    return image
+    yield image
+    shutil.rmtree(root)  # gigabytes
 
 
 def free_port() -> int:
@@ -205,6 +206,68 @@ class TestImage:
         while image.run(*check).returncode:
             assert time.monotonic() < deadline, image.run(*check).stdout
             time.sleep(1)
+
+
+class TestSetup:
+    """`deploy/setup` over pins of our own, so that it takes seconds."""
+
+    @staticmethod
+    def _setup(folder: Path, *pins: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        shutil.copytree(ROOT / "deploy", folder / "deploy", dirs_exist_ok=True)
+        (folder / "deploy/requirements/cpu.txt").write_text("".join(f"{pin}\n" for pin in pins))
+        path = f"{folder}/.venv/bin:{os.environ['PATH']}"  # as make has it
+        return subprocess.run(
+            [folder / "deploy/setup", "requirements"],
+            env={**os.environ, "PATH": path, "GALENIC_DEVICE": "cpu", **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @staticmethod
+    def _installed(folder: Path) -> set[str]:
+        names = {path.name for path in folder.glob(".venv/lib/python*/site-packages/*.dist-info")}
+        return {name for name in names if not name.startswith(("pip-", "setuptools-"))}
+
+    def test_it_follows_the_pins(self, tmp_path):
+        """
+        New pins make a new environment, in which nothing of the old is left; the same ones do not.
+        """
+        first = self._setup(tmp_path, "six==1.17.0")
+        assert (0, {"six-1.17.0.dist-info"}) == (first.returncode, self._installed(tmp_path))
+
+        same = self._setup(tmp_path, "six==1.17.0")
+        assert (0, "") == (same.returncode, same.stdout)
+
+        other = self._setup(tmp_path, "idna==3.20")
+        assert (0, {"idna-3.20.dist-info"}) == (other.returncode, self._installed(tmp_path))
+
+    def test_a_failure_is_not_remembered(self, tmp_path):
+        """
+        Where pip fails, its reason is shown, and the next run tries again.
+        """
+        failed = self._setup(tmp_path, "six==0.0.0.0")
+
+        assert 1 == failed.returncode
+        assert "No matching distribution found for six==0.0.0.0" in failed.stderr
+        assert 0 == self._setup(tmp_path, "six==1.17.0").returncode
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ({"GALENIC_PYTHON": "python-of-nobody"}, "needs Python 3.11 or newer"),
+            ({"GALENIC_DEVICE": "tpu"}, "GALENIC_DEVICE is cpu or gpu, not tpu"),
+        ],
+    )
+    def test_it_says_what_it_needs(self, tmp_path, setting: dict[str, str], message: str):
+        """
+        What it cannot work with is one clear line, and nothing has been made.
+        """
+        done = self._setup(tmp_path, "six==1.17.0", **setting)
+
+        assert (1, "") == (done.returncode, done.stdout)
+        assert done.stderr.startswith(f"galenic: {message}")
+        assert not (tmp_path / ".venv").exists()
 
 
 class TestDockerfile:
