@@ -260,6 +260,9 @@ def evaluate(
         Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Examples to take; all if unset.")] = None,
+    untuned: Annotated[
+        Path | None, typer.Option(exists=True, help="Records of the untuned backbone's answers.")
+    ] = None,
     backbone: BackboneName = None,
 ) -> None:
     """Score a package and the untuned backbone on the same examples; writes both into its card."""
@@ -273,6 +276,7 @@ def evaluate(
             dataset=dataset,
             split=split,
             limit=limit,
+            untuned_records=untuned,
             backbone=backbone,
             say=typer.echo,
         )

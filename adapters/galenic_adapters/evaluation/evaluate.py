@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.decode import answer_all
 from galenic_adapters.evaluation.scores import Scores, score
 from galenic_adapters.manifest import Manifest, Score
@@ -31,6 +32,19 @@ class Evaluation:
             yield {"id": one.id, **asdict(said), "reading": answer.reading}
 
 
+def reread(
+    task: Task[Any, Any], examples: Sequence[Example], records: Sequence[dict[str, Any]]
+) -> Evaluation:
+    """An earlier evaluation from its records; raises `BadInput` if it was of other examples."""
+    if [row["id"] for row in records] != [example.id for example in examples]:
+        raise BadInput("records", f"{len(records)} rows are not of these {len(examples)} examples")
+    said = [
+        Completion(**{key: row[key] for key in row if key not in {"id", "reading"}})
+        for row in records
+    ]
+    return _read(task, examples, said)
+
+
 def evaluate(
     backbone: PromptedBackbone,
     prompt_PD: Tensor | None,
@@ -38,7 +52,12 @@ def evaluate(
     examples: Sequence[Example],
 ) -> Evaluation:
     """Greedy answers under the task's constraint, read and scored."""
-    said = answer_all(backbone, prompt_PD, task, examples)
+    return _read(task, examples, answer_all(backbone, prompt_PD, task, examples))
+
+
+def _read(
+    task: Task[Any, Any], examples: Sequence[Example], said: Sequence[Completion]
+) -> Evaluation:
     answers = [task.read(c, e.fields) for c, e in zip(said, examples, strict=True)]
     return Evaluation(score(task.name, examples, answers), examples, said, answers)
 

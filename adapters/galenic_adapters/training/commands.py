@@ -3,16 +3,17 @@ What the commands ``galenic train``, ``adapt`` and ``evaluate`` do, in the order
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from galenic_adapters.backbone import Backbone, ensure
 from galenic_adapters.data.examples import read_dataset
 from galenic_adapters.errors import BadInput
-from galenic_adapters.evaluation.evaluate import Evaluation, evaluate, model_card, scored
-from galenic_adapters.factor import Metaprompt, compose
-from galenic_adapters.manifest import BackboneId
+from galenic_adapters.evaluation.evaluate import evaluate, model_card, reread, scored
+from galenic_adapters.factor import compose
+from galenic_adapters.manifest import BackboneId, Manifest
 from galenic_adapters.package import Package, check_fits
+from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.registry import make_task
 from galenic_adapters.training.learn import learn
 from galenic_adapters.training.prompted import PromptedBackbone
@@ -74,15 +75,27 @@ def measure(
     dataset: str,
     split: str,
     limit: int | None = None,
+    untuned_records: Path | None = None,
     backbone: str | None = None,
     say: Say = print,
 ) -> None:
-    """Score a package and the untuned backbone on *data*; both stand in package and card then."""
+    """
+    Score a package and the untuned backbone on *data*; both stand in package and card then.
+
+    With *untuned_records* of an earlier evaluation, the untuned backbone is not asked again.
+    """
     package = Package.read(package_file.read_bytes())
     source, model = _load(backbone, say)
     metaprompt = metaprompt_of(source, metaprompt_file)
     check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=package.manifest.rank)
-    tuned, untuned = _both(model, package, metaprompt, data, limit)
+    task = make_task(package.manifest.task, package.manifest.labels)
+    examples = _examples(data, package.manifest)[:limit]
+    tuned = evaluate(model, compose(metaprompt, package.factor), task, examples)
+    if untuned_records:
+        rows = [json.loads(row) for row in untuned_records.read_text("utf-8").splitlines()]
+        untuned = reread(task, examples, rows)
+    else:
+        untuned = evaluate(model, None, task, examples)
     package = scored(package, dataset, split, tuned.scores, untuned.scores)
     for who, one in (("tuned", tuned), ("untuned", untuned)):
         records = package_file.with_suffix(f".{split}.{who}.jsonl")
@@ -93,19 +106,13 @@ def measure(
     package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
 
 
-def _both(
-    model: PromptedBackbone, package: Package, metaprompt: Metaprompt, data: Path, limit: int | None
-) -> tuple[Evaluation, Evaluation]:
-    manifest = package.manifest
+def _examples(data: Path, manifest: Manifest) -> Sequence[Example]:
     read = read_dataset(data, manifest.task)
     unknown = set(read.labels) - set(manifest.labels)
     if manifest.labels and unknown:
         listed = ", ".join(sorted(unknown)[:5])
         raise BadInput(data.name, f"has labels that the adapter does not know: {listed}")
-    task = make_task(manifest.task, manifest.labels)
-    examples = read.examples[:limit]
-    prompt_PD = compose(metaprompt, package.factor)
-    return evaluate(model, prompt_PD, task, examples), evaluate(model, None, task, examples)
+    return read.examples
 
 
 def _load(backbone: str | None, say: Say) -> tuple[BackboneId, PromptedBackbone]:

@@ -92,6 +92,20 @@ def test_a_score_stands_beside_the_untuned_backbones(trained, adapted, sources, 
     )
 
 
+def test_the_untuned_backbone_need_not_be_asked_twice(trained, adapted, sources, backbone_path):
+    def scores(*more):
+        package = adapted / "mine.safetensors"
+        result = run(
+            *("evaluate", package, sources[0].dev, "--dataset", "made-up", "--split", "dev"),
+            *("--metaprompt", trained / "metaprompt.safetensors", "--backbone", backbone_path),
+            *more,
+        )
+        assert 0 == result.exit_code, result.output
+        return Package.read(package.read_bytes()).manifest.scores
+
+    assert scores() == scores("--untuned", adapted / "mine.dev.untuned.jsonl")
+
+
 def _share_right(rows, data):
     gold = {r["id"]: r["label"] for r in map(json.loads, Path(data).read_text().splitlines())}
     return sum(gold[row["id"]] == row["text"] for row in rows) / len(rows)
