@@ -6,6 +6,9 @@ engine that brings no Galenic layout gets vLLM's own model unchanged. Ids past t
 accepted only under the tokenizer mode ``galenic``, which `VllmEngine` alone asks for.
 """
 
+import logging
+import os
+
 ARCHITECTURES = (
     "GptOssForCausalLM",
     "LlamaForCausalLM",
@@ -16,6 +19,14 @@ ARCHITECTURES = (
 TOKENIZER_MODE = "galenic"
 LAYOUT_KEY = "galenic"
 """In vLLM's additional_config, which reaches every worker and names its compile cache."""
+
+DISCREET = "GALENIC_DISCREET_LOGS"
+"""Set by `VllmEngine` for the processes that it starts: their logs must not quote a patient."""
+
+OUTSPOKEN_LOGGERS = (
+    "vllm.logging_utils.dump_input",  # after a crash, every request's sampling parameters
+    "vllm.v1.structured_output",  # lines of a grammar that does not compile
+)
 
 
 def register() -> None:
@@ -30,3 +41,6 @@ def register() -> None:
             TOKENIZER_MODE, "galenic_server.engine.tokenizer", "PromptedTokenizer"
         )
         RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm.renderers.hf", "HfRenderer")
+    if os.environ.get(DISCREET):
+        for name in OUTSPOKEN_LOGGERS:
+            logging.getLogger(name).disabled = True

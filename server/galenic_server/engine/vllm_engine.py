@@ -48,7 +48,7 @@ from galenic_server.engine.base import (
 )
 from galenic_server.engine.border import check_factor, fit
 from galenic_server.engine.embedding import Layout
-from galenic_server.engine.plugin import LAYOUT_KEY, TOKENIZER_MODE
+from galenic_server.engine.plugin import DISCREET, LAYOUT_KEY, TOKENIZER_MODE
 from galenic_server.engine.slots import Place, Slots, seat_all
 from galenic_server.engine.worker import pack
 
@@ -293,6 +293,7 @@ class VllmEngine:
 def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
     if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
+    os.environ[DISCREET] = "1"
     if current_platform.is_cpu():
         _share_the_cpu(config.tensor_parallel_size)
     arguments: dict[str, Any] = {
