@@ -30,7 +30,7 @@ from galenic_server.tenants import Keys, read_secret
 
 log = structlog.get_logger(__name__)
 
-SENTENCE = "He was treated for cystic fibrosis and later developed diabetes mellitus."
+SENTENCE = "The patient was diagnosed with colorectal cancer; his mother had ovarian cancer."
 
 
 def main() -> int:
