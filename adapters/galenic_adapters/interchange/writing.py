@@ -44,10 +44,7 @@ def write_checkpoint(
 
 def _check_together(metaprompt: Metaprompt, packages: Sequence[Package], form: Form) -> None:
     if not packages or (form == "prompt" and len(packages) != 1):
-        raise BadInput(
-            "packages",
-            f"{len(packages)} given, needed is {'one' if form == 'prompt' else 'at least one'}",
-        )
+        raise BadInput("packages", f"{len(packages)} given, {form} takes {_TAKES[form]}")
     for package in packages:
         manifest = package.manifest
         if manifest.metaprompt != metaprompt.digest:

@@ -302,4 +302,4 @@ class TestCommands:
     def test_a_bad_name_is_told(self, saved, llama, tmp_path):
         result = self.take(saved, tmp_path, llama, name="Not A Name")
 
-        assert (1, True) == (result.exit_code, "'Not A Name' is not a name" in result.output)
+        assert (1, True) == (result.exit_code, "name: is not a name" in result.output)
