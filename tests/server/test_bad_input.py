@@ -16,7 +16,7 @@ CANARY = "Zebrafinch"
 @pytest.fixture
 def north(running: Running) -> Iterator[httpx.Client]:
     yield running.client("north")
-    assert httpx.get(f"{running.url}/health/ready").is_success
+    assert running.anyone.get("/health/ready").is_success
 
 
 def ner(text: Any, **more: Any) -> dict[str, Any]:

@@ -34,8 +34,7 @@ class TestARequestId:
         """
         sent = {"x-request-id": "abc-1.2_3"}
         assert (
-            "abc-1.2_3"
-            == httpx.get(f"{running.url}/health/live", headers=sent).headers["x-request-id"]
+            "abc-1.2_3" == running.anyone.get("/health/live", headers=sent).headers["x-request-id"]
         )
 
     @pytest.mark.parametrize("sent", ["a" * 10_240, "a b", "é", "<script>", ""])
@@ -43,7 +42,7 @@ class TestARequestId:
         """
         Long ones and odd ones are not repeated.
         """
-        reply = httpx.get(f"{running.url}/health/live", headers=[(b"x-request-id", sent.encode())])
+        reply = running.anyone.get("/health/live", headers=[(b"x-request-id", sent.encode())])
 
         assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
 
@@ -52,9 +51,7 @@ class TestARequestId:
         Nobody could say which one is meant.
         """
         sent = [("x-request-id", "one"), ("x-request-id", "two")]
-        told = httpx.get(f"{running.url}/health/live", headers=sent).headers.get_list(
-            "x-request-id"
-        )
+        told = running.anyone.get("/health/live", headers=sent).headers.get_list("x-request-id")
 
         assert 1 == len(told)
         assert told[0] not in ("one", "two")
@@ -113,7 +110,7 @@ class TestMetrics:
         """
         body = {"documents": [{"text": CANARY}], "max_tokens": 8}
         running.client("metered").post("/v1/ner", json=body)
-        page = httpx.get(f"{running.url}/metrics").text
+        page = running.anyone.get("/metrics").text
 
         assert 'galenic_requests_total{route="/v1/ner",status="200",tenant="metered"} 1.0' in page
         assert 'galenic_request_seconds_count{task="ner",tenant="metered"} 1.0' in page
@@ -128,12 +125,12 @@ class TestMetrics:
         There metrics take an admin's key, and docs are not there at all.
         """
         with serving(make_parts(backbone, tmp_path, host="0.0.0.0")) as server:
-            reply = httpx.get(f"{server.url}/metrics")
+            reply = server.anyone.get("/metrics")
             assert 401 == reply.status_code
             assert 403 == server.client("north").get("/metrics").status_code
             assert 200 == server.admin.get("/metrics").status_code
-            assert 404 == httpx.get(f"{server.url}/docs").status_code
-            assert 404 == httpx.get(f"{server.url}/openapi.json").status_code
+            assert 404 == server.anyone.get("/docs").status_code
+            assert 404 == server.anyone.get("/openapi.json").status_code
 
 
 class TestSettings:
@@ -167,7 +164,7 @@ class TestReadiness:
         parts.service.engine = gate
         with serving(parts, ready=False) as server:
             north = server.client("north")
-            before = [httpx.get(f"{server.url}/health/{which}") for which in ("live", "ready")]
+            before = [server.anyone.get(f"/health/{which}") for which in ("live", "ready")]
             asked = north.post("/v1/ner", json={"documents": [{"text": "a"}]})
             server.publish("north", "early", package())
             gate.open()
@@ -218,7 +215,7 @@ class TestAClientThatLeaves:
             next(reply.iter_lines())
 
     def told(self, running: Running, pattern: str) -> list[str]:
-        return re.findall(pattern, httpx.get(f"{running.url}/metrics").text)
+        return re.findall(pattern, running.anyone.get("/metrics").text)
 
     def test_in_mid_stream_stops_the_engine_working_for_it(self, running: Running):
         """

@@ -4,7 +4,6 @@ import json
 import time
 from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -17,7 +16,7 @@ NER = {"documents": [{"text": "He has gout."}], "max_tokens": 8}
 
 
 def routes(running: Running) -> list[tuple[str, str]]:
-    document = httpx.get(f"{running.url}/openapi.json").json()
+    document = running.anyone.get("/openapi.json").json()
     return [(method, path) for path, methods in document["paths"].items() for method in methods]
 
 
@@ -26,14 +25,13 @@ class TestWithoutAKey:
         """
         Health and the loopback's metrics aside. A body that is no JSON changes nothing.
         """
-        with httpx.Client(base_url=running.url, timeout=120) as stranger:
-            for method, path in routes(running):
-                if path in OPEN:
-                    continue
-                url = path.replace("{version}", "1").replace("{", "").replace("}", "")
-                replies = [stranger.request(method, url, content=body) for body in (None, b"{")]
-                assert [401, 401] == [reply.status_code for reply in replies], path
-                assert "Bearer" == replies[0].headers["www-authenticate"]
+        for method, path in routes(running):
+            if path in OPEN:
+                continue
+            url = path.replace("{version}", "1").replace("{", "").replace("}", "")
+            replies = [running.anyone.request(method, url, content=body) for body in (None, b"{")]
+            assert [401, 401] == [reply.status_code for reply in replies], path
+            assert "Bearer" == replies[0].headers["www-authenticate"]
 
     @pytest.mark.parametrize(
         "header",
@@ -50,7 +48,7 @@ class TestWithoutAKey:
         """
         Another scheme, none, a made-up one, one of 10 KB.
         """
-        reply = httpx.get(f"{running.url}/v1/models", headers={"authorization": header.encode()})
+        reply = running.anyone.get("/v1/models", headers={"authorization": header.encode()})
 
         assert 401 == reply.status_code
 
@@ -118,9 +116,9 @@ class TestAKey:
         """
         made = running.admin.post("/admin/v1/keys", json={"tenant": "north"}).json()
         mine = {"authorization": f"Bearer {made['key']}"}
-        before = httpx.get(f"{running.url}/v1/models", headers=mine)
+        before = running.anyone.get("/v1/models", headers=mine)
         running.admin.delete(f"/admin/v1/keys/{made['id']}").raise_for_status()
-        after = httpx.get(f"{running.url}/v1/models", headers=mine)
+        after = running.anyone.get("/v1/models", headers=mine)
 
         assert (200, 401) == (before.status_code, after.status_code)
 
@@ -131,10 +129,10 @@ class TestAKey:
         other_replica = running.parts.keys._store
         made = running.admin.post("/admin/v1/keys", json={"tenant": "north"}).json()
         mine = {"authorization": f"Bearer {made['key']}"}
-        assert httpx.get(f"{running.url}/v1/models", headers=mine).is_success
+        assert running.anyone.get("/v1/models", headers=mine).is_success
         other_replica.revoke_key(made["id"])
         end = time.monotonic() + 5
-        while httpx.get(f"{running.url}/v1/models", headers=mine).is_success:
+        while running.anyone.get("/v1/models", headers=mine).is_success:
             assert time.monotonic() < end
             time.sleep(0.2)
 

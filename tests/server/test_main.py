@@ -99,7 +99,9 @@ class TestAFreshStart:
         with started(environment, tmp_path) as second:
             eventually(lambda: is_ready(second))
             mine = {"authorization": f"Bearer {key}"}
-            listed = httpx.get(f"{second.url}/admin/v1/adapters", headers=mine).json()["adapters"]
+            listed = httpx.get(f"{second.url}/admin/v1/adapters", headers=mine, timeout=60).json()[
+                "adapters"
+            ]
             assert [("diseases", 1)] == [(one["name"], one["version"]) for one in listed]
             assert not KEY.findall(second.said())
 
@@ -111,7 +113,7 @@ class TestAFreshStart:
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
             mine = {"authorization": "Bearer a-long-enough-secret"}
-            assert httpx.get(f"{server.url}/admin/v1/keys", headers=mine).is_success
+            assert httpx.get(f"{server.url}/admin/v1/keys", headers=mine, timeout=60).is_success
             assert not KEY.findall(server.said())
             assert given["GALENIC_ADMIN_KEY"] not in server.said()
 
