@@ -5,7 +5,7 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
 @pytest.mark.slow
 class TestAThousandAdapters:
     def test_each_answers_in_a_crowd_as_it_does_alone(
-        self, server: RealServer, zoo: Zoo, record_property: pytest.RecordProperty
+        self, server: RealServer, zoo: Zoo, record_property: Callable[[str, object], None]
     ):
         """
         Each is uploaded and asked at once, with nothing else running: that is its own answer. Then
