@@ -255,7 +255,7 @@ class TestAPackageThatIsWrong:
         """
         error = error_of(self.put(running, package(template_version=99).data), 422)
 
-        assert "is 99, this server renders" in error["message"]
+        assert "is 99, this server has" in error["message"]
 
     def test_another_media_type_is_a_415(self, running: Running):
         """
