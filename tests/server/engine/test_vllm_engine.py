@@ -1,7 +1,6 @@
 """What can go wrong with slots, caches and processes under vLLM, and does not."""
 
 import asyncio
-import multiprocessing
 import os
 import random
 import signal
@@ -157,9 +156,9 @@ class TestAnAbort:
         assert ["length"] * 24 == [answer.finish for answer in answers]
 
 
-def kill_core() -> list[psutil.Process]:
-    """End the only engine core that runs, as a crash would; gives its processes."""
-    (core,) = (it for it in multiprocessing.active_children() if "EngineCore" in it.name)
+def kill_core(engine: RunningEngine) -> list[psutil.Process]:
+    """End the engine's core, as a crash would; gives the processes that it had."""
+    (core,) = engine.engine._llm.engine_core.resources.engine_manager.processes
     family = [psutil.Process(core.pid), *psutil.Process(core.pid).children(recursive=True)]
     os.kill(core.pid, signal.SIGKILL)
     return family
@@ -185,7 +184,7 @@ class TestACrash:
         async def crash() -> tuple[list, list[psutil.Process], float]:
             readers = [asyncio.create_task(read(it)) for it in (None, *residents) * 4]
             await started.wait()
-            family = kill_core()
+            family = kill_core(vllm_engine)
             said = await asyncio.gather(*readers, return_exceptions=True)
             assert not await vllm_engine.engine.healthy()
             with pytest.raises(Unavailable):
