@@ -2,7 +2,7 @@
 The SQL database under the store: opened by URL, migrated, and its failures told in our words.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -29,6 +29,7 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(is_writing=True)
+        self.before_commit: Callable[[sa.Connection], None] = lambda db: None
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -48,6 +49,7 @@ class Database:
         """All of it or nothing. On SQLite one writer at a time; the others wait their turn."""
         with _told(), self._writer.begin() as db:
             yield db
+            self.before_commit(db)
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An insert that can say what to do on conflict; both dialects speak alike."""
@@ -78,6 +80,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
         return sa.create_engine(
             url,
+            hide_parameters=True,  # an error's message holds no row
             pool_size=10,
             max_overflow=30,
             pool_timeout=WAIT_SECONDS,
@@ -92,6 +95,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
+        hide_parameters=True,
         pool_size=10,
         max_overflow=30,
         pool_timeout=WAIT_SECONDS,

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from galenic_adapters.audit import note
 from galenic_adapters.database import Database
 from galenic_adapters.errors import Conflict, NotFound
 from galenic_adapters.refs import check_name
@@ -62,6 +63,7 @@ class SqlKeys:
             "expires": expires,
         }
         with self._database.writing() as db:
+            note(key=key.id, role=key.role.value, of=tenant)
             if not self._database.insert_new(db, api_keys, row):
                 raise Conflict("this key exists already")
         return key
@@ -94,6 +96,7 @@ class SqlKeys:
             change = change.where(api_keys.c.tenant == tenant)
         first = sa.func.coalesce(api_keys.c.revoked, sa.literal(_now(), api_keys.c.revoked.type))
         with self._database.writing() as db:
+            note(key=key_id)
             if not db.execute(change.values(revoked=first)).rowcount:
                 raise NotFound("no such key")
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
+from galenic_adapters.audit import note
 from galenic_adapters.errors import Conflict, NotFound, Unavailable
 from galenic_adapters.factor import Factor
 from galenic_adapters.keys import Key, Role, SqlKeys
@@ -159,10 +160,11 @@ class SqlStore(SqlKeys):
             aliases.c.version == ref.version,
         )
         with self._database.writing() as db:
-            _lock(db, ref)
+            digest = _lock(db, ref)
             if names := sorted(db.scalars(pointing)):
                 raise Conflict(f"{ref} is what alias {', '.join(names)} points to")
             db.execute(adapters.update().where(_is(ref)).values(deleted=_now(), payload=None))
+            note(adapter=str(ref), digest=digest)
 
     def move_alias(
         self, tenant: str, alias: str, ref: AdapterRef, *, expect: AdapterRef | None = None
@@ -172,7 +174,8 @@ class SqlStore(SqlKeys):
         target = {"name": ref.name, "version": ref.version, "changed": _now()}
         row = {"tenant": tenant, "alias": check_name("alias", alias), **target}
         with self._database.writing() as db:
-            _lock(db, ref)
+            digest = _lock(db, ref)
+            note(alias=alias, old=_target(db, tenant, alias), new=str(ref), digest=digest)
             if expect is None:
                 upsert = self._database.insert(aliases).values(row)
                 key = [aliases.c.tenant, aliases.c.alias]
@@ -201,6 +204,7 @@ class SqlStore(SqlKeys):
 
     def drop_alias(self, tenant: str, alias: str) -> None:
         with self._database.writing() as db:
+            note(alias=alias, old=_target(db, tenant, alias), new=None)
             if not db.execute(aliases.delete().where(_is_alias(tenant, alias))).rowcount:
                 raise NotFound(f"no alias {alias!r}")
 
@@ -227,6 +231,7 @@ class SqlStore(SqlKeys):
             "created": _now(),
             "payload": package.data,
         }
+        note(adapter=str(ref), digest=package.digest)
         return self._database.insert_new(db, adapters, row)
 
 
@@ -255,10 +260,24 @@ def _is_alias(tenant: str, alias: str) -> sa.ColumnElement[bool]:
     return sa.and_(aliases.c.tenant == tenant, aliases.c.alias == alias)
 
 
-def _lock(db: sa.Connection, ref: AdapterRef) -> None:
-    """Hold *ref*'s row until the transaction ends, so that it is not deleted under an alias."""
-    if db.execute(_live(adapters.c.digest).where(_is(ref)).with_for_update()).first() is None:
+def _lock(db: sa.Connection, ref: AdapterRef) -> str:
+    """
+    Hold *ref*'s row until the transaction ends, so that it is not deleted under an alias.
+
+    Returns its digest.
+    """
+    row = db.execute(_live(adapters.c.digest).where(_is(ref)).with_for_update()).first()
+    if row is None:
         raise NotFound(f"no adapter {str(ref)!r}")
+    digest: str = row.digest
+    return digest
+
+
+def _target(db: sa.Connection, tenant: str, alias: str) -> str | None:
+    """Where *alias* points just now; it stays so until the transaction ends."""
+    query = sa.select(aliases.c.name, aliases.c.version).where(_is_alias(tenant, alias))
+    row = db.execute(query.with_for_update()).first()
+    return row and f"{row.name}@{row.version}"
 
 
 def _check_same(db: sa.Connection, ref: AdapterRef, digest: str) -> None:

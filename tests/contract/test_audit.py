@@ -1,0 +1,251 @@
+"""The audit chain, over SQLite and over PostgreSQL alike."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from galenic_adapters.audit import Chain, Head, Tampered, acting
+from galenic_adapters.database import Database
+from galenic_adapters.errors import Conflict, Unavailable
+from galenic_adapters.refs import AdapterRef
+from galenic_adapters.store import Role, SqlStore
+from tests.support.packages import make_package
+from tests.support.postgres import Postgres
+
+SECRET = b"the server's"
+NORTH_1 = AdapterRef("north", "discharge", 1)
+ONE, OTHER = make_package(1), make_package(2)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/galenic.db"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.new_database()
+
+
+@pytest.fixture
+def open_database(url: str) -> Iterator[Callable[[], Database]]:
+    opened: list[Database] = []
+
+    def open_one() -> Database:
+        opened.append(Database.open(url))
+        return opened[-1]
+
+    yield open_one
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+def database(open_database: Callable[[], Database]) -> Database:
+    return open_database()
+
+
+@pytest.fixture
+def chain(database: Database) -> Chain:
+    """With five rows."""
+    made = Chain(database, SECRET)
+    made.append([{"action": "ask", "request_id": f"r{i}"} for i in range(5)])
+    return made
+
+
+def acts(chain: Chain) -> list[dict[str, Any]]:
+    return [record for record, _ in chain.rows()]
+
+
+class TestAChain:
+    def test_holds_what_was_appended_in_order(self, chain: Chain):
+        """
+        Numbered from one, each naming the MAC before it, with its moment.
+        """
+        rows = list(chain.rows())
+
+        assert [1, 2, 3, 4, 5] == [record["number"] for record, _ in rows]
+        assert ["", *(mac for _, mac in rows[:-1])] == [record["previous"] for record, _ in rows]
+        assert [f"r{i}" for i in range(5)] == [record["request_id"] for record, _ in rows]
+        assert all(record["at"].endswith("+00:00") for record, _ in rows)
+        assert chain.verify() == chain.head() == Head(5, rows[-1][1])
+        assert [4, 5] == [record["number"] for record, _ in chain.rows(after=3)]
+
+    def test_is_one_for_all_replicas(self, open_database: Callable[[], Database]):
+        """
+        Four that append at once: no row lost, none twice, one order.
+        """
+        chains = [Chain(open_database(), SECRET) for _ in range(4)]
+
+        def append(chain: Chain) -> None:
+            for i in range(20):
+                chain.append([{"i": i}] * 3)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(append, chains))
+
+        assert 240 == chains[0].verify().number
+
+    def test_is_read_in_pages(self, chain: Chain):
+        """
+        However long it is.
+        """
+        chain.append([{"i": i} for i in range(2500)])
+
+        assert 2505 == chain.verify().number
+        assert 2505 == len(list(chain.rows()))
+
+
+class TestTampering:
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ("UPDATE audit SET record = replace(record, 'r2', 'r7') WHERE number = 3", "row 3 was"),
+            ("DELETE FROM audit WHERE number = 3", "row 3 is not there"),
+            ("DELETE FROM audit WHERE number = 1", "row 1 is not there"),
+            ("DELETE FROM audit WHERE number = 5", "ends at row 4, its head says 5"),
+            ("DELETE FROM audit", "ends at row 0, its head says 5"),
+            ("DELETE FROM audit_head", "head of the chain is not there"),
+            ("UPDATE audit_head SET number = 4", "head at row 4 has a seal"),
+            ("UPDATE audit_head SET mac = 'x'", "head at row 5 has a seal"),
+            ("UPDATE audit SET number = number + 1 WHERE number = 5", "row 5 is not there"),
+            (
+                "UPDATE audit SET number = CASE number WHEN 2 THEN -3 ELSE -2 END"
+                " WHERE number IN (2, 3);UPDATE audit SET number = -number WHERE number < 0",
+                "row 2 does not follow row 1",
+            ),
+            (
+                "INSERT INTO audit SELECT 0, record, mac FROM audit WHERE number = 1",
+                "row 1 is not there",
+            ),
+        ],
+    )
+    def test_is_found(self, database: Database, chain: Chain, change: str, said: str):
+        """
+        Changed, removed, reordered, inserted, cut off: the message says where.
+        """
+        chain.verify()
+        with database.writing() as db:
+            for statement in change.split(";"):
+                db.execute(sa.text(statement))
+
+        with pytest.raises(Tampered, match=said):
+            chain.verify()
+
+    def test_a_shorter_chain_cannot_be_sealed(self, database: Database, chain: Chain):
+        """
+        Not with the last row's own MAC, and not by a server with another secret.
+        """
+        with database.writing() as db:
+            db.execute(sa.text("DELETE FROM audit WHERE number = 5"))
+            mac = db.scalar(sa.text("SELECT mac FROM audit WHERE number = 4"))
+            db.execute(
+                sa.text("UPDATE audit_head SET number = 4, mac = :mac, seal = :mac"), {"mac": mac}
+            )
+
+        with pytest.raises(Tampered, match="head at row 4 has a seal"):
+            chain.verify()
+        with pytest.raises(Tampered, match="seal"):
+            Chain(database, b"another's").append([{}])
+
+    def test_an_old_backup_lacks_the_head_that_was_noted(self, database: Database, chain: Chain):
+        """
+        Rows and head put back together are found by a head noted elsewhere, and by nothing else.
+        """
+        with database.reading() as db:
+            old = db.execute(sa.text("SELECT number, mac, seal FROM audit_head")).one()
+        noted = chain.append([{"action": "delete"}])
+        with database.writing() as db:
+            db.execute(sa.text("DELETE FROM audit WHERE number = 6"))
+            put_back = "UPDATE audit_head SET number = :number, mac = :mac, seal = :seal"
+            db.execute(sa.text(put_back), old._asdict())
+
+        assert 5 == chain.verify().number
+        with pytest.raises(Tampered, match="has 5 rows, 6 were noted"):
+            chain.verify(Head.parse(str(noted)))
+        chain.append([{"action": "ask"}])
+        with pytest.raises(Tampered, match="row 6 is not the one that was noted"):
+            chain.verify(noted)
+
+    def test_a_record_signed_by_another_secret_is_none(self, database: Database, chain: Chain):
+        """
+        Who can write the database and not the MAC forges no row.
+        """
+        forged = {"number": 3, "previous": "", "action": "nothing"}
+        with database.writing() as db:
+            db.execute(
+                sa.text("UPDATE audit SET record = :record WHERE number = 3"),
+                {"record": json.dumps(forged)},
+            )
+
+        with pytest.raises(Tampered, match="row 3 was changed"):
+            chain.verify()
+
+
+class TestAnAct:
+    def test_is_written_with_what_it_did(self, database: Database):
+        """
+        Actor, old, new and digest, in the very transaction: a refused one wrote neither.
+        """
+        store, chain = SqlStore(database), Chain(database, SECRET)
+        with acting({"actor": "k1", "action": "publish"}):
+            store.put(NORTH_1, ONE)
+        store.publish("north", "discharge", OTHER)  # nobody's act
+        for ref in (NORTH_1, AdapterRef("north", "discharge", 2)):
+            with acting({"actor": "k1", "action": "move_alias"}):
+                store.move_alias("north", "ner", ref)
+        with acting({"actor": "k2", "action": "publish"}) as refused, pytest.raises(Conflict):
+            store.put(NORTH_1, OTHER)
+        with acting({"actor": "k2", "action": "create_key"}):
+            key = store.add_key("north", Role.CALLER, "0" * 64)
+
+        told = acts(chain)
+        assert ["publish", "move_alias", "move_alias", "create_key"] == [
+            one["action"] for one in told
+        ]
+        assert ("discharge@1", ONE.digest) == (told[0]["adapter"], told[0]["digest"])
+        assert [(None, "discharge@1"), ("discharge@1", "discharge@2")] == [
+            (one["old"], one["new"]) for one in told[1:3]
+        ]
+        assert OTHER.digest == told[2]["digest"]
+        assert (key.id, "k2") == (told[3]["key"], told[3]["actor"])
+        assert 0 == refused.num_written
+        assert 4 == chain.verify().number
+
+    def test_that_cannot_be_audited_does_not_happen(self, database: Database):
+        """
+        With a broken chain nothing is changed any more.
+        """
+        store = SqlStore(database)
+        Chain(database, SECRET)
+        with database.writing() as db:
+            db.execute(sa.text("DELETE FROM audit_head"))
+
+        with acting({"action": "publish"}), pytest.raises(Tampered):
+            store.put(NORTH_1, ONE)
+        assert [] == store.owned_by("north")
+
+
+class TestADatabaseThatIsAway:
+    def test_takes_no_row_and_says_so(self, tmp_path: Path):
+        """
+        As a full disk does; the chain stays whole.
+        """
+        database = Database.open(f"sqlite:///{tmp_path}/galenic.db")
+        chain = Chain(database, SECRET)
+        chain.append([{"action": "ask"}])
+        sa.event.listen(database._engine, "connect", _fill)
+        database._engine.dispose()
+
+        with pytest.raises(Unavailable, match="no room left"):
+            chain.append([{"action": "ask", "filler": "x" * 100_000}])
+        assert 1 == chain.verify().number
+        database.close()
+
+
+def _fill(connection: Any, _record: Any) -> None:
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
