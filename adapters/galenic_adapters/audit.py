@@ -71,7 +71,7 @@ _act: ContextVar[Act | None] = ContextVar("act", default=None)
 
 @contextmanager
 def acting(record: Record) -> Iterator[Act]:
-    """What is written inside belongs to this act, in other threads that are started from here too."""
+    """What is written inside belongs to this act, in threads started from here too."""
     act = Act(record)
     token = _act.set(act)
     try:

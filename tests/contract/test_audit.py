@@ -18,6 +18,10 @@ from tests.support.packages import make_package
 from tests.support.postgres import Postgres
 
 SECRET = b"the server's"
+SWAP = """
+    UPDATE audit SET number = CASE number WHEN 2 THEN -3 ELSE -2 END WHERE number IN (2, 3);
+    UPDATE audit SET number = -number WHERE number < 0
+"""
 NORTH_1 = AdapterRef("north", "discharge", 1)
 ONE, OTHER = make_package(1), make_package(2)
 
@@ -113,8 +117,7 @@ class TestTampering:
             ("UPDATE audit_head SET mac = 'x'", "head at row 5 has a seal"),
             ("UPDATE audit SET number = number + 1 WHERE number = 5", "row 5 is not there"),
             (
-                "UPDATE audit SET number = CASE number WHEN 2 THEN -3 ELSE -2 END"
-                " WHERE number IN (2, 3);UPDATE audit SET number = -number WHERE number < 0",
+                SWAP,
                 "row 2 does not follow row 1",
             ),
             (
