@@ -45,11 +45,16 @@ class Database:
             yield db
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """All of it or nothing. On SQLite one writer at a time; the others wait their turn."""
+    def writing(self, *, is_act: bool = True) -> Iterator[sa.Connection]:
+        """
+        All of it or nothing. On SQLite one writer at a time; the others wait their turn.
+
+        What *is_act* no more than a note of the server's own is no part of anybody's act.
+        """
         with _told(), self._writer.begin() as db:
             yield db
-            self.before_commit(db)
+            if is_act:
+                self.before_commit(db)
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
         """An insert that can say what to do on conflict; both dialects speak alike."""

@@ -9,6 +9,8 @@ Everything that can go wrong, as one tree; the server maps it to HTTP in one tab
     ├── RejectedUpload      a package with faults, all of them listed
     ├── NotFound            an adapter, version, alias or key that this tenant does not have
     ├── Conflict            a version exists and never changes, or an alias moved meanwhile
+    ├── Unconditional       a write over something that is there, without saying what
+    ├── QuotaExceeded       the tenant has no room for that
     ├── WrongTask           the adapter answers another task than the route's
     └── Unavailable         the engine or the database is not there just now
 
@@ -73,6 +75,14 @@ class NotFound(GalenicError):
 
 class Conflict(GalenicError):
     """The write disagrees with what is already written."""
+
+
+class Unconditional(GalenicError):
+    """The write has to say which state it means to change."""
+
+
+class QuotaExceeded(GalenicError):
+    """More adapters, or more bytes, than the tenant may keep."""
 
 
 class WrongTask(GalenicError):

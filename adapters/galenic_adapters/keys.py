@@ -4,17 +4,18 @@ API keys as rows. A row holds the key's HMAC, never the key: a stolen database o
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 
 from galenic_adapters.audit import note
-from galenic_adapters.database import Database
-from galenic_adapters.errors import Conflict, NotFound
+from galenic_adapters.changes import Kind, now
+from galenic_adapters.errors import BadInput, Conflict, NotFound
 from galenic_adapters.refs import check_name
-from galenic_adapters.tables import api_keys
+from galenic_adapters.tables import api_keys, tenants
+from galenic_adapters.tenants import NOT_SUSPENDED, SqlTenants
 
 
 class Role(StrEnum):
@@ -33,48 +34,85 @@ class Key:
     created: datetime
     expires: datetime | None = None
     revoked: datetime | None = None
+    label: str = ""
+    replaced_by: str | None = None
 
 
-class SqlKeys:
+class SqlKeys(SqlTenants):
     """The part of the store that knows who may ask."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @classmethod
-    def open(cls, url: str) -> Self:
-        """The store at ``sqlite:///file`` or ``postgresql://…``, its tables brought up to date."""
-        return cls(Database.open(url))
-
-    def close(self) -> None:
-        self._database.close()
-
     def add_key(
-        self, tenant: str, role: Role, hmac_sha256: str, *, expires: datetime | None = None
+        self,
+        tenant: str,
+        role: Role,
+        hmac_sha256: str,
+        *,
+        expires: datetime | None = None,
+        label: str = "",
     ) -> Key:
-        """Remember a key by its HMAC (64 hex digits)."""
-        key = Key(secrets.token_hex(8), check_name("tenant", tenant), Role(role), _now(), expires)
-        row = {
-            "id": key.id,
-            "tenant": tenant,
-            "role": key.role.value,
-            "hmac_sha256": hmac_sha256,
-            "created": key.created,
-            "expires": expires,
-        }
-        with self._database.writing() as db:
+        """Remember a key by its HMAC (64 hex digits). *label*: one line, for people."""
+        if len(label) > 100 or not (label.isprintable() or not label):
+            raise BadInput("label", "is not one line of at most 100 characters")
+        key = Key(
+            secrets.token_hex(8),
+            check_name("tenant", tenant),
+            Role(role),
+            now(),
+            expires,
+            label=label,
+        )
+        with self._changing(Kind.KEY, tenant, key.id) as writing:
             note(key=key.id, role=key.role.value, of=tenant)
-            if not self._database.insert_new(db, api_keys, row):
-                raise Conflict("this key exists already")
+            self._ensure_tenant(writing.db, tenant)
+            self._insert_key(writing.db, key, hmac_sha256)
         return key
 
+    def rotate_key(
+        self,
+        key_id: str,
+        hmac_sha256: str,
+        *,
+        grace: timedelta,
+        expires: datetime | None = None,
+        tenant: str | None = None,
+    ) -> Key:
+        """
+        A new key for who has *key_id*, which goes on opening for *grace*.
+
+        Raises `NotFound` where that opens nothing any more, `Conflict` where it was rotated before.
+        """
+        with self._changing(Kind.KEY, tenant or "", key_id) as writing:
+            row = writing.db.execute(_one(key_id, tenant).where(_opens())).first()
+            if row is None:
+                raise NotFound("no such key")
+            if row.replaced_by is not None:
+                raise Conflict(f"key {key_id} was replaced by {row.replaced_by} already")
+            old = _key(row)
+            new = Key(secrets.token_hex(8), old.tenant, old.role, now(), expires, label=old.label)
+            self._insert_key(writing.db, new, hmac_sha256)
+            until = min(filter(None, (old.expires, now() + grace)))
+            ending = api_keys.update().where(api_keys.c.id == key_id)
+            writing.db.execute(ending.values(replaced_by=new.id, expires=until))
+            note(key=key_id, new=new.id, of=old.tenant, expires=until.isoformat())
+        return new
+
+    def expire_key(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
+        """The key opens nothing from *at* on, which may not be later than it was."""
+        with self._changing(Kind.KEY, tenant or "", key_id) as writing:
+            row = writing.db.execute(_one(key_id, tenant).where(_opens())).first()
+            if row is None:
+                raise NotFound("no such key")
+            if row.expires is not None and at > row.expires:
+                raise BadInput("expires", "is later than the key's own end; rotate it instead")
+            ending = api_keys.update().where(api_keys.c.id == key_id)
+            writing.db.execute(ending.values(expires=at))
+            note(key=key_id, expires=at.isoformat())
+            return _key(writing.db.execute(_one(key_id, tenant)).one())
+
     def find_key(self, hmac_sha256: str) -> Key:
-        """The key of that HMAC; a revoked or expired one is `NotFound`."""
-        query = sa.select(*KEY).where(
-            api_keys.c.hmac_sha256 == hmac_sha256,
-            api_keys.c.revoked.is_(None),
-            sa.or_(api_keys.c.expires.is_(None), api_keys.c.expires > _now()),
-        )
+        """The key of that HMAC; a revoked, expired or suspended tenant's one is `NotFound`."""
+        query = sa.select(*KEY).join(tenants, tenants.c.name == api_keys.c.tenant)
+        query = query.where(api_keys.c.hmac_sha256 == hmac_sha256, _opens(), NOT_SUSPENDED)
         with self._database.reading() as db:
             row = db.execute(query).first()
         if row is None:
@@ -91,22 +129,52 @@ class SqlKeys:
 
     def revoke_key(self, key_id: str, *, tenant: str | None = None) -> None:
         """The key opens nothing from now on. With *tenant*, only where it is that tenant's."""
-        change = api_keys.update().where(api_keys.c.id == key_id)
-        if tenant is not None:
-            change = change.where(api_keys.c.tenant == tenant)
-        first = sa.func.coalesce(api_keys.c.revoked, sa.literal(_now(), api_keys.c.revoked.type))
-        with self._database.writing() as db:
+        first = sa.func.coalesce(api_keys.c.revoked, sa.literal(now(), api_keys.c.revoked.type))
+        change = api_keys.update().where(_is(key_id, tenant)).values(revoked=first)
+        with self._changing(Kind.KEY, tenant or "", key_id[:64]) as writing:
             note(key=key_id)
-            if not db.execute(change.values(revoked=first)).rowcount:
+            if not writing.db.execute(change).rowcount:
                 raise NotFound("no such key")
+
+    def _insert_key(self, db: sa.Connection, key: Key, hmac_sha256: str) -> None:
+        row = {
+            "id": key.id,
+            "tenant": key.tenant,
+            "role": key.role.value,
+            "hmac_sha256": hmac_sha256,
+            "created": key.created,
+            "expires": key.expires,
+            "label": key.label,
+        }
+        if not self._database.insert_new(db, api_keys, row):
+            raise Conflict("this key exists already")
 
 
 KEY = [c for c in api_keys.c if c.name != "hmac_sha256"]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _opens() -> sa.ColumnElement[bool]:
+    lasts = sa.or_(api_keys.c.expires.is_(None), api_keys.c.expires > now())
+    return sa.and_(api_keys.c.revoked.is_(None), lasts)
+
+
+def _is(key_id: str, tenant: str | None) -> sa.ColumnElement[bool]:
+    named = api_keys.c.id == key_id
+    return named if tenant is None else sa.and_(named, api_keys.c.tenant == tenant)
+
+
+def _one(key_id: str, tenant: str | None) -> sa.Select[Any]:
+    return sa.select(*KEY).where(_is(key_id, tenant))
 
 
 def _key(row: Any) -> Key:
-    return Key(row.id, row.tenant, Role(row.role), row.created, row.expires, row.revoked)
+    return Key(
+        row.id,
+        row.tenant,
+        Role(row.role),
+        row.created,
+        row.expires,
+        row.revoked,
+        row.label,
+        row.replaced_by,
+    )

@@ -1,121 +1,167 @@
 """
-Where adapters live: versions that never change, and aliases that move.
+Where adapters live: versions that never change, named by digest, and what names mean just now.
+
+A published version never changes, so readers may cache it for good. Methods block and may be
+called from any thread. Each raises `NotFound` for what the tenant does not have, another tenant's
+included, and `Unavailable` where the database is away or full; a write that raised wrote nothing.
+
+    SqlStore -> SqlUploads -> SqlShares -> SqlAliases -> SqlKeys -> SqlTenants -> SqlChanges
 """
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 
+from galenic_adapters.aliases import pointing
 from galenic_adapters.audit import note
+from galenic_adapters.changes import Kind, Writing, now
 from galenic_adapters.errors import Conflict, NotFound, Unavailable
 from galenic_adapters.factor import Factor
-from galenic_adapters.keys import Key, Role, SqlKeys
+from galenic_adapters.keys import Key, Role
 from galenic_adapters.manifest import DIGEST, Manifest
 from galenic_adapters.package import Package, package_digest
-from galenic_adapters.refs import NAME, SHARED, VERSION, AdapterRef, check_name
+from galenic_adapters.refs import NAME, SHARED, VERSION, AdapterRef
+from galenic_adapters.shares import is_shared
+from galenic_adapters.signatures import Signed
 from galenic_adapters.tables import adapters, aliases
+from galenic_adapters.uploads import SqlUploads
 
-__all__ = ["AdapterStore", "Entry", "Key", "Resolved", "Role", "SqlStore"]
+__all__ = ["Entry", "Key", "Resolved", "Role", "SqlStore"]
 
 
-class Resolved(NamedTuple):
-    """What a name means just now."""
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a name means just now: a version, and beside it perhaps a canary for some requests."""
 
     ref: AdapterRef
     digest: str
     manifest: Manifest
+    canary: "Resolved | None" = None
+    weight: int = 0
+
+    def for_request(self, id_: str) -> "Resolved":
+        """
+        The version that answers the request of that id.
+
+        The same id gets the same one on every replica, so that a retry is no second draw; of many
+        ids, *weight* in a hundred get the canary.
+        """
+        if self.canary is None:
+            return self
+        lot = hashlib.sha256(f"{self.digest} {self.canary.digest} {id_}".encode()).digest()
+        is_canary = int.from_bytes(lot[:8], "big") % 100 < self.weight
+        return self.canary if is_canary else replace(self, canary=None, weight=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An adapter in a listing: all but its tensors."""
+    """
+    An adapter in a listing: all but its tensors.
+
+    change: the number of the one that brought it.   signed_by: whose signature was verified.
+    """
 
     ref: AdapterRef
     digest: str
     manifest: Manifest
     num_bytes: int
     created: datetime
+    change: int = 0
+    signed_by: str | None = None
+    deleted: datetime | None = None
 
 
-class AdapterStore(Protocol):
-    """
-    A published version never changes, so readers may cache it for good.
+class SqlStore(SqlUploads):
+    """Everything over SQLAlchemy; `SqlStore.open(url)` makes one."""
 
-    Methods block and may be called from any thread. Each raises `NotFound` for what the tenant does
-    not have, another tenant's included, and `Unavailable` where the database is away or full; a
-    write that raised wrote nothing.
-    """
+    # Writing
 
     def put(self, ref: AdapterRef, package: Package) -> str:
         """Write *ref* once, and return its digest. Other bytes than it has are a `Conflict`."""
-
-    def put_many(self, packages: Mapping[AdapterRef, Package]) -> None:
-        """As `put`, all of them or none."""
-
-    def publish(self, tenant: str, name: str, package: Package) -> AdapterRef:
-        """Write *package* as the next version of *name*."""
-
-    def get(self, ref: AdapterRef) -> Package: ...
-
-    def payload(self, digest: str) -> bytes: ...
-
-    def factor(self, digest: str) -> Factor: ...
-
-    def describe(self, ref: AdapterRef) -> Entry: ...
-
-    def owned_by(
-        self, tenant: str, *, after: AdapterRef | None = None, limit: int = 100
-    ) -> list[Entry]:
-        """The tenant's adapters by name and version, *limit* of them, from the one *after*."""
-
-    def delete(self, ref: AdapterRef) -> None:
-        """Drop the bytes; the number stays taken. `Conflict` while an alias points to it."""
-
-    def move_alias(
-        self, tenant: str, alias: str, ref: AdapterRef, *, expect: AdapterRef | None = None
-    ) -> None:
-        """Point *alias* to *ref*. With *expect*, `Conflict` unless it points there before."""
-
-    def alias(self, tenant: str, alias: str) -> AdapterRef: ...
-
-    def aliases(self, tenant: str) -> dict[str, AdapterRef]: ...
-
-    def drop_alias(self, tenant: str, alias: str) -> None: ...
-
-    def resolve(self, tenant: str, text: str) -> Resolved:
-        """
-        What *text* means: ``name@version``, an alias, or a bare name, which is its newest version.
-
-        The tenant's own first, then the shared ones; an alias before an adapter of the same name.
-        """
-
-
-class SqlStore(SqlKeys):
-    """The `AdapterStore` over SQLAlchemy, the keys beside it; `SqlStore.open(url)` makes one."""
-
-    def put(self, ref: AdapterRef, package: Package) -> str:
         self.put_many({ref: package})
         return package.digest
 
-    def put_many(self, packages: Mapping[AdapterRef, Package]) -> None:
-        with self._database.writing() as db:
-            for ref in sorted(packages):  # one order for all writers, so that none deadlock
-                if not self._insert(db, ref, packages[ref]):
-                    _check_same(db, ref, packages[ref].digest)
+    def put_many(
+        self,
+        packages: Mapping[AdapterRef, Package],
+        *,
+        signed: Mapping[AdapterRef, Signed] | None = None,
+    ) -> None:
+        """As `put`, all of them or none."""
+        owners = {ref.tenant for ref in packages}
+        owner = owners.pop() if len(owners) == 1 else ""
+        with self._changing(Kind.ADAPTER, owner) as writing:
+            new = [
+                self._put(writing, ref, package, (signed or {}).get(ref))
+                for ref, package in sorted(packages.items(), key=lambda pair: pair[0])
+            ]
+            writing.is_change = any(new)
 
-    def publish(self, tenant: str, name: str, package: Package) -> AdapterRef:
-        newest = sa.select(sa.func.max(adapters.c.version)).where(
-            adapters.c.tenant == tenant, adapters.c.name == name
-        )
-        while True:  # who loses a number to another writer takes the next
-            with self._database.writing() as db:
-                ref = AdapterRef(tenant, name, (db.scalar(newest) or 0) + 1)
-                if self._insert(db, ref, package):
-                    return ref
+    def publish(
+        self,
+        tenant: str,
+        name: str,
+        package: Package,
+        *,
+        version: int | None = None,
+        upload: str | None = None,
+        signed: Signed | None = None,
+    ) -> AdapterRef:
+        """Write *package* as *version*, or as the next one of *name*; an *upload* does so once."""
+        with self._changing(Kind.ADAPTER, tenant, package.digest) as writing:
+            if upload and (made := self._made_by(writing.db, tenant, upload)):
+                writing.is_change = False
+                return made
+            ref = AdapterRef(tenant, name, version or _next_version(writing.db, tenant, name))
+            writing.is_change = self._put(writing, ref, package, signed)
+            if upload:
+                self._settle(writing.db, upload, ref)
+            return ref
+
+    def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool = True) -> None:
+        """
+        Nobody finds it any more; its number stays taken. Until purged, `undelete` brings it back.
+
+        `Conflict` while an alias points to it, or where it is not of that *digest*. Without *keep*
+        its bytes are dropped at once.
+        """
+        with self._changing(Kind.DELETION, ref.tenant) as writing:
+            entry = _describe(writing.db, ref)
+            if digest is not None and digest != entry.digest:
+                raise Conflict(f"{ref} is {entry.digest}, not {digest[:80]}")
+            if names := sorted(writing.db.scalars(pointing(ref))):
+                raise Conflict(f"{ref} is what alias {', '.join(names)} points to")
+            writing.db.execute(adapters.update().where(_is(ref)).values(deleted=now()))
+            writing.change = replace(writing.change, name=entry.digest)
+            note(adapter=str(ref), digest=entry.digest, purged=not keep)
+            if not keep:
+                self._purge(writing.db, _is(ref))
+
+    def undelete(self, ref: AdapterRef) -> Entry:
+        """Bring back what was deleted and not yet purged."""
+        with self._changing(Kind.ADAPTER, ref.tenant) as writing:
+            there = sa.and_(_is(ref), adapters.c.deleted.is_not(None), _HELD)
+            back = adapters.update().where(there).values(deleted=None, change=writing.number)
+            if not writing.db.execute(back).rowcount:
+                raise NotFound(f"no deleted adapter {str(ref)!r}")
+            entry = _describe(writing.db, ref)
+            writing.change = replace(writing.change, name=entry.digest)
+            note(adapter=str(ref), digest=entry.digest)
+            return entry
+
+    def purge(self, older: timedelta) -> int:
+        """Drop the bytes of what was deleted longer ago; returns how many."""
+        with self._changing(Kind.DELETION, "") as writing:
+            num = self._purge(writing.db, adapters.c.deleted < now() - older)
+            writing.is_change = num > 0
+            return num
+
+    # Reading
 
     def get(self, ref: AdapterRef) -> Package:
         with self._database.reading() as db:
@@ -137,90 +183,70 @@ class SqlStore(SqlKeys):
 
     def describe(self, ref: AdapterRef) -> Entry:
         with self._database.reading() as db:
-            row = db.execute(_live(*ENTRY).where(_is(ref))).first()
-        if row is None:
-            raise NotFound(f"no adapter {str(ref)!r}")
-        return _entry(row)
+            return _describe(db, ref)
 
     def owned_by(
-        self, tenant: str, *, after: AdapterRef | None = None, limit: int = 100
+        self,
+        tenant: str,
+        *,
+        after: AdapterRef | None = None,
+        limit: int = 100,
+        are_deleted: bool = False,
     ) -> list[Entry]:
+        """The tenant's adapters by name and version, *limit* of them, from the one *after*."""
         place = sa.tuple_(adapters.c.name, adapters.c.version)
-        query = _live(*ENTRY).where(adapters.c.tenant == tenant)
+        query = _deleted(*ENTRY) if are_deleted else _live(*ENTRY)
+        query = query.where(adapters.c.tenant == tenant)
         if after is not None:
             query = query.where(place > (after.name, after.version))
         query = query.order_by(adapters.c.name, adapters.c.version).limit(limit)
         with self._database.reading() as db:
             return [_entry(row) for row in db.execute(query)]
 
-    def delete(self, ref: AdapterRef) -> None:
-        pointing = sa.select(aliases.c.alias).where(
-            aliases.c.tenant == ref.tenant,
-            aliases.c.name == ref.name,
-            aliases.c.version == ref.version,
-        )
-        with self._database.writing() as db:
-            digest = _lock(db, ref)
-            if names := sorted(db.scalars(pointing)):
-                raise Conflict(f"{ref} is what alias {', '.join(names)} points to")
-            db.execute(adapters.update().where(_is(ref)).values(deleted=_now(), payload=None))
-            note(adapter=str(ref), digest=digest)
-
-    def move_alias(
-        self, tenant: str, alias: str, ref: AdapterRef, *, expect: AdapterRef | None = None
-    ) -> None:
-        if ref.tenant != tenant:
-            raise NotFound(f"no adapter {str(ref)!r}")
-        target = {"name": ref.name, "version": ref.version, "changed": _now()}
-        row = {"tenant": tenant, "alias": check_name("alias", alias), **target}
-        with self._database.writing() as db:
-            digest = _lock(db, ref)
-            note(alias=alias, old=_target(db, tenant, alias), new=str(ref), digest=digest)
-            if expect is None:
-                upsert = self._database.insert(aliases).values(row)
-                key = [aliases.c.tenant, aliases.c.alias]
-                db.execute(upsert.on_conflict_do_update(index_elements=key, set_=target))
-                return
-            moved = aliases.update().where(
-                _is_alias(tenant, alias),
-                aliases.c.name == expect.name,
-                aliases.c.version == expect.version,
-            )
-            if not db.execute(moved.values(target)).rowcount:
-                raise Conflict(f"alias {alias} does not point to {expect} any more")
-
-    def alias(self, tenant: str, alias: str) -> AdapterRef:
-        query = sa.select(aliases.c.name, aliases.c.version).where(_is_alias(tenant, alias))
+    def versions(self, tenant: str, name: str) -> list[Entry]:
+        """Every version of one name, oldest first."""
+        query = _live(*ENTRY).where(adapters.c.tenant == tenant, adapters.c.name == name)
         with self._database.reading() as db:
-            row = db.execute(query).first()
+            return [_entry(row) for row in db.execute(query.order_by(adapters.c.version))]
+
+    def of_digest(self, tenant: str, digest: str) -> Entry:
+        """The tenant's oldest version of these bytes."""
+        query = _live(*ENTRY).where(adapters.c.tenant == tenant, adapters.c.digest == digest)
+        query = query.order_by(adapters.c.name, adapters.c.version).limit(1)
+        with self._database.reading() as db:
+            row = db.execute(query).first() if DIGEST.fullmatch(digest) else None
         if row is None:
-            raise NotFound(f"no alias {alias!r}")
-        return AdapterRef(tenant, row.name, row.version)
-
-    def aliases(self, tenant: str) -> dict[str, AdapterRef]:
-        query = sa.select(aliases).where(aliases.c.tenant == tenant).order_by(aliases.c.alias)
-        with self._database.reading() as db:
-            return {r.alias: AdapterRef(tenant, r.name, r.version) for r in db.execute(query)}
-
-    def drop_alias(self, tenant: str, alias: str) -> None:
-        with self._database.writing() as db:
-            note(alias=alias, old=_target(db, tenant, alias), new=None)
-            if not db.execute(aliases.delete().where(_is_alias(tenant, alias))).rowcount:
-                raise NotFound(f"no alias {alias!r}")
+            raise NotFound(f"no adapter of digest {digest[:80]!r}")
+        return _entry(row)
 
     def resolve(self, tenant: str, text: str) -> Resolved:
-        name, at, version = text.partition("@")
-        if not NAME.fullmatch(name) or (at and not VERSION.fullmatch(version)):
-            raise NotFound("no such adapter: that is neither name nor name@version")
-        values = {"tenant": tenant, "name": name} | ({"version": int(version)} if at else {})
-        with self._database.reading() as db:
-            row = db.execute(BY_VERSION if at else BY_NAME, values).first()
-        if row is None:
-            raise NotFound(f"no adapter {text!r}")
-        ref = AdapterRef(row.tenant, row.name, row.version)
-        return Resolved(ref, row.digest, _manifest(row.manifest))
+        """
+        What *text* means: ``name@version``, an alias, or a bare name, which is its newest version.
 
-    def _insert(self, db: sa.Connection, ref: AdapterRef, package: Package) -> bool:
+        The tenant's own first, then the shared ones; an alias before an adapter of the same name.
+        ``owner/…`` is what another tenant lets this one ask.
+        """
+        before, slash, after = text.partition("/")
+        owner, wanted = (before, after) if slash else (tenant, before)
+        name, at, version = wanted.partition("@")
+        is_name = NAME.fullmatch(name) and (not slash or NAME.fullmatch(owner))
+        if not is_name or (at and not VERSION.fullmatch(version)):
+            raise NotFound("no such adapter: that is neither name nor name@version")
+        asked = {"tenant": owner, "shared": owner if slash else SHARED, "name": name}
+        with self._database.reading() as db:
+            if owner in (tenant, SHARED) or is_shared(db, owner, name, tenant):
+                found = _find(db, asked, int(version) if at else None)
+                if found is not None:
+                    return found
+        raise NotFound(f"no adapter {text!r}")
+
+    # Steps
+
+    def _put(
+        self, writing: Writing, ref: AdapterRef, package: Package, signed: Signed | None
+    ) -> bool:
+        """Whether it was new."""
+        note(adapter=str(ref), digest=package.digest, signed_by=signed and signed.by)
         row = {
             "tenant": ref.tenant,
             "name": ref.name,
@@ -228,22 +254,47 @@ class SqlStore(SqlKeys):
             "digest": package.digest,
             "manifest": package.manifest.model_dump_json(),
             "num_bytes": len(package.data),
-            "created": _now(),
+            "created": now(),
+            "change": writing.number,
+            "signed_by": signed and signed.by,
+            "signature": signed and signed.bundle,
             "payload": package.data,
         }
-        note(adapter=str(ref), digest=package.digest)
-        return self._database.insert_new(db, adapters, row)
+        if self._database.insert_new(writing.db, adapters, row):
+            self._charge(writing.db, ref.tenant, 1, len(package.data))
+            return True
+        _check_same(writing.db, ref, package.digest)
+        return False
+
+    def _purge(self, db: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+        drop = adapters.update().where(which, adapters.c.deleted.is_not(None), _HELD)
+        dropped = drop.values(payload=None, signature=None).returning(
+            adapters.c.tenant, adapters.c.num_bytes
+        )
+        rows = db.execute(dropped).all()
+        for row in rows:
+            self._charge(db, row.tenant, -1, -row.num_bytes)
+        return len(rows)
 
 
-ENTRY = [c for c in adapters.c if c.name not in ("payload", "deleted")]
+ENTRY = [c for c in adapters.c if c.name not in ("payload", "signature")]
+_HELD = adapters.c.payload.is_not(None)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _next_version(db: sa.Connection, tenant: str, name: str) -> int:
+    newest = sa.select(sa.func.max(adapters.c.version)).where(
+        adapters.c.tenant == tenant, adapters.c.name == name
+    )
+    return (db.scalar(newest) or 0) + 1
 
 
 def _live(*columns: sa.Column[Any]) -> sa.Select[Any]:
     return sa.select(*columns).where(adapters.c.deleted.is_(None))
+
+
+def _deleted(*columns: sa.Column[Any]) -> sa.Select[Any]:
+    """What `undelete` would find."""
+    return sa.select(*columns).where(adapters.c.deleted.is_not(None), _HELD)
 
 
 def _is(ref: AdapterRef) -> sa.ColumnElement[bool]:
@@ -254,30 +305,11 @@ def _is(ref: AdapterRef) -> sa.ColumnElement[bool]:
     )
 
 
-def _is_alias(tenant: str, alias: str) -> sa.ColumnElement[bool]:
-    if not NAME.fullmatch(alias):
-        raise NotFound(f"no alias {alias[:80]!r}")
-    return sa.and_(aliases.c.tenant == tenant, aliases.c.alias == alias)
-
-
-def _lock(db: sa.Connection, ref: AdapterRef) -> str:
-    """
-    Hold *ref*'s row until the transaction ends, so that it is not deleted under an alias.
-
-    Returns its digest.
-    """
-    row = db.execute(_live(adapters.c.digest).where(_is(ref)).with_for_update()).first()
+def _describe(db: sa.Connection, ref: AdapterRef) -> Entry:
+    row = db.execute(_live(*ENTRY).where(_is(ref))).first()
     if row is None:
         raise NotFound(f"no adapter {str(ref)!r}")
-    digest: str = row.digest
-    return digest
-
-
-def _target(db: sa.Connection, tenant: str, alias: str) -> str | None:
-    """Where *alias* points just now; it stays so until the transaction ends."""
-    query = sa.select(aliases.c.name, aliases.c.version).where(_is_alias(tenant, alias))
-    row = db.execute(query.with_for_update()).first()
-    return row and f"{row.name}@{row.version}"
+    return _entry(row)
 
 
 def _check_same(db: sa.Connection, ref: AdapterRef, digest: str) -> None:
@@ -289,8 +321,7 @@ def _check_same(db: sa.Connection, ref: AdapterRef, digest: str) -> None:
 
 
 def _meant(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
-    columns = ("tenant", "name", "version", "digest", "manifest")
-    return _live(*(adapters.c[name] for name in columns)).where(adapters.c.tenant == owner)
+    return _live(*MEANT).where(adapters.c.tenant == owner)
 
 
 def _exactly(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
@@ -307,12 +338,13 @@ def _aliased(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
     )
     # by the alias's tenant too, which is its index
     named = sa.and_(aliases.c.tenant == owner, aliases.c.alias == sa.bindparam("name"))
-    return _meant(owner).join(aliases, target).where(named)
+    return _meant(owner).add_columns(*CANARY).join(aliases, target).where(named)
 
 
 def _newest(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
     named = _meant(owner).where(adapters.c.name == sa.bindparam("name"))
-    return named.order_by(adapters.c.version.desc())
+    no_canary = (sa.null().cast(c.type).label(c.name) for c in CANARY)
+    return named.add_columns(*no_canary).order_by(adapters.c.version.desc())
 
 
 def _first_of(*queries: sa.Select[Any]) -> sa.CompoundSelect[Any]:
@@ -322,9 +354,30 @@ def _first_of(*queries: sa.Select[Any]) -> sa.CompoundSelect[Any]:
     return sa.union_all(*found).order_by("turn").limit(1)
 
 
-OWN, SHARED_OWNER = sa.bindparam("tenant", type_=sa.String), sa.literal(SHARED)
+MEANT = [adapters.c[name] for name in ("tenant", "name", "version", "digest", "manifest")]
+CANARY = [aliases.c.canary_name, aliases.c.canary_version, aliases.c.canary_weight]
+OWN = sa.bindparam("tenant", type_=sa.String)
+SHARED_OWNER = sa.bindparam("shared", type_=sa.String)
 BY_VERSION = _first_of(_exactly(OWN), _exactly(SHARED_OWNER))
 BY_NAME = _first_of(_aliased(OWN), _newest(OWN), _aliased(SHARED_OWNER), _newest(SHARED_OWNER))
+
+
+def _find(db: sa.Connection, asked: dict[str, str], version: int | None) -> Resolved | None:
+    if version is not None:
+        row = db.execute(BY_VERSION, asked | {"version": version}).first()
+        return None if row is None else _resolved(row)
+    row = db.execute(BY_NAME, asked).first()
+    if row is None or row.canary_name is None:
+        return None if row is None else _resolved(row)
+    ref = AdapterRef(row.tenant, row.canary_name, row.canary_version)
+    beside = db.execute(_live(*MEANT).where(_is(ref))).first()
+    assert beside is not None, "what an alias points to is not deleted"
+    return replace(_resolved(row), canary=_resolved(beside), weight=row.canary_weight)
+
+
+def _resolved(row: Any) -> Resolved:
+    ref = AdapterRef(row.tenant, row.name, row.version)
+    return Resolved(ref, row.digest, _manifest(row.manifest))
 
 
 @lru_cache(maxsize=4096)
@@ -334,7 +387,16 @@ def _manifest(text: str) -> Manifest:
 
 def _entry(row: Any) -> Entry:
     ref = AdapterRef(row.tenant, row.name, row.version)
-    return Entry(ref, row.digest, _manifest(row.manifest), row.num_bytes, row.created)
+    return Entry(
+        ref,
+        row.digest,
+        _manifest(row.manifest),
+        row.num_bytes,
+        row.created,
+        row.change,
+        row.signed_by,
+        row.deleted,
+    )
 
 
 def _intact(digest: str, payload: bytes) -> Package:

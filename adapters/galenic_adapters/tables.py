@@ -1,8 +1,8 @@
 """
 The store's tables, as the newest migration leaves them.
 
-Rows of adapters stay for good, so a version's number never means two things; deleting one drops its
-bytes.
+Rows of adapters stay for good, so a version's number never means two things; a deleted one loses
+its bytes when its retention ends.
 """
 
 from datetime import UTC, datetime
@@ -52,7 +52,10 @@ adapters = Table(
     Column("manifest", Text, nullable=False),
     Column("num_bytes", Integer, nullable=False),
     Column("created", UtcTime, nullable=False),
-    Column("deleted", UtcTime),
+    Column("deleted", UtcTime, index=True),
+    Column("change", BigInteger, nullable=False, server_default="0"),
+    Column("signed_by", String(200)),
+    Column("signature", Text),
     Column("payload", LargeBinary),  # last: listing never walks past it
 )
 
@@ -64,6 +67,12 @@ aliases = Table(
     Column("name", String(64), nullable=False),
     Column("version", Integer, nullable=False),
     Column("changed", UtcTime, nullable=False),
+    Column("change", BigInteger, nullable=False, server_default="0"),  # its ETag
+    Column("canary_name", String(64)),
+    Column("canary_version", Integer),
+    Column("canary_weight", Integer),
+    Column("previous_name", String(64)),
+    Column("previous_version", Integer),
     ForeignKeyConstraint(
         ["tenant", "name", "version"], ["adapters.tenant", "adapters.name", "adapters.version"]
     ),
@@ -80,6 +89,71 @@ api_keys = Table(
     Column("created", UtcTime, nullable=False),
     Column("expires", UtcTime),
     Column("revoked", UtcTime),
+    Column("label", String(100), nullable=False, server_default=""),
+    Column("replaced_by", String(32)),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("created", UtcTime, nullable=False),
+    Column("suspended", UtcTime),
+    Column("max_adapters", Integer),
+    Column("max_bytes", BigInteger),
+    Column("num_adapters", Integer, nullable=False, server_default="0"),
+    Column("num_bytes", BigInteger, nullable=False, server_default="0"),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("grantee", String(64), primary_key=True),
+    Index("ix_shares_grantee", "grantee", "tenant", "name"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("id", String(128), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("asked_version", Integer),
+    Column("version", Integer),
+    Column("digest", String(71), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("faults", Text, nullable=False, server_default="[]"),
+    Column("created", UtcTime, nullable=False, index=True),
+)
+
+# What replicas follow. One row counts; its lock puts all writers in a line, so that a change is
+# visible only after all that have a smaller number.
+clock = Table(
+    "clock",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("name", String(128), nullable=False),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("place", String(200), nullable=False, index=True),
+    Column("started", UtcTime, nullable=False),
+    Column("heard", UtcTime, nullable=False),
+    Column("seen", BigInteger, nullable=False),
 )
 
 audit = Table(

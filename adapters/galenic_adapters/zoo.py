@@ -16,7 +16,7 @@ from galenic_adapters.factor import Metaprompt
 from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import Package, check_fits, read_metaprompt
 from galenic_adapters.refs import SHARED, AdapterRef
-from galenic_adapters.store import AdapterStore
+from galenic_adapters.store import SqlStore
 
 ZOO = Path(__file__).parents[1] / "zoo"
 METAPROMPT = "metaprompt.safetensors"
@@ -45,7 +45,7 @@ def metaprompt_of(
 class Sharing:
     """Where shared adapters go, and what they have to fit."""
 
-    store: AdapterStore
+    store: SqlStore
     backbone: BackboneId
     metaprompt: Metaprompt
     max_rank: int
@@ -74,8 +74,8 @@ class Sharing:
 
     def _find(self, name: str, digest: str) -> AdapterRef | None:
         """The version of *name* that holds these bytes."""
-        entries = self.store.owned_by(SHARED, limit=1000)
-        same = [e.ref for e in entries if e.ref.name == name and e.digest == digest]
+        entries = self.store.versions(SHARED, name)
+        same = [entry.ref for entry in entries if entry.digest == digest]
         return max(same, default=None)
 
     def _make_default(self, task: str, ref: AdapterRef) -> None:
@@ -84,7 +84,7 @@ class Sharing:
         that was made for another server.
         """
         current = self.store.aliases(SHARED).get(task)
-        if current is None or self._is_outdated(current, ref):
+        if current is None or self._is_outdated(current.ref, ref):
             self.store.move_alias(SHARED, task, ref)
 
     def _is_outdated(self, current: AdapterRef, ref: AdapterRef) -> bool:

@@ -22,7 +22,7 @@ from galenic_adapters.errors import (
 from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import Package, check_fits
 from galenic_adapters.refs import AdapterRef
-from galenic_adapters.store import AdapterStore, Entry, Resolved
+from galenic_adapters.store import Entry, Resolved, SqlStore
 from galenic_adapters.tasks.base import (
     Answer,
     Choice,
@@ -76,7 +76,7 @@ class Talk:
 class Service:
     """Takes its parts as they are; owns none but starts and stops the engine."""
 
-    def __init__(self, store: AdapterStore, engine: Engine, *, backbone: BackboneId) -> None:
+    def __init__(self, store: SqlStore, engine: Engine, *, backbone: BackboneId) -> None:
         self.store = store
         self.engine = engine
         self.backbone = backbone
@@ -103,7 +103,7 @@ class Service:
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """The whole batch is checked before the first document runs."""
         self._check_ready()
-        adapter = await self._fitting(origin.tenant, ask.adapter or ask.task)
+        adapter = await self._fitting(origin, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
         requests = await self._requests(origin, adapter, task, ask)
         completions = await self._complete_all(requests)
@@ -121,7 +121,7 @@ class Service:
         """max_tokens of 0: as many as fit, up to an ordinary answer's length."""
         self._check_ready()
         bare = model == self.backbone.name
-        adapter = None if bare else await self._fitting(origin.tenant, model)
+        adapter = None if bare else await self._fitting(origin, model)
         [ids] = await self._encode([messages])
         used = len(ids) + self._num_virtual(adapter)
         free = self.engine.config.context_tokens - used
@@ -132,7 +132,7 @@ class Service:
             origin.tenant,
             ids,
             replace(sampling, max_tokens=room),
-            adapter and adapter.digest,
+            adapter.digest if adapter else None,
             constraint,
         )
         return Talk(adapter, self.engine.generate(request))
@@ -182,13 +182,13 @@ class Service:
         if not self._is_ready:
             raise Unavailable("the engine is loading the backbone")
 
-    async def _fitting(self, tenant: str, name: str) -> Resolved:
+    async def _fitting(self, origin: Origin, name: str) -> Resolved:
         """
-        What *name* means, if it was made for this backbone and metaprompt.
+        What *name* means to this request, if it was made for this backbone and metaprompt.
 
         The store outlives both: it may hold what an earlier server was given.
         """
-        adapter = await self.resolve(tenant, name)
+        adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
         if problem := adapter.manifest.misfit(self.backbone, self.engine.config.metaprompt.digest):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter

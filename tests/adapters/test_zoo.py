@@ -45,7 +45,7 @@ class TestSharing:
 
         assert [diseases] == share(store, folder)
         assert [] == share(store, folder)
-        assert diseases == store.alias(SHARED, "ner")
+        assert diseases == store.alias(SHARED, "ner").ref
 
     def test_moves_the_default_to_a_newer_version_of_the_same(self, store: SqlStore, folder: Path):
         """
@@ -55,7 +55,7 @@ class TestSharing:
         (folder / "diseases.safetensors").write_bytes(package(seed=1).data)
 
         assert [AdapterRef(SHARED, "diseases", 2)] == share(store, folder)
-        assert 2 == store.alias(SHARED, "ner").version
+        assert 2 == store.alias(SHARED, "ner").ref.version
 
     def test_the_listed_adapter_is_its_tasks_default(self, store: SqlStore, folder: Path):
         """
@@ -65,7 +65,7 @@ class TestSharing:
         (folder / "defaults.json").write_text('["diseases"]')
         share(store, folder)
 
-        assert "diseases" == store.alias(SHARED, "ner").name
+        assert "diseases" == store.alias(SHARED, "ner").ref.name
 
     def test_leaves_a_default_that_an_admin_has_set(self, store: SqlStore, folder: Path):
         """
@@ -75,7 +75,7 @@ class TestSharing:
         store.move_alias(SHARED, "ner", chosen)
         share(store, folder)
 
-        assert chosen == store.alias(SHARED, "ner")
+        assert chosen == store.alias(SHARED, "ner").ref
 
     def test_replaces_a_default_of_another_backbone(self, store: SqlStore, folder: Path):
         """
@@ -88,7 +88,7 @@ class TestSharing:
         defaults = []
         for backbone in (OTHER, BACKBONE):
             share(store, folder_of(folder.parent, backbone), backbone)
-            defaults.append(store.describe(store.alias(SHARED, "ner")).manifest.backbone)
+            defaults.append(store.describe(store.alias(SHARED, "ner").ref).manifest.backbone)
 
         assert [OTHER, BACKBONE] == defaults
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from galenic_adapters.aliases import anyhow, pointing_to
 from galenic_adapters.keys import Role
 from galenic_adapters.refs import AdapterRef
 from galenic_server.deps import KeyedRoute, ManagerDep, PartsDep, ServiceDep, TenantDep, bearer
@@ -105,13 +106,15 @@ async def delete(name: str, version: int, tenant: TenantDep, service: ServiceDep
 @router.get("/aliases")
 async def list_aliases(tenant: TenantDep, service: ServiceDep) -> list[AliasInfo]:
     found = await run_sync(service.store.aliases, tenant)
-    return [AliasInfo(tenant=tenant, alias=alias, adapter=str(ref)) for alias, ref in found.items()]
+    return [
+        AliasInfo(tenant=tenant, alias=name, adapter=str(one.ref)) for name, one in found.items()
+    ]
 
 
 @router.get("/aliases/{alias}")
 async def get_alias(alias: str, tenant: TenantDep, service: ServiceDep) -> AliasInfo:
-    ref = await run_sync(service.store.alias, tenant, alias)
-    return AliasInfo(tenant=tenant, alias=alias, adapter=str(ref))
+    found = await run_sync(service.store.alias, tenant, alias)
+    return AliasInfo(tenant=tenant, alias=alias, adapter=str(found.ref))
 
 
 @router.put("/aliases/{alias}")
@@ -121,7 +124,8 @@ async def move_alias(
     """Point an alias to a version; the task's name as alias makes it that task's default."""
     ref = AdapterRef.parse(tenant, body.adapter)
     expect = AdapterRef.parse(tenant, body.expect) if body.expect else None
-    await run_sync(lambda: service.store.move_alias(tenant, alias, ref, expect=expect))
+    match = anyhow if expect is None else pointing_to(expect)
+    await run_sync(lambda: service.store.move_alias(tenant, alias, ref, match=match))
     return AliasInfo(tenant=tenant, alias=alias, adapter=str(ref))
 
 

@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 
 from galenic_adapters.refs import SHARED
-from galenic_adapters.store import AdapterStore, Entry
+from galenic_adapters.store import Entry, SqlStore
 from galenic_server.deps import CallerDep, KeyedRoute, ServiceDep, bearer
 
 router = APIRouter(
@@ -35,17 +35,17 @@ async def get_model(model: str, caller: CallerDep, service: ServiceDep) -> dict[
     return _model(model, await run_sync(service.store.describe, found.ref))
 
 
-def _models(store: AdapterStore, tenant: str) -> Iterator[dict[str, Any]]:
+def _models(store: SqlStore, tenant: str) -> Iterator[dict[str, Any]]:
     for owner in dict.fromkeys((tenant, SHARED)):
         entries = {entry.ref: entry for entry in _all(store, owner)}
-        for alias, ref in store.aliases(owner).items():
-            if ref in entries:
-                yield _model(alias, entries[ref])
+        for alias in store.aliases(owner).values():
+            if alias.ref in entries:
+                yield _model(alias.name, entries[alias.ref])
         for ref, entry in entries.items():
             yield _model(str(ref), entry)
 
 
-def _all(store: AdapterStore, owner: str) -> Iterator[Entry]:
+def _all(store: SqlStore, owner: str) -> Iterator[Entry]:
     page = store.owned_by(owner, limit=PAGE)
     while page:
         yield from page

@@ -1,0 +1,234 @@
+"""
+Signatures of packages, in the format of OpenSSF Model Signing, verified with offline keys.
+
+A signature is a Sigstore bundle: a DSSE envelope around an in-toto statement that lists the
+package's sha256. ``model_signing sign key`` makes them, and so does `sign` here. The library itself
+is not used: it brings Sigstore's network client and a dozen packages, of which a check needs none.
+
+https://github.com/ossf/model-signing-spec
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from galenic_adapters.errors import BadInput, Fault, RejectedUpload
+
+MAX_BUNDLE_BYTES = 32 << 10
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+M = TypeVar("M", bound=BaseModel)
+HASHES: dict[str, hashes.HashAlgorithm] = {
+    "secp256r1": hashes.SHA256(),
+    "secp384r1": hashes.SHA384(),
+    "secp521r1": hashes.SHA512(),
+}
+
+
+class Policy(StrEnum):
+    """Whether a package has to be signed."""
+
+    NONE = "none"  # signatures are not looked at
+    OPTIONAL = "optional"  # one that comes has to be good
+    REQUIRED = "required"  # and one has to come
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature that was verified, and the name of the key that made it."""
+
+    by: str
+    bundle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """The policy, and the public keys that are trusted, by name."""
+
+    policy: Policy = Policy.NONE
+    keys: Mapping[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
+
+    def check(self, digest: str, bundle: bytes | None) -> Signed | None:
+        """Whose signature of *digest* the *bundle* is; raises `RejectedUpload` by the policy."""
+        if self.policy is Policy.NONE:
+            return None
+        if bundle is None:
+            if self.policy is Policy.REQUIRED:
+                raise _refused("is missing; this server takes signed packages only")
+            return None
+        return Signed(self._signer(digest, bundle), bundle.decode())
+
+    def _signer(self, digest: str, text: bytes) -> str:
+        """The name of the trusted key that has signed it."""
+        if len(text) > MAX_BUNDLE_BYTES:
+            raise _refused(f"has {len(text):,} bytes, at most {MAX_BUNDLE_BYTES:,}")
+        envelope = _parse(_Bundle, text, "is no Sigstore bundle of Model Signing").envelope
+        payload, signature = _decoded(envelope.payload), _decoded(envelope.signatures[0].sig)
+        names = (name for name, key in self.keys.items() if _has_signed(key, signature, payload))
+        if (name := next(names, None)) is None:
+            raise _refused("is of no key that this server trusts, or not of this statement")
+        _parse(_Statement, payload, "is no statement of Model Signing").check_names(digest)
+        return name
+
+
+def read_keys(folder: Path) -> dict[str, ec.EllipticCurvePublicKey]:
+    """The public keys (PEM, P-256, P-384 or P-521) in *folder*, named for their files."""
+    return {path.stem: _read_public(path) for path in sorted(folder.glob("*.pem"))}
+
+
+def sign(data: bytes, name: str, private_pem: bytes) -> str:
+    """A bundle over a package's bytes, as ``model_signing sign key`` makes; raises `BadInput`."""
+    key = _private(private_pem)
+    digest = hashlib.sha256(data)
+    resource = {"name": name, "algorithm": "sha256", "digest": digest.hexdigest()}
+    root = hashlib.sha256(digest.digest()).hexdigest()
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": root}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
+            "resources": [resource],
+        },
+    }
+    payload = json.dumps(statement).encode()
+    signature = key.sign(_pae(payload), ec.ECDSA(HASHES[key.curve.name]))
+    envelope = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+    }
+    hint = {"publicKey": {"hint": fingerprint(key.public_key())}, "tlogEntries": []}
+    bundle = {"mediaType": MEDIA_TYPE, "verificationMaterial": hint, "dsseEnvelope": envelope}
+    return json.dumps(bundle)
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """What Model Signing calls a key by."""
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(pem).hexdigest()
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+
+class _Signature(_Part):
+    sig: str
+
+
+class _Envelope(_Part):
+    payload: str
+    payload_type: Annotated[Literal["application/vnd.in-toto+json"], Field(alias="payloadType")]
+    signatures: Annotated[list[_Signature], Field(min_length=1, max_length=1)]
+
+
+class _Bundle(_Part):
+    envelope: Annotated[_Envelope, Field(alias="dsseEnvelope")]
+
+
+class _Resource(_Part):
+    algorithm: str
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Predicate(_Part):
+    resources: Annotated[list[_Resource], Field(min_length=1, max_length=100)]
+
+
+class _Root(_Part):
+    sha256: str
+
+
+class _Subject(_Part):
+    digest: _Root
+
+
+class _Statement(_Part):
+    type_: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    predicate_type: Annotated[
+        Literal["https://model_signing/signature/v1.0"], Field(alias="predicateType")
+    ]
+    subject: Annotated[list[_Subject], Field(min_length=1, max_length=1)]
+    predicate: _Predicate
+
+    def check_names(self, digest: str) -> None:
+        """That what was signed holds a file of *digest*."""
+        resources = self.predicate.resources
+        joined = b"".join(bytes.fromhex(one.digest) for one in resources)
+        if hashlib.sha256(joined).hexdigest() != self.subject[0].digest.sha256:
+            raise _refused("contradicts itself: its files do not make its root digest")
+        named = [f"sha256:{one.digest}" for one in resources if one.algorithm == "sha256"]
+        if digest not in named:
+            raise _refused(f"is over {', '.join(named[:3])}; the package is {digest}")
+
+
+def _parse(model: type[M], text: bytes, problem: str) -> M:
+    try:
+        return model.model_validate_json(text)
+    except ValidationError:
+        raise _refused(problem) from None
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise _refused("holds what is no base64") from None
+
+
+def _has_signed(key: ec.EllipticCurvePublicKey, signature: bytes, payload: bytes) -> bool:
+    try:
+        key.verify(signature, _pae(payload), ec.ECDSA(HASHES[key.curve.name]))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _pae(payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is really signed."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def _read_public(path: Path) -> ec.EllipticCurvePublicKey:
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in HASHES:
+        raise BadInput(str(path), f"is no public PEM key of {', '.join(HASHES)}")
+    return key
+
+
+def _private(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in HASHES:
+        raise BadInput("key", f"is no private PEM key of {', '.join(HASHES)} without a password")
+    return key
+
+
+def _refused(problem: str) -> RejectedUpload:
+    return RejectedUpload(Fault("signature", problem))
