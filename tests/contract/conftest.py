@@ -1,9 +1,11 @@
-"""A PostgreSQL for the whole run, started on first use."""
+"""A PostgreSQL for the whole run, started on first use; stores on it and on SQLite."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from galenic_adapters.store import SqlStore
 from tests.support.postgres import Postgres
 
 
@@ -15,3 +17,30 @@ def postgres() -> Iterator[Postgres]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/galenic.db"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.new_database()
+
+
+@pytest.fixture
+def open_store(url: str) -> Iterator[Callable[[], SqlStore]]:
+    """Opens one more replica's store on the same database."""
+    opened: list[SqlStore] = []
+
+    def open_one() -> SqlStore:
+        opened.append(SqlStore.open(url))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: Callable[[], SqlStore]) -> SqlStore:
+    return open_store()

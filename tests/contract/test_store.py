@@ -4,7 +4,7 @@ What every store keeps to, over SQLite and over PostgreSQL alike.
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,33 +36,6 @@ HALF_AN_UPLOAD = """
     INSERT INTO adapters (tenant, name, version, digest, manifest, num_bytes, created)
     VALUES ('north', 'discharge', 1, 'sha256:', '{}', 0, '2026-01-31')
 """
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/galenic.db"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.new_database()
-
-
-@pytest.fixture
-def open_store(url: str) -> Iterator[Callable[[], SqlStore]]:
-    """Opens one more replica's store on the same database."""
-    opened: list[SqlStore] = []
-
-    def open_one() -> SqlStore:
-        opened.append(SqlStore.open(url))
-        return opened[-1]
-
-    yield open_one
-    for store in opened:
-        store.close()
-
-
-@pytest.fixture
-def store(open_store: Callable[[], SqlStore]) -> SqlStore:
-    return open_store()
 
 
 def both(*acts: Callable[[], Any]) -> list[Any]:
