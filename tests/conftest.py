@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.engines import RunningEngine, running
 from tests.support.tiny_models import tiny_llama
+
+settings.register_profile("full", max_examples=20_000)
+"""For `pytest --hypothesis-profile=full`: minutes instead of seconds."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,10 +15,10 @@ Dimension key:  P prompt positions   D model width   R rank
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -72,33 +72,62 @@ class Package:
         return package_digest(self.data)
 
     @classmethod
-    def read(cls, data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Self:
+    def read(cls, data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> "Package":
         """The package in *data*. Raises `RejectedUpload` with every fault that could be told."""
-        text = _header_text(data, max_bytes)
-        faults: list[Fault] = []
-        header = _parse(_PackageHeader, text, "", faults)
-        manifest = _parse_manifest(text, faults)
-        if header and manifest:
-            faults += _disagreements(header, manifest)
-        tensors = _load(data, faults) if header else {}
-        if tensors:
-            faults += _excesses(tensors["u"], tensors["v"])
-        _refuse(faults)
-        assert manifest is not None, "no fault, so there is a manifest"
-        return cls(manifest, Factor(tensors["u"], tensors["v"]), data)
+        return inspect(data, max_bytes=max_bytes).package()
 
     @classmethod
-    def write(cls, manifest: Manifest, factor: Factor) -> Self:
+    def write(cls, manifest: Manifest, factor: Factor) -> "Package":
         """The package of the two; the same input makes the same bytes. Refuses as `read` does."""
         tensors = {"u": _plain(factor.u_PR), "v": _plain(factor.v_RD)}
         return cls.read(save(tensors, metadata={"galenic": manifest.model_dump_json()}))
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything that could be read of a file, and everything that is wrong with it."""
+
+    data: bytes
+    manifest: Manifest | None
+    tensors: Mapping[str, Tensor]
+    faults: tuple[Fault, ...]
+
+    def package(self) -> Package:
+        """Raises `RejectedUpload` where there is a fault."""
+        _refuse(self.faults)
+        assert self.manifest is not None, "no fault, so there is a manifest"
+        return Package(self.manifest, Factor(self.tensors["u"], self.tensors["v"]), self.data)
+
+
+def inspect(data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Inspection:
+    """What stands in *data*, a stranger's."""
+    try:
+        text = _header_text(data, max_bytes)
+    except RejectedUpload as rejected:
+        return Inspection(data, None, {}, rejected.faults)
+    faults: list[Fault] = []
+    header = _parse(_PackageHeader, text, "", faults)
+    manifest = _parse_manifest(text, faults)
+    if header and manifest:
+        faults += _disagreements(header, manifest)
+    tensors = _load(data, faults) if header else {}
+    if tensors:
+        faults += _excesses(tensors["u"], tensors["v"])
+    return Inspection(data, manifest, tensors, tuple(faults))
 
 
 def check_fits(
     package: Package, *, backbone: BackboneId, metaprompt: Metaprompt, max_rank: int
 ) -> None:
     """Raises `RejectedUpload`, naming both values, where *package* was not made for this server."""
-    manifest = package.manifest
+    _refuse(misfits(package.manifest, backbone, metaprompt, max_rank))
+    _refuse(_prompt_excesses(compose(metaprompt, package.factor)))
+
+
+def misfits(
+    manifest: Manifest, backbone: BackboneId, metaprompt: Metaprompt, max_rank: int
+) -> list[Fault]:
+    """Where an adapter of that *manifest* was made for something else than this server has."""
     ours = {
         "backbone": (str(manifest.backbone), str(backbone)),
         "metaprompt": (manifest.metaprompt, metaprompt.digest),
@@ -113,8 +142,7 @@ def check_fits(
     ]
     if manifest.rank > max_rank:
         faults.append(Fault("manifest.rank", f"is {manifest.rank}, at most {max_rank} here"))
-    _refuse(faults)
-    _refuse(_prompt_excesses(compose(metaprompt, package.factor)))
+    return faults
 
 
 def read_metaprompt(data: bytes) -> Metaprompt:
@@ -229,10 +257,18 @@ def _parse(model: type[M], text: str | bytes, path: str, faults: list[Fault]) ->
 
 def _faults_of(error: ValidationError, path: str) -> Iterator[Fault]:
     for problem in error.errors(include_url=False, include_input=False):
-        steps = [str(step)[:64].encode("unicode_escape").decode() for step in problem["loc"]]
-        root = path or ("metadata" if steps[:1] == ["__metadata__"] else "tensors")
-        where = ".".join([root, *(step for step in steps if step != "__metadata__")])
+        is_metadata = problem["loc"][:1] == ("__metadata__",)
+        root = path or ("metadata" if is_metadata else "tensors")
+        steps = problem["loc"][1:] if is_metadata else problem["loc"]
+        where = root + "".join(map(_step, steps))
         yield Fault(where, problem["msg"].removeprefix("Value error, "))
+
+
+def _step(step: str | int) -> str:
+    """One step of a JSON path, which may be a stranger's key."""
+    if isinstance(step, int):
+        return f"[{step}]"
+    return "." + step[:64].encode("unicode_escape").decode()
 
 
 def _parse_manifest(header: bytes, faults: list[Fault]) -> Manifest | None:

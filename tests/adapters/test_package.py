@@ -13,7 +13,7 @@ import struct
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,6 +29,8 @@ from galenic_adapters.package import (
     MAX_HEADER_BYTES,
     Package,
     check_fits,
+    inspect,
+    misfits,
     read_metaprompt,
     write_metaprompt,
 )
@@ -319,6 +321,21 @@ class TestTensors:
         assert 33 == len(str_faults := faults_of(data)), str_faults
 
 
+class TestInspection:
+    def test_tells_of_the_file_and_of_the_fit_at_once(self) -> None:
+        """A manifest beside broken tensors is read, so what it does not fit can be told too."""
+        found = inspect(file(HEADER | {"u": HEADER["u"] | {"dtype": "F64"}}, TENSORS))
+
+        assert found.manifest is not None
+        faults = [*found.faults, *misfits(found.manifest, BACKBONE, make_metaprompt(7), 16)]
+        assert ["tensors.u.dtype", "manifest.metaprompt"] == [fault.path for fault in faults]
+
+    def test_names_places_as_json_paths(self) -> None:
+        """Of lists by number."""
+        scores = [{"dataset": "a", "split": "b", "metric": "c", "value": 1, "num_examples": 0}]
+        assert {"manifest.scores[0].num_examples"} == set(faults_of(with_manifest(scores=scores)))
+
+
 class TestFits:
     def fits(self, package: Package = GOOD, **changes: Any) -> None:
         server = {"backbone": BACKBONE, "metaprompt": make_metaprompt(), "max_rank": 16}
@@ -392,6 +409,15 @@ class TestMetapromptFile:
             read_metaprompt(data)
 
 
+@pytest.fixture(scope="class")
+def bounded() -> Iterator[None]:
+    """However many are read, the process does not grow with them."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+@pytest.mark.usefixtures("bounded")
 class TestFuzz:
     """Whatever the bytes, it is a package or a `RejectedUpload`; nothing else ever escapes."""
 
@@ -406,8 +432,13 @@ class TestFuzz:
             return [str(fault) for fault in refused.faults]
         return []
 
+    # `pytest --hypothesis-profile=full tests/adapters/test_package.py` reads 100,000 and more.
     thorough = settings(
-        max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=max(300, settings.default.max_examples),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
     )
 
     @thorough
