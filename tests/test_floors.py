@@ -25,6 +25,8 @@ FLOORS = {
         {"service", "schemas", "chat"},
         {
             "tenants",
+            "tokens",
+            "follow",
             "settings",
             "metrics",
             "logs",

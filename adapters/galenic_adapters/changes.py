@@ -65,7 +65,7 @@ class SqlChanges:
     """The part of the store that the other parts stand on: the database, and its changes."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = self._database = database
         self._listeners: list[Listener] = []
         self._looked = -float("inf")
         self.is_lost = False
@@ -84,6 +84,10 @@ class SqlChanges:
     def listen(self, listener: Listener) -> None:
         """Call *listener* after every change that is made or seen here; from any thread."""
         self._listeners.append(listener)
+
+    def forget(self) -> None:
+        """Tell the listeners that anything may have changed."""
+        self._tell(None)
 
     def newest_change(self) -> int:
         with self._database.reading() as db:
