@@ -39,12 +39,15 @@ FLOORS = {
     ],
     "galenic_adapters": [
         {"cli", "commands", "__main__"},
-        {"training", "evaluation", "data", "interchange", "doctor"},
+        {"study"},
+        {"training"},
+        {"evaluation"},
+        {"data", "interchange", "doctor"},
         {"zoo"},
         {
             *("store", "uploads", "shares", "aliases", "keys", "tenants", "changes"),
             *("audit", "limits", "database", "tables", "migrations"),
-            *("package", "manifest", "signatures", "backbone"),
+            *("package", "manifest", "signatures", "backbone", "prompted"),
         },
         {"tasks", "factor", "refs", "chat", "constraints"},
         {"errors"},

@@ -39,6 +39,9 @@ BackboneName = Annotated[
     typer.Option("--backbone", envvar="GALENIC_BACKBONE", help="A hub name or a local folder."),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Where the run lies; resumes what is there.")]
+Checkpointing = Annotated[
+    bool, typer.Option("--checkpointing", help="Compute layers again in the backward pass.")
+]
 TaskChoice = Literal["ner", "re", "qa", "nli", "summarization"]
 Existing = typer.Argument(exists=True, dir_okay=False)
 
@@ -201,6 +204,7 @@ def train(
         Path, typer.Option(exists=True, file_okay=False, help="Where the recipe's paths start.")
     ] = Path(),
     backbone: BackboneName = None,
+    checkpointing: Checkpointing = False,
 ) -> None:
     """Learn a metaprompt, and a factor for every source of a recipe."""
     from galenic_adapters.training import commands
@@ -208,7 +212,14 @@ def train(
 
     with _told():
         loaded = Recipe.load(recipe)
-        commands.train(loaded, folder, data=data, backbone=backbone, say=typer.echo)
+        commands.train(
+            loaded,
+            folder,
+            data=data,
+            backbone=backbone,
+            checkpointing=checkpointing,
+            say=typer.echo,
+        )
 
 
 @app.command()
@@ -217,24 +228,36 @@ def adapt(
     folder: RunFolder,
     task: Annotated[TaskChoice, typer.Option(help="What it does.")],
     data: Annotated[Path, typer.Option(exists=True, help="Training examples, JSON lines.")],
-    dev: Annotated[Path | None, typer.Option(exists=True, help="To choose the factor by.")] = None,
+    dev: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="To choose the factor by; a tenth of the data if unset."),
+    ] = None,
     metaprompt: Annotated[
         Path | None, typer.Option(exists=True, help="The frozen metaprompt; the zoo's if unset.")
     ] = None,
     start: Annotated[
-        Path | None, typer.Option(exists=True, help="A package to start from.")
+        str, typer.Option(help="ones, mean, task (mean of its kind), nearest, or a package.")
+    ] = "nearest",
+    label: Annotated[
+        list[str] | None, typer.Option(help="One of its labels; those in the data if none.")
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=2, help="Learn from so many examples only, drawn by seed.")
     ] = None,
     rank: Annotated[int, typer.Option(min=1)] = 16,
-    steps: Annotated[int, typer.Option(min=1)] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="At most so many.")] = 400,
+    rows: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
     rate: Annotated[float, typer.Option(min=0, help="The factor's peak learning rate.")] = 0.1,
+    patience: Annotated[int, typer.Option(help="Looks without a gain, then it stops.")] = 5,
     seed: int = 0,
     dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
     licence: Annotated[str, typer.Option(help="The data's licence.")] = "not stated",
     backbone: BackboneName = None,
+    checkpointing: Checkpointing = False,
 ) -> None:
     """Learn one factor from examples, over a frozen metaprompt; ends with a package to push."""
     from galenic_adapters.training import commands
-    from galenic_adapters.training.recipe import Recipe, Source
+    from galenic_adapters.training.recipe import Phase, Recipe, Source
 
     with _told():
         source = Source(
@@ -245,16 +268,30 @@ def adapt(
             dataset=dataset,
             licence=licence,
             lists=task == "re",
+            labels=tuple(label or ()),
+            shots=shots,
+            draw=seed,
         )
-        recipe = Recipe((source,), rank=rank, num_steps=steps, lr_factor=rate, seed=seed)
-        commands.adapt(recipe, folder, metaprompt, start=start, backbone=backbone, say=typer.echo)
+        learn = Phase(
+            num_steps=steps, lr=rate, rows_per_source=rows, dev_every=25, patience=patience
+        )
+        recipe = Recipe((source,), learn, rank=rank, seed=seed)
+        commands.adapt(
+            recipe,
+            folder,
+            metaprompt,
+            start=start,
+            backbone=backbone,
+            checkpointing=checkpointing,
+            say=typer.echo,
+        )
 
 
 @app.command()
 def evaluate(
-    package: Annotated[Path, Existing],
+    package: Annotated[str, typer.Argument(help="A package's file; with --server, its name.")],
     data: Annotated[Path, Existing],
-    dataset: Annotated[str, typer.Option(help="The data set's name, for the card.")],
+    dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
     split: Annotated[str, typer.Option(help="Which split it is.")] = "test",
     metaprompt: Annotated[
         Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
@@ -263,17 +300,37 @@ def evaluate(
     untuned: Annotated[
         Path | None, typer.Option(exists=True, help="Records of the untuned backbone's answers.")
     ] = None,
+    server: Annotated[str | None, typer.Option(help="Ask the server there instead.")] = None,
+    key: Key = None,
+    task: Annotated[TaskChoice | None, typer.Option(help="With --server: what it does.")] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="With --server: where its answers go.")
+    ] = None,
     backbone: BackboneName = None,
 ) -> None:
-    """Score a package and the untuned backbone on the same examples; writes both into its card."""
+    """
+    Score a package and the untuned backbone on the same examples; writes both into its card. Or
+    score an adapter of a running server, by the same figures.
+    """
     from galenic_adapters.training import commands
 
+    if server:
+        if task is None:
+            raise typer.BadParameter("a server's adapter needs one", param_hint="--task")
+        target = records or Path(f"{package.replace('@', '.')}.{split}.server.jsonl")
+        with _told(), _client(server, key) as client:
+            commands.measure_remote(
+                client, package, data, target, task_name=task, limit=limit, say=typer.echo
+            )
+        return
+    if not Path(package).is_file():
+        raise typer.BadParameter(f"{package} is no file", param_hint="PACKAGE")
     with _told():
         commands.measure(
-            package,
+            Path(package),
             data,
             metaprompt_file=metaprompt,
-            dataset=dataset,
+            dataset=dataset or data.parent.name,
             split=split,
             limit=limit,
             untuned_records=untuned,

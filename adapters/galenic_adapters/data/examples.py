@@ -12,7 +12,8 @@ Offsets are code points, end-exclusive.
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +26,7 @@ from galenic_adapters.tasks.ner import NerFields
 from galenic_adapters.tasks.nli import NliFields
 from galenic_adapters.tasks.qa import QaFields
 from galenic_adapters.tasks.re import ReFields
-from galenic_adapters.tasks.spans import check_span
+from galenic_adapters.tasks.spans import check_span, locate
 from galenic_adapters.tasks.summarization import SummarizationFields
 
 MOST_FAULTS = 20
@@ -40,45 +41,105 @@ class Dataset:
     labels: tuple[str, ...]
 
 
-def read_dataset(path: Path, task: str) -> Dataset:
+def read_dataset(path: Path, task: str, labels: Sequence[str] = ()) -> Dataset:
     """
     The examples of *path*, every one checked; raises `BadInput` that names the faulty lines.
+
+    Where *labels* are given, they are all that an example may use.
     """
     name = TaskName(task)
     faults: list[str] = []
-    examples: list[Example] = []
-    seen: set[str] = set()
-    for number, line in enumerate(_lines(path), start=1):
+    examples: dict[str, Example] = {}
+    for number, line in _lines(path):
         try:
-            example = _READ[name](json.loads(line))
-        except json.JSONDecodeError as e:
-            faults.append(f"line {number}: not JSON ({e.msg} at column {e.colno})")
-        except (KeyError, TypeError, AttributeError) as e:
-            faults.append(f"line {number}: missing or mistyped field ({type(e).__name__}: {e})")
-        except BadInput as e:
-            faults.append(f"line {number}: {e}")
+            example = _example(name, line)
+            _check_known(example, labels)
+            if example.id in examples:
+                raise BadInput("id", f"{example.id[:80]!r} appears a second time")
+        except BadInput as fault:
+            faults.append(f"line {number}: {fault}")
         else:
-            if example.id in seen:
-                faults.append(f"line {number}: id {example.id[:80]!r} appears a second time")
-            seen.add(example.id)
-            examples.append(example)
+            examples[example.id] = example
     if faults:
         more = f" (and {len(faults) - MOST_FAULTS} more)" if len(faults) > MOST_FAULTS else ""
         raise BadInput(path.name, "; ".join(faults[:MOST_FAULTS]) + more)
     if not examples:
         raise BadInput(path.name, "holds no example")
-    return Dataset(name, tuple(examples), labels_of(examples))
+    return Dataset(name, tuple(examples.values()), labels_of(tuple(examples.values())))
 
 
-def _lines(path: Path) -> Iterable[str]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, numbered from 1."""
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            yield from (line for line in file if line.strip())
+        with opener(path, "rb") as file:
+            yield from ((n, line) for n, line in enumerate(file, start=1) if line.strip())
+    except (OSError, EOFError, zlib.error) as e:  # the last two for a gzip file that is cut
+        problem = getattr(e, "strerror", None) or e
+        raise BadInput(path.name, f"cannot be read: {problem}") from e
+
+
+def _example(task: TaskName, line: bytes) -> Example:
+    try:
+        row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as e:
-        raise BadInput(path.name, f"is not UTF-8 at byte {e.start}") from e
-    except OSError as e:
-        raise BadInput(path.name, f"cannot be read: {e.strerror or e}") from e
+        raise BadInput("line", f"is not UTF-8 at its byte {e.start}") from e
+    except json.JSONDecodeError as e:
+        raise BadInput("line", f"is not JSON ({e.msg} at column {e.colno})") from e
+    except RecursionError as e:
+        raise BadInput("line", "is nested too deeply") from e
+    if isinstance(row, dict) and (other := _other_task(task, row)):
+        raise BadInput("task", f"has the fields of {other}, not of {task}; one task a file")
+    try:
+        return _READ[task](row)
+    except (KeyError, TypeError, AttributeError) as e:
+        what = f"missing or mistyped field ({type(e).__name__}: {e})"
+        raise BadInput("fields", what[:200]) from e
+
+
+_TELLING = {
+    TaskName.NER: "entities",
+    TaskName.RE: "relation",
+    TaskName.QA: "question",
+    TaskName.NLI: "hypothesis",
+    TaskName.SUMMARIZATION: "summary",
+}
+"""A field that only this task has."""
+
+
+def _other_task(task: TaskName, row: dict[str, Any]) -> TaskName | None:
+    if _TELLING[task] in row:
+        return None
+    return next((other for other, field in _TELLING.items() if field in row), None)
+
+
+def _check_known(example: Example, labels: Sequence[str]) -> None:
+    """`BadInput` unless all that *example* uses is among *labels*, where there are any."""
+    unknown = set(labels_of([example])) - set(labels)
+    if labels and unknown:
+        listed = ", ".join(sorted(map(repr, unknown))[:5])
+        raise BadInput("labels", f"{listed[:200]} is none of {', '.join(labels)[:200]}")
+
+
+def unsayable(examples: Sequence[Example]) -> dict[str, str]:
+    """
+    By example's id, what its answer cannot say: an entity inside another one of its type, or one
+    that is annotated at some of its places only.
+    """
+    told = {}
+    for example in examples:
+        if not isinstance(example.fields, NerFields):
+            continue
+        text = example.fields.text
+        mentions = [(span.type or "", span.text) for span in example.value]
+        said, _ = locate(mentions, text)
+        places = {(span.start, span.end, span.type) for span in example.value}
+        heard = {(span.start, span.end, span.type) for span in said}
+        if lost := len(places - heard):
+            told[example.id] = f"{lost} of {len(places)} entities cannot be answered"
+        elif more := len(heard - places):
+            told[example.id] = f"{more} mentions that are not annotated count as entities"
+    return told
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -110,7 +171,10 @@ def with_lists(examples: Sequence[Example]) -> list[Example]:
 
 
 def _span(row: dict[str, Any], text: str, field: str) -> Span:
-    start, end = int(row["start"]), int(row["end"])
+    start, end = row["start"], row["end"]
+    if not (type(start) is type(end) is int):
+        kinds = f"{type(start).__name__} and {type(end).__name__}"
+        raise BadInput(field, f"start and end are {kinds}, not whole numbers")
     span = Span(start, end, text[start:end] if 0 <= start <= end else "", str(row["type"]))
     check_span(field, span, text)
     return span

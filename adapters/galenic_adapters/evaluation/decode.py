@@ -1,81 +1,99 @@
 """
-Greedy answers of a prompted backbone, many examples at a time, under the task's own constraint.
+Greedy answers of a tuned backbone, many tasks and examples side by side, each under its task's own
+constraint.
 
-Dimension key:  P prompt positions   D model width   B examples   T text positions   V vocabulary
+Dimension key:  P prompt positions   B examples   T text positions   V vocabulary
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import xgrammar
 from torch import Tensor
 
 from galenic_adapters.chat import encode
-from galenic_adapters.constraints import Constrainer, logprob_of
+from galenic_adapters.constraints import Constrainer
+from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned
 from galenic_adapters.tasks.base import Choice, Completion, Example, Task
-from galenic_adapters.training.prompted import PromptedBackbone
+
+CPU_TOKENS = 16384
+"""Prompt, question and answer of all examples that are decoded at a time."""
+GPU_MEMORY = 0.4
+"""The share of the free memory that may hold keys and values; growing them takes as much again."""
+WASTE = 0.125
+"""The share of answered examples from which on it pays to take them out of the batch."""
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An example, asked under what task number *which* has learned."""
+
+    which: int
+    task: Task[Any, Any]
+    example: Example
+
+
 def answer_all(
     backbone: PromptedBackbone,
     prompt_PD: Tensor | None,
     task: Task[Any, Any],
     examples: Sequence[Example],
     *,
-    batch_size: int = 32,
     max_tokens: int | None = None,
 ) -> list[Completion]:
     """The greedy completion of every example, in order; without a prompt, the bare backbone's."""
-    tokenizer = backbone.tokenizer
-    constrainer = Constrainer(tokenizer, backbone.vocab_size, backbone.end_tokens)
-    asked = [encode(tokenizer, task.render(example.fields)) for example in examples]
-    order = sorted(range(len(examples)), key=lambda i: len(asked[i]))
-    answers: dict[int, Completion] = {}
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        rows = [_Row(task, examples[i], asked[i], constrainer, max_tokens) for i in chosen]
-        _decode(backbone, prompt_PD, rows)
-        answers.update((i, row.completion(tokenizer)) for i, row in zip(chosen, rows, strict=True))
-    return [answers[i] for i in range(len(examples))]
+    tuning = Untuned() if prompt_PD is None else FixedPrompts(prompt_PD[None])
+    asked = [Question(0, task, example) for example in examples]
+    return answer(backbone, tuning, asked, max_tokens=max_tokens)
+
+
+@torch.inference_mode()
+def answer(
+    backbone: PromptedBackbone,
+    tuning: Tuning,
+    asked: Sequence[Question],
+    *,
+    max_tokens: int | None = None,
+) -> list[Completion]:
+    """The greedy completion of every question, in order."""
+    rows = [_Row(question, backbone.tokenizer, max_tokens) for question in asked]
+    for group in _groups(rows, _room(backbone)):
+        for row in group:
+            row.begin(backbone.constrainer)
+        _decode(backbone, tuning, group)
+    return [row.completion(backbone.tokenizer) for row in rows]
 
 
 class _Row:
     """One answer on its way."""
 
-    def __init__(
-        self,
-        task: Task[Any, Any],
-        example: Example,
-        question: list[int],
-        constrainer: Constrainer,
-        max_tokens: int | None,
-    ) -> None:
-        constraint = task.constraint(example.fields)
-        self.question = question
-        self.room = max_tokens or task.max_tokens(example.fields)
-        self.constrainer = constrainer
-        self.matcher = constrainer.begin(constraint) if constraint else None
-        self.logprob = 0.0 if isinstance(constraint, Choice) else None
+    def __init__(self, question: Question, tokenizer: Any, max_tokens: int | None) -> None:
+        task, fields = question.task, question.example.fields
+        self.which = question.which
+        self.constraint = task.constraint(fields)
+        self.question = encode(tokenizer, task.render(fields))
+        self.room = max_tokens or task.max_tokens(fields)
+        self.matcher: xgrammar.GrammarMatcher | None = None
+        self.logprob = 0.0 if isinstance(self.constraint, Choice) else None
         self.ids: list[int] = []
         self.finish: str | None = None
 
-    def take(self, logits_V: Tensor, end_tokens: list[int]) -> int:
-        """Pick the next token and note what it means for this answer."""
-        if self.matcher:
-            logits_V = self.constrainer.mask(logits_V, self.matcher)
-        token = int(logits_V.argmax())
+    def begin(self, constrainer: Constrainer) -> None:
+        if self.constraint:
+            self.matcher = constrainer.begin(self.constraint)
+
+    def take(self, token: int, logprob: float, end_tokens: list[int]) -> None:
+        """Note the next token and what it means for this answer."""
         if self.logprob is not None:
-            self.logprob += logprob_of(logits_V, token)
-        if self.matcher:
-            self.matcher.accept_token(token)
+            self.logprob += logprob
         if token in end_tokens:
             self.finish = "stop"
         else:
             self.ids.append(token)
             if len(self.ids) == self.room:
                 self.finish = "length"
-        return token
 
     def completion(self, tokenizer: Any) -> Completion:
         assert self.finish is not None
@@ -88,38 +106,123 @@ class _Row:
         )
 
 
-def _decode(backbone: PromptedBackbone, prompt_PD: Tensor | None, rows: list[_Row]) -> None:
-    model, ends = backbone.model, backbone.end_tokens
-    num_positions = 0 if prompt_PD is None else prompt_PD.shape[0]
-    longest = max(len(row.question) for row in rows)
-    ids_BT = torch.tensor([[ends[0]] * (longest - len(r.question)) + r.question for r in rows])
-    pads_B = torch.tensor([longest - len(row.question) for row in rows])
-    seen_BT = torch.ones(len(rows), num_positions + longest, dtype=torch.long)
-    for row, pads in enumerate(pads_B.tolist()):
-        seen_BT[row, num_positions : num_positions + pads] = 0
-    at_BT = (torch.arange(num_positions, num_positions + longest) - pads_B[:, None]).clamp(min=0)
-    cache = None
-    if prompt_PD is not None:
-        prompt = prompt_PD.to(model.dtype)[None]
-        cache = model.model(inputs_embeds=prompt, use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(rows))
+def _room(backbone: PromptedBackbone) -> int:
+    """How many tokens' keys and values may be held at a time."""
+    if backbone.device.type != "cuda":
+        return CPU_TOKENS
+    config = backbone.model.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * width
+    free_bytes, _ = torch.cuda.mem_get_info(backbone.device)
+    return int(GPU_MEMORY / 2 * free_bytes / (values * backbone.model.dtype.itemsize))
+
+
+def _groups(rows: Sequence[_Row], room: int) -> Iterator[list[_Row]]:
+    """Like lengths together, so that little of a batch is padding; each at least one row."""
+    group: list[_Row] = []
+    for row in sorted(rows, key=lambda row: (row.room, len(row.question))):
+        widest = max(len(one.question) for one in [*group[-1:], row]) + row.room
+        if group and widest * (len(group) + 1) > room:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _decode(backbone: PromptedBackbone, tuning: Tuning, rows: list[_Row]) -> None:
+    ends = backbone.end_tokens
+    state = _State(backbone, tuning, rows)
     while True:
-        out = model.model(
-            input_ids=ids_BT,
-            position_ids=at_BT,
-            attention_mask=seen_BT,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache = out.past_key_values
-        logits_BV = model.lm_head(out.last_hidden_state[:, -1]).float()
-        taken = [row.take(logits_V, ends) for row, logits_V in zip(rows, logits_BV, strict=True)]
+        tokens, logprobs = _choose(backbone.logits(state.step()), rows)
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            if not row.finish:
+                row.take(token, logprob, ends)
         going = [i for i, row in enumerate(rows) if not row.finish]
         if not going:
             return
-        if len(going) < len(rows):  # the others are answered: they cost nothing from here on
-            cache.batch_select_indices(torch.tensor(going))
+        if len(rows) - len(going) > WASTE * len(rows):
             rows = [rows[i] for i in going]
-        ids_BT = torch.tensor([taken[i] for i in going])[:, None]
-        at_BT = at_BT[going, -1:] + 1
-        seen_BT = torch.cat([seen_BT[going], torch.ones(len(going), 1, dtype=torch.long)], dim=1)
+            tokens = [tokens[i] for i in going]
+            state.keep(going)
+        state.push(tokens)
+
+
+class _State:
+    """The backbone in the middle of a batch: keys and values, and the tokens that come next."""
+
+    def __init__(self, backbone: PromptedBackbone, tuning: Tuning, rows: list[_Row]) -> None:
+        self.model, self.tuning, self.device = backbone.model, tuning, backbone.device
+        longest = max(len(row.question) for row in rows)
+        filler = backbone.end_tokens[0]
+        padded = [[filler] * (longest - len(r.question)) + r.question for r in rows]
+        self.ids_BT = torch.tensor(padded, device=self.device)
+        self.which_B = torch.tensor([row.which for row in rows], device=self.device)
+        tuning.choose(self.which_B)
+        self.cache, num_positions = self._prompts()
+        pads_B1 = longest - torch.tensor([[len(row.question)] for row in rows], device=self.device)
+        columns_T = torch.arange(longest, device=self.device)
+        self.at_BT = (num_positions + columns_T - pads_B1).clamp(min=0)
+        seen_BP = torch.ones(len(rows), num_positions, dtype=torch.bool, device=self.device)
+        self.seen_BT = torch.cat([seen_BP, columns_T >= pads_B1], dim=1).long()
+
+    def _prompts(self) -> tuple[Any, int]:
+        which_K, place_B = torch.unique(self.which_B, return_inverse=True)
+        prompts_KPD = self.tuning.prompts(which_K)
+        if prompts_KPD is None:
+            return None, 0
+        prompts_KPD = prompts_KPD.to(self.device, self.model.dtype)
+        cache = self.model.model(inputs_embeds=prompts_KPD, use_cache=True).past_key_values
+        cache.batch_select_indices(place_B)
+        return cache, prompts_KPD.shape[1]
+
+    def step(self) -> Tensor:
+        """The last hidden state (B, D) of each row."""
+        out = self.model.model(
+            input_ids=self.ids_BT,
+            position_ids=self.at_BT,
+            attention_mask=self.seen_BT,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = out.past_key_values
+        last_BD: Tensor = out.last_hidden_state[:, -1]
+        return last_BD
+
+    def push(self, tokens: list[int]) -> None:
+        """These come next."""
+        self.ids_BT = torch.tensor(tokens, device=self.device)[:, None]
+        self.at_BT = self.at_BT[:, -1:] + 1
+        self.seen_BT = torch.cat([self.seen_BT, self.seen_BT.new_ones(len(tokens), 1)], dim=1)
+
+    def keep(self, going: list[int]) -> None:
+        """The others are answered: they cost nothing from here on."""
+        chosen_B = torch.tensor(going, device=self.device)
+        self.cache.batch_select_indices(chosen_B)
+        self.at_BT, self.seen_BT = self.at_BT[chosen_B], self.seen_BT[chosen_B]
+        self.which_B = self.which_B[chosen_B]
+        self.tuning.choose(self.which_B)
+
+
+def _choose(logits_BV: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
+    """The likeliest token that each row's constraint allows, and its log-probability there."""
+    bound = [i for i, row in enumerate(rows) if row.matcher and not row.finish]
+    matchers = [rows[i].matcher for i in bound]
+    batch = xgrammar.BatchGrammarMatcher()
+    if bound:
+        mask_BW = xgrammar.allocate_token_bitmask(len(rows), logits_BV.shape[1])
+        batch.batch_fill_next_token_bitmask(matchers, mask_BW, bound)
+        logits_BV = logits_BV.masked_fill(~_unpacked(mask_BW, logits_BV), float("-inf"))
+    best_B = logits_BV.argmax(-1)
+    logprob_B = logits_BV.gather(1, best_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
+    tokens: list[int] = best_B.tolist()
+    if bound:
+        batch.batch_accept_token(matchers, [tokens[i] for i in bound])
+    return tokens, logprob_B.tolist()
+
+
+def _unpacked(mask_BW: Tensor, like_BV: Tensor) -> Tensor:
+    """xgrammar's words of 32 bits as booleans (B, V), on the logits' device."""
+    bits_32 = torch.arange(32, dtype=torch.int32, device=like_BV.device)
+    words_BW1 = mask_BW.to(like_BV.device, non_blocking=True)[:, :, None]
+    return ((words_BW1 >> bits_32) & 1).bool().flatten(1)[:, : like_BV.shape[1]]

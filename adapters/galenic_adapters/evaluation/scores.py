@@ -1,33 +1,66 @@
 """
 Scores of answers against gold values, one table of metrics a task; higher is better for all.
 
-    NER            strict micro F1 over (start, end, type)
+    NER            strict F1 over (start, end, type); relaxed F1: the type is right and the spans
+                   overlap (nervaluate's ``strict`` and ``ent_type``)
     RE             micro F1 over relations, ``none`` not counted; macro F1 over the types
-    QA             accuracy with options; else exact match and token F1 (as in SQuAD)
+    QA             accuracy with options; else token F1 (as in SQuAD) and exact match
     NLI            accuracy; macro F1 over the labels
     summarization  ROUGE-L F1
+
+A metric is kept as what every example adds to it, so that it can be had for resampled examples too.
+
+Dimension key:  N examples   L labels that a macro mean goes over   S resamples
 """
 
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from rouge_score.rouge_scorer import RougeScorer
+import numpy as np
+from numpy.typing import NDArray
 
+from galenic_adapters.errors import Unavailable
 from galenic_adapters.tasks.base import Answer, Example, Reading, TaskName
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tally:
+    """The metric is the mean over L of sum over N of num, divided by the sum of den."""
+
+    num_NL: Numbers
+    den_NL: Numbers
+
+    def value(self) -> float:
+        return float(self.values(np.ones((1, len(self.num_NL))))[0])
+
+    def values(self, times_SN: Numbers) -> Numbers:
+        """The metric (S) where example n counts times_SN[:, n] times."""
+        num_SL, den_SL = times_SN @ self.num_NL, times_SN @ self.den_NL
+        # Nothing to find and nothing said is right; a label that no resample holds is left out.
+        empty = 1.0 if num_SL.shape[1] == 1 else np.nan
+        each_SL = np.divide(num_SL, den_SL, out=np.full_like(num_SL, empty), where=den_SL > 0)
+        means: Numbers = np.nanmean(each_SL, axis=1)
+        return means
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """metrics by name, the main one first; num_unread answers were not CLEAN and count as said."""
+    """
+    metrics by name, the main one first; num_unread answers were not CLEAN and count as said.
+
+    tallies: what the metrics come from.
+    """
 
     metrics: dict[str, float]
     num_examples: int
     num_unread: int
+    tallies: dict[str, Tally] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def main(self) -> tuple[str, float]:
@@ -35,24 +68,27 @@ class Scores:
 
 
 def score(task: TaskName, examples: Sequence[Example], answers: Sequence[Answer[Any]]) -> Scores:
-    """The scores of *answers* to *examples*; an answer without a value is simply wrong."""
+    """
+    The scores of *answers* to *examples*; an answer without a value is simply wrong.
+
+    Raises `Unavailable` where a metric needs a library that is not installed.
+    """
     gold = [example.value for example in examples]
     said = [answer.value for answer in answers]
     match task:
         case TaskName.NER:
-            metrics = {"strict_f1": micro_f1(_spans(gold), _spans(said))}
+            tallies = _entity_tallies(_spans(gold), _spans(said))
         case TaskName.RE:
-            metrics = _relation_scores(_relations(gold), _relations(said))
-        case TaskName.NLI:
-            metrics = {"accuracy": accuracy(gold, said), "macro_f1": macro_f1(gold, said)}
-        case TaskName.QA if any(example.fields.options for example in examples):
-            metrics = {"accuracy": accuracy(gold, said), "macro_f1": macro_f1(gold, said)}
-        case TaskName.QA:
-            metrics = {"token_f1": _mean(map(token_f1, gold, said)), "exact": accuracy(gold, said)}
+            tallies = _relation_tallies(_relations(gold), _relations(said))
+        case TaskName.QA if not any(example.fields.options for example in examples):
+            tallies = {"token_f1": _mean(map(token_f1, gold, said)), "exact": _same(gold, said)}
+        case TaskName.SUMMARIZATION:
+            tallies = {"rouge_l": _mean(rouge_l(gold, said))}
         case _:
-            metrics = {"rouge_l": rouge_l(gold, said)}
+            tallies = {"accuracy": _same(gold, said), "macro_f1": _label_tally(gold, said)}
     unread = sum(answer.reading is not Reading.CLEAN for answer in answers)
-    return Scores(metrics, len(examples), unread)
+    metrics = {name: tally.value() for name, tally in tallies.items()}
+    return Scores(metrics, len(examples), unread, tallies)
 
 
 def _spans(values: Sequence[Any]) -> list[set[Any]]:
@@ -63,33 +99,73 @@ def _relations(values: Sequence[Any]) -> list[set[Any]]:
     return [{(r.type, r.head.text, r.tail.text) for r in value or ()} for value in values]
 
 
-def micro_f1(gold: Sequence[set[Any]], said: Sequence[set[Any]]) -> float:
-    right = sum(len(g & s) for g, s in zip(gold, said, strict=True))
-    total = sum(map(len, gold)) + sum(map(len, said))
-    return 2 * right / total if total else 1.0
+def micro_f1(gold: Sequence[set[Any]], said: Sequence[set[Any]]) -> Tally:
+    pairs = list(zip(gold, said, strict=True))
+    return _tally([[2 * len(g & s)] for g, s in pairs], [[len(g) + len(s)] for g, s in pairs])
 
 
-def _relation_scores(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, float]:
+def f1_by(
+    labels: Sequence[Any],
+    label_of: Callable[[Any], Any],
+    gold: Sequence[set[Any]],
+    said: Sequence[set[Any]],
+) -> Tally:
+    """The mean over *labels* of each one's F1."""
+
+    def of(label: Any, many: Sequence[set[Any]]) -> list[set[Any]]:
+        return [{one for one in facts if label_of(one) == label} for facts in many]
+
+    each = [micro_f1(of(label, gold), of(label, said)) for label in labels]
+    if not each:
+        return micro_f1(gold, said)
+    return Tally(
+        np.concatenate([one.num_NL for one in each], axis=1),
+        np.concatenate([one.den_NL for one in each], axis=1),
+    )
+
+
+def _relation_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, Tally]:
     types = sorted({fact[0] for facts in gold for fact in facts})
-
-    def of(type_: str, many: list[set[Any]]) -> list[set[Any]]:
-        return [{fact for fact in facts if fact[0] == type_} for facts in many]
-
-    macro = _mean(micro_f1(of(type_, gold), of(type_, said)) for type_ in types)
+    macro = f1_by(types, lambda fact: fact[0], gold, said)
     return {"micro_f1": micro_f1(gold, said), "macro_f1": macro}
 
 
-def accuracy(gold: Sequence[Any], said: Sequence[Any]) -> float:
-    return _mean(g == s for g, s in zip(gold, said, strict=True))
+def _label_tally(gold: Sequence[Any], said: Sequence[Any]) -> Tally:
+    labels = sorted(set(gold))
+    return f1_by(labels, lambda one: one, [{g} for g in gold], [{s} for s in said])
 
 
-def macro_f1(gold: Sequence[Any], said: Sequence[Any]) -> float:
-    """The mean over gold labels of each label's F1."""
+def _entity_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, Tally]:
+    """nervaluate, an example at a time; its counts add up to its own overall figures."""
+    try:
+        from nervaluate import Evaluator
+    except ImportError as error:
+        raise Unavailable("NER scores need nervaluate: pip install 'galenic[train]'") from error
 
-    def only(label: Any, many: Sequence[Any]) -> list[set[Any]]:
-        return [{label} & {one} for one in many]
+    types = sorted({str(span[2]) for spans in (*gold, *said) for span in spans})
+    counts: dict[str, list[tuple[float, float]]] = {"strict": [], "ent_type": []}
+    for g, s in zip(gold, said, strict=True):
+        if not (g or s):
+            for listed in counts.values():
+                listed.append((0.0, 0.0))
+            continue
+        evaluated = Evaluator([_plain(g)], [_plain(s)], tags=types, loader="dict").evaluate()
+        for kind, listed in counts.items():
+            found = evaluated["overall"][kind]
+            listed.append((2 * found.correct, found.actual + found.possible))
+    return {
+        name: _tally([[num] for num, _ in counts[kind]], [[den] for _, den in counts[kind]])
+        for name, kind in (("strict_f1", "strict"), ("relaxed_f1", "ent_type"))
+    }
 
-    return _mean(micro_f1(only(label, gold), only(label, said)) for label in sorted(set(gold)))
+
+def _plain(spans: set[Any]) -> list[dict[str, Any]]:
+    # nervaluate's ends are inclusive, or neighbours would overlap.
+    return [{"label": t, "start": start, "end": end - 1} for start, end, t in sorted(spans)]
+
+
+def _same(gold: Sequence[Any], said: Sequence[Any]) -> Tally:
+    return _mean(float(g == s) for g, s in zip(gold, said, strict=True))
 
 
 def token_f1(gold: str, said: str | None) -> float:
@@ -104,11 +180,21 @@ def _words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def rouge_l(gold: Sequence[str], said: Sequence[str | None]) -> float:
+def rouge_l(gold: Sequence[str], said: Sequence[str | None]) -> list[float]:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise Unavailable("ROUGE needs rouge-score: pip install 'galenic[train]'") from error
+
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     pairs = zip(gold, said, strict=True)
-    return _mean(scorer.score(g, s or "")["rougeL"].fmeasure for g, s in pairs)
+    return [float(scorer.score(g, s or "")["rougeL"].fmeasure) for g, s in pairs]
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(fmean(values))
+def _mean(values: Iterable[float]) -> Tally:
+    each = [[float(value)] for value in values]
+    return _tally(each, [[1.0] for _ in each])
+
+
+def _tally(num: list[list[float]], den: list[list[float]]) -> Tally:
+    return Tally(np.array(num, dtype=np.float64), np.array(den, dtype=np.float64))

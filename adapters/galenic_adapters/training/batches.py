@@ -4,11 +4,9 @@ Examples as token ids, and batches of them that waste little padding.
 Dimension key:  B examples   T text positions   A answer tokens of a batch
 """
 
-import itertools
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -29,15 +27,34 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """An example of task number *which*; every token of its answer counts *weight*."""
+
+    which: int
+    encoded: Encoded
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """
     ids_BT: questions and answers, padded on the right.   at_A: flat positions in (B, T) whose next
-    token is an answer's, and next_A: that token.
+    token is an answer's, and next_A: that token.   which_B, which_A: the task's number.
     """
 
     ids_BT: Tensor
+    which_B: Tensor
     at_A: Tensor
     next_A: Tensor
+    which_A: Tensor
+    weight_A: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        return type(self)(**moved)
 
 
 def encode_example(tokenizer: Any, task: Task[Any, Any], example: Example) -> Encoded:
@@ -50,40 +67,35 @@ def encode_example(tokenizer: Any, task: Task[Any, Any], example: Example) -> En
     return Encoded(tuple(question), (*answer, tokenizer.eos_token_id))
 
 
-def collate(encoded: Sequence[Encoded]) -> Batch:
-    num_columns = max(map(len, encoded)) - 1  # the last answer token is only ever predicted
-    ids_BT = torch.zeros(len(encoded), num_columns, dtype=torch.long)
+def collate(rows: Sequence[Row]) -> Batch:
+    num_columns = max(map(len, rows)) - 1  # the last answer token is only ever predicted
+    ids_BT = torch.zeros(len(rows), num_columns, dtype=torch.long)
     at: list[int] = []
-    for row, one in enumerate(encoded):
-        ids = (*one.question, *one.answer)[:-1]
-        ids_BT[row, : len(ids)] = torch.tensor(ids)
-        first = row * num_columns + len(one.question) - 1
-        at += range(first, first + len(one.answer))
-    following = [token for one in encoded for token in one.answer]
-    return Batch(ids_BT, torch.tensor(at), torch.tensor(following))
+    for line, row in enumerate(rows):
+        question, answer = row.encoded.question, row.encoded.answer
+        ids = (*question, *answer)[:-1]
+        ids_BT[line, : len(ids)] = torch.tensor(ids)
+        first = line * num_columns + len(question) - 1
+        at += range(first, first + len(answer))
+    answers = [(token, row) for row in rows for token in row.encoded.answer]
+    return Batch(
+        ids_BT,
+        torch.tensor([row.which for row in rows]),
+        torch.tensor(at),
+        torch.tensor([token for token, _ in answers]),
+        torch.tensor([row.which for _, row in answers]),
+        torch.tensor([row.weight for _, row in answers]),
+    )
 
 
-def batches(encoded: Sequence[Encoded], max_tokens: int, *, seed: str) -> Iterator[list[Encoded]]:
-    """
-    Batches without end, epoch by epoch, each of at most *max_tokens* with padding (or one example).
-
-    Examples of like length go together; the order depends on *seed* alone.
-    """
-    for epoch in itertools.count():
-        rng = random.Random(f"{seed}/{epoch}")
-        by_length = sorted(encoded, key=lambda one: len(one) * rng.uniform(0.9, 1.1))
-        groups = list(_groups(by_length, max_tokens))
-        rng.shuffle(groups)
-        yield from groups
-
-
-def _groups(encoded: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:
-    group: list[Encoded] = []
+def split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
+    """*rows*, like lengths together, in batches of at most *max_tokens* with padding (or one)."""
+    group: list[Row] = []
     longest = 0
-    for one in encoded:
-        longest = max(longest, len(one))
+    for row in sorted(rows, key=len):
+        longest = max(longest, len(row))
         if group and longest * (len(group) + 1) > max_tokens:
             yield group
-            group, longest = [], len(one)
-        group.append(one)
+            group, longest = [], len(row)
+        group.append(row)
     yield group

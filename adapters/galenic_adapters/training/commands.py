@@ -3,25 +3,36 @@ What the commands ``galenic train``, ``adapt`` and ``evaluate`` do, in the order
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from galenic_adapters.backbone import Backbone, ensure
-from galenic_adapters.data.examples import read_dataset
+from galenic_adapters.data.examples import read_dataset, unsayable
 from galenic_adapters.errors import BadInput
-from galenic_adapters.evaluation.evaluate import evaluate, model_card, reread, scored
-from galenic_adapters.factor import compose
+from galenic_adapters.evaluation.cards import model_card, scored
+from galenic_adapters.evaluation.evaluate import evaluate, reread
+from galenic_adapters.evaluation.remote import evaluate_remote
+from galenic_adapters.factor import Factor, Metaprompt, compose
 from galenic_adapters.manifest import BackboneId, Manifest
 from galenic_adapters.package import Package, check_fits
+from galenic_adapters.prompted import PromptedBackbone
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.registry import make_task
-from galenic_adapters.training.learn import learn
-from galenic_adapters.training.prompted import PromptedBackbone
+from galenic_adapters.training.courses import Course, prepare
 from galenic_adapters.training.publish import publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Recipe
-from galenic_adapters.zoo import metaprompt_of
+from galenic_adapters.training.sources import claim, learn_sources
+from galenic_adapters.training.starts import known_in, start_factor
+from galenic_adapters.training.targets import learn_targets
+from galenic_adapters.zoo import ZOO, folder_of, metaprompt_of
+from galenic_client import Client
 
 Say = Callable[[str], None]
+MOST_SHARE = 0.0005
+"""Of the backbone's parameters, that a task may learn (arXiv 2604.06650)."""
+NUM_JUDGED = 60
+"""Dev examples that are answered and scored at a look."""
 
 
 def train(
@@ -30,14 +41,17 @@ def train(
     *,
     data: Path = Path(),
     backbone: str | None = None,
+    checkpointing: bool = False,
     say: Say = print,
 ) -> None:
     """Learn a metaprompt with a factor for every source, and write all of them into *folder*."""
-    source, model = _load(backbone, say)
-    student, courses = learn(recipe, model, folder, data=data)
-    metaprompt = publish_metaprompt(student, folder)
+    source, model = load(backbone, say, checkpointing=checkpointing)
+    learner, courses = learn_sources(recipe, model, folder, data=data)
+    metaprompt = publish_metaprompt(learner, folder)
+    how = f"With its metaprompt in {recipe.learn.num_steps} steps, seed {recipe.seed}"
+    how += ", from a teacher" if recipe.distil else ""
     for course in courses:
-        publish_factor(student, course, recipe, folder, metaprompt=metaprompt, backbone=source)
+        publish_factor(learner, course, folder, metaprompt=metaprompt, backbone=source, how=how)
     say(f"metaprompt {metaprompt.digest} and {len(courses)} adapters are in {folder}")
 
 
@@ -46,25 +60,84 @@ def adapt(
     folder: Path,
     metaprompt_file: Path | None = None,
     *,
-    start: Path | None = None,
+    start: str = "nearest",
     backbone: str | None = None,
+    checkpointing: bool = False,
     say: Say = print,
 ) -> None:
     """Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each."""
-    source, model = _load(backbone, say)
+    source, model = load(backbone, say, checkpointing=checkpointing)
     metaprompt = metaprompt_of(source, metaprompt_file)
-    first = Package.read(start.read_bytes()) if start else None
-    if first:
-        check_fits(first, backbone=source, metaprompt=metaprompt, max_rank=recipe.rank)
-    student, courses = learn(
-        recipe, model, folder, frozen=metaprompt, start=first.factor if first else None
-    )
     share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
+    if share > MOST_SHARE:
+        say(f"rank {recipe.rank} is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
+    courses = [_course(one, recipe, model, say) for one in recipe.sources]
+    claim(folder, recipe)
+    known = metaprompt_file.parent if metaprompt_file else folder_of(ZOO, source)
+    starts = [_start(start, known, c, source, model, metaprompt, recipe.rank) for c in courses]
+    learner = learn_targets(
+        metaprompt,
+        starts,
+        courses,
+        model,
+        recipe.learn,
+        folder,
+        seed=recipe.seed,
+        num_judged=NUM_JUDGED,
+    )
+    how = f"At most {recipe.learn.num_steps} steps, seed {recipe.seed}, started from {start}"
     for course in courses:
         package = publish_factor(
-            student, course, recipe, folder, metaprompt=metaprompt, backbone=source
+            learner, course, folder, metaprompt=metaprompt, backbone=source, how=how
         )
-        say(f"{course.source.name}: {len(package.data)} bytes, {share:.4%} of the backbone")
+        say(
+            f"{course.name}: {learner.num_own():,} parameters, {share:.4%} of the backbone;"
+            f" {len(package.data):,} bytes in {folder / course.name}.safetensors"
+        )
+
+
+def _course(source: Any, recipe: Recipe, model: PromptedBackbone, say: Say) -> Course:
+    """The data, checked before anything is learned, and what is odd about them."""
+    examples = read_dataset(Path(source.train), source.task, source.labels).examples
+    if len(examples) < 2:
+        raise BadInput(Path(source.train).name, f"holds {len(examples)} example, at least 2 needed")
+    odd = unsayable(examples)
+    for id_, what in list(odd.items())[:3]:
+        say(f"{Path(source.train).name}: example {id_[:80]}: {what}")
+    if len(odd) > 3:
+        say(f"... and {len(odd) - 3} examples more like these, of {len(examples)}")
+    course = prepare(
+        source,
+        model.tokenizer,
+        max_text_tokens=recipe.max_text_tokens,
+        max_dev_examples=recipe.max_dev_examples,
+        hold_out=True,
+    )
+    say(
+        f"{source.name}: {len(course.train)} examples to learn from, {len(course.dev)} to choose by"
+        + (f", {course.num_left_out} too long" if course.num_left_out else "")
+    )
+    return course
+
+
+def _start(
+    how: str,
+    known: Path,
+    course: Course,
+    source: BackboneId,
+    model: PromptedBackbone,
+    metaprompt: Metaprompt,
+    rank: int,
+) -> Factor:
+    """As *how* says: a word of `start_factor`, or a package's file."""
+    if how not in ("ones", "mean", "task", "nearest"):
+        package = Package.read(Path(how).read_bytes())
+        check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=rank)
+        return package.factor
+    others = [one for one in known_in(known, source, metaprompt) if one.name != course.name]
+    if not others:
+        how = "ones"  # a metaprompt alone, from elsewhere
+    return start_factor(how, others, course, model, metaprompt, rank)
 
 
 def measure(
@@ -85,7 +158,7 @@ def measure(
     With *untuned_records* of an earlier evaluation, the untuned backbone is not asked again.
     """
     package = Package.read(package_file.read_bytes())
-    source, model = _load(backbone, say)
+    source, model = load(backbone, say)
     metaprompt = metaprompt_of(source, metaprompt_file)
     check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=package.manifest.rank)
     task = make_task(package.manifest.task, package.manifest.labels)
@@ -98,23 +171,42 @@ def measure(
         untuned = evaluate(model, None, task, examples)
     package = scored(package, dataset, split, tuned.scores, untuned.scores)
     for who, one in (("tuned", tuned), ("untuned", untuned)):
-        records = package_file.with_suffix(f".{split}.{who}.jsonl")
-        records.write_text("".join(json.dumps(r) + "\n" for r in one.records()), "utf-8")
-        said = ", ".join(f"{metric} {value:.4f}" for metric, value in one.scores.metrics.items())
-        say(f"{package.manifest.name} {who}: {said}; {one.scores.num_unread} not clean")
+        _write_records(package_file.with_suffix(f".{split}.{who}.jsonl"), one.records())
+        say(f"{package.manifest.name} {who}: {', '.join(one.lines())}")
     package_file.write_bytes(package.data)
     package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
 
 
+def measure_remote(
+    client: Client,
+    adapter: str,
+    data: Path,
+    records: Path,
+    *,
+    task_name: str,
+    limit: int | None = None,
+    say: Say = print,
+) -> None:
+    """Score *adapter* of a running server on *data*, by the same readers and figures."""
+    read = read_dataset(data, task_name)
+    examples = read.examples[:limit]
+    scores, rows = evaluate_remote(client, adapter, make_task(task_name, read.labels), examples)
+    _write_records(records, rows)
+    said = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.metrics.items())
+    say(f"{adapter}: {said}, {scores.num_unread} of {scores.num_examples} not clean")
+
+
+def _write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
 def _examples(data: Path, manifest: Manifest) -> Sequence[Example]:
-    read = read_dataset(data, manifest.task)
-    unknown = set(read.labels) - set(manifest.labels)
-    if manifest.labels and unknown:
-        listed = ", ".join(sorted(unknown)[:5])
-        raise BadInput(data.name, f"has labels that the adapter does not know: {listed}")
-    return read.examples
+    return read_dataset(data, manifest.task, manifest.labels).examples
 
 
-def _load(backbone: str | None, say: Say) -> tuple[BackboneId, PromptedBackbone]:
+def load(
+    backbone: str | None, say: Say, *, checkpointing: bool = False
+) -> tuple[BackboneId, PromptedBackbone]:
     found: Backbone = ensure(backbone, say)
-    return BackboneId(name=found.name, revision=found.revision), PromptedBackbone(found.path)
+    name = BackboneId(name=found.name, revision=found.revision)
+    return name, PromptedBackbone(found.path, checkpointing=checkpointing)

@@ -1,68 +1,40 @@
 """
-The training loop: a metaprompt jointly with its factors, or factors alone over a frozen one.
+The training loop: for whatever learns, all tasks side by side, with teachers or without.
 
-A run lives in a folder: ``recipe.json``, ``checkpoint.pt`` (replaced whole, so a kill loses at most
-the steps since) and ``log.jsonl``. The same recipe in the same folder goes on where it stopped.
+A run lives in a folder: ``checkpoint.pt`` (replaced whole, so a kill loses at most the steps since)
+and ``log.jsonl``. The same run in the same folder goes on where it stopped, bit for bit.
 """
 
+import io
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from galenic_adapters.errors import BadInput, Conflict
-from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.training.batches import Encoded, batches, collate
-from galenic_adapters.training.courses import Course, prepare
-from galenic_adapters.training.prompted import PromptedBackbone
-from galenic_adapters.training.recipe import Recipe
-from galenic_adapters.training.student import Student
+from galenic_adapters.errors import BadInput
+from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.training.batches import Row, collate, split
+from galenic_adapters.training.courses import Course
+from galenic_adapters.training.crew import make_crew
+from galenic_adapters.training.learners import Learner
+from galenic_adapters.training.losses import Teaching, losses
+from galenic_adapters.training.recipe import Phase
+from galenic_adapters.training.stream import Share, stream
 
-CHECKPOINT_EVERY = 25
+CHECKPOINT_SECONDS = 30.0
 CLIP_NORM = 1.0
 LOWEST_RATE = 0.05  # of the peak, at the cosine's end
-DEV_BATCH = 8
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Text tokens of one forward pass; what the machine takes, no part of the recipe."""
 
-
-def learn(
-    recipe: Recipe,
-    backbone: PromptedBackbone,
-    folder: Path,
-    *,
-    data: Path = Path(),
-    frozen: Metaprompt | None = None,
-    start: Factor | None = None,
-) -> tuple[Student, list[Course]]:
-    """
-    Run *recipe* on the files below *data*, to its end in *folder*; with *frozen*, only factors
-    learn.
-
-    Over a frozen metaprompt a source's factor is the one of its lowest dev loss, where it has dev
-    data; else the last. Raises `BadInput` for faulty data and a loss that is not a number,
-    `Conflict` where the folder holds another recipe's run.
-    """
-    torch.manual_seed(recipe.seed)
-    _claim(folder, recipe)
-    courses = [prepare(s, recipe, backbone.tokenizer, data=data) for s in recipe.sources]
-    rows_PD = frozen.rows_PD if frozen else backbone.embed_text(recipe.init, recipe.num_positions)
-    student = Student(rows_PD, [c.name for c in courses], recipe.rank, seed=recipe.seed)
-    student.meta_PD.requires_grad_(frozen is None)
-    if start:
-        for course in courses:
-            student.start_from(course.name, start)
-    run = Run(recipe, backbone, folder, student, courses)
-    run.resume()
-    run.finish()
-    if frozen:
-        run.take_best()
-    return student, courses
+Judge = Callable[[], dict[str, float]]
+"""Scores each task's dev data as users will; higher is better."""
 
 
 class Run:
@@ -70,170 +42,261 @@ class Run:
 
     def __init__(
         self,
-        recipe: Recipe,
+        learner: Learner,
         backbone: PromptedBackbone,
+        courses: Sequence[Course],
+        phase: Phase,
         folder: Path,
-        student: Student,
-        courses: list[Course],
+        *,
+        seed: int = 0,
+        teaching: Teaching | None = None,
+        judge: Judge | None = None,
+        batch_tokens: int | None = None,
     ) -> None:
-        self.recipe, self.backbone, self.folder = recipe, backbone, folder
-        self.student, self.courses = student, courses
+        self.learner, self.backbone, self.courses = learner.to(backbone.device), backbone, courses
+        self.phase, self.folder, self.teaching, self.judge = phase, folder, teaching, judge
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[backbone.device.type]
         self.step = 0
-        self.best_dev: dict[str, float] = {}
-        self.best: dict[str, dict[str, Tensor]] = {}
-        self.draws = draws(recipe)
-        self.streams = {
-            c.name: batches(c.train, recipe.batch_tokens, seed=f"{recipe.seed}/{c.name}")
-            for c in courses
-        }
-        self.optimizer = _optimizer(student, recipe)
+        self.looks_without_gain = 0
+        self.best: dict[str, tuple[tuple[float, float], dict[str, Tensor]]] = {}
+        self.crew = make_crew()
+        self.num_rows = phase.rows_per_source * len(courses)
+        shares = [Share(c.name, len(c.train), c.source.weight) for c in courses]
+        self.stream = stream(
+            shares, self.num_rows, temperature=phase.temperature, cap=phase.cap, seed=seed
+        )
+        self.optimizer = _optimizer(learner, phase)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: rate(step, recipe)
+            self.optimizer, lambda step: rate(step, phase)
         )
 
-    def finish(self) -> None:
-        """Every step from here to the recipe's last."""
-        total = self.recipe.num_steps
-        with _bar() as bar, (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            shown = bar.add_task("learn", total=total, completed=self.step, said="")
-            while self.step < total:
+    @property
+    def is_over(self) -> bool:
+        patience = self.phase.patience
+        is_stuck = patience > 0 and self.looks_without_gain >= patience
+        return self.step >= self.phase.num_steps or is_stuck
+
+    def finish(self, what: str = "learn") -> None:
+        """Go on from where the folder says, to the end."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.resume()
+        saved = time.monotonic()
+        rows = _rows_until(self.folder / "log.jsonl", self.step)
+        said = ""
+        with _bar(self.crew.rank == 0) as bar:
+            shown = bar.add_task(what, total=self.phase.num_steps, completed=self.step, said="")
+            while not self.is_over:
                 row = self.learn_step()
-                log.write(json.dumps(row) + "\n")
-                said = f"loss {row['mean']:.3f}  {row['tokens'] / row['seconds']:.0f} tokens/s"
-                bar.update(shown, advance=1, said=said)
-                is_last = self.step == total
-                if self.step % self.recipe.dev_every == 0 or is_last:
-                    log.write(json.dumps({"step": self.step, "dev": self.look()}) + "\n")
-                if self.step % CHECKPOINT_EVERY == 0 or is_last:
-                    log.flush()
-                    self.save()
+                rows.append(row)
+                if self._is_time_to_look():
+                    row["dev"] = self.look()
+                    said = _dev_said(row["dev"])
+                speed = f"{row['tokens'] / row['seconds']:.0f} tokens/s"
+                bar.update(shown, advance=1, said=f"loss {row['mean']:.3f}{said}  {speed}")
+                if time.monotonic() - saved > CHECKPOINT_SECONDS or self.is_over:
+                    self.save(rows)
+                    saved = time.monotonic()
+
+    def _is_time_to_look(self) -> bool:
+        every = self.phase.dev_every
+        return every > 0 and (self.step % every == 0 or self.step == self.phase.num_steps)
 
     def learn_step(self) -> dict[str, Any]:
-        """One step of the optimizer over a batch of each source drawn; what to log of it."""
+        """One step of the optimizer over one draw from the stream; what to log of it."""
         began = time.monotonic()
-        names = next(self.draws)
-        losses: dict[str, float] = {}
+        num_tasks = len(self.courses)
+        nats_K, count_K = torch.zeros(2, num_tasks, device=self.backbone.device).unbind()
         num_tokens = 0
-        for name in names:
-            batch = collate(next(self.streams[name]))
-            loss = self.backbone.loss(self.student.prompt(name), batch)
-            if not loss.isfinite():
-                raise BadInput(name, f"the loss became {loss.item()}; lower the learning rates")
-            torch.autograd.backward(loss / len(names))
-            losses[name] = loss.item()
+        groups = list(split(self._rows(), self.batch_tokens))
+        for rows in self.crew.part(groups):
+            batch = collate(rows).to(self.backbone.device)
+            made = losses(self.backbone, self.learner, batch, self.teaching)
+            torch.autograd.backward(made.total)
+            nats_K.index_add_(0, batch.which_A, made.nll_A)
+            count_K.index_add_(0, batch.which_A, torch.ones_like(made.nll_A))
             num_tokens += batch.ids_BT.numel()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), CLIP_NORM)
+        learning = [p for p in self.learner.parameters() if p.requires_grad]
+        self.crew.add_up(learning, nats_K, count_K)
+        loss = self._means(nats_K.tolist(), count_K.tolist())
+        self._clip()
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return {
             "step": self.step,
-            "mean": sum(losses.values()) / len(losses),
-            "loss": losses,
+            "mean": sum(loss.values()) / len(loss),
+            "loss": loss,
             "tokens": num_tokens,
             "seconds": time.monotonic() - began,
         }
 
-    @torch.no_grad()
+    def _rows(self) -> list[Row]:
+        """
+        The next step's examples. Weights let a token count the same within a source, and every
+        source by its examples, whatever the length of its answers.
+        """
+        per_source = self.phase.rows_per_source
+        return [
+            Row(k, self.courses[k].train[i], 1 / (per_source * self.courses[k].mean_answer))
+            for k, i in next(self.stream)
+        ]
+
+    def _means(self, nats_K: list[float], count_K: list[float]) -> dict[str, float]:
+        means = {}
+        for course, nats, count in zip(self.courses, nats_K, count_K, strict=True):
+            if not math.isfinite(nats):
+                raise BadInput(course.name, f"the loss became {nats}; lower the learning rates")
+            if count:
+                means[course.name] = round(nats / count, 5)
+        return means
+
+    def _clip(self) -> None:
+        """By norm: each task's gradient by its own, so that none feels its neighbours."""
+        own = [p.grad for p in self.learner.own().values() if p.grad is not None]
+        if own:
+            squares_K = sum(g.flatten(1).square().sum(1) for g in own)
+            assert isinstance(squares_K, Tensor)
+            factor_K = (CLIP_NORM / (squares_K.sqrt() + 1e-6)).clamp(max=1.0)
+            for g in own:
+                g.mul_(factor_K.view(-1, *[1] * (g.ndim - 1)))
+        shared = self.learner.shared
+        if shared is not None and shared.grad is not None:
+            shared.grad.div_(len(self.courses))
+            torch.nn.utils.clip_grad_norm_([shared], CLIP_NORM)
+
     def look(self) -> dict[str, float]:
-        """The dev losses; factors at a new low are kept aside."""
-        looked = {}
-        for course in self.courses:
-            if not course.dev:
+        """
+        The dev scores, or losses where nobody judges; what tasks have at their best is kept aside.
+        """
+        nats = dev_losses(self.backbone, self.learner, self.courses, self.batch_tokens)
+        scores = self.judge() if self.judge else {}
+        nats, scores = self.crew.agree((nats, scores))
+        gained = False
+        for which, course in enumerate(self.courses):
+            if (name := course.name) not in nats:
                 continue
-            name = course.name
-            looked[name] = dev_loss(self.backbone, self.student.prompt(name), course.dev)
-            if looked[name] < self.best_dev.get(name, math.inf):
-                self.best_dev[name] = looked[name]
-                self.best[name] = self.student.state_of(name)
-        return looked
+            reached = (scores.get(name, 0.0), -nats[name])
+            if name not in self.best or reached > self.best[name][0]:
+                self.best[name] = (reached, self.learner.copy_of(which))
+                gained = True
+        self.looks_without_gain = 0 if gained else self.looks_without_gain + 1
+        return scores or nats
 
     def take_best(self) -> None:
-        """Let every factor with dev data be the one of its lowest dev loss."""
-        for kept in self.best.values():
-            self.student.load_state_dict(kept, strict=False)
+        """Let every task with dev data have what it had at its best; for frozen metaprompts."""
+        for which, course in enumerate(self.courses):
+            if course.name in self.best:
+                self.learner.put_back(which, self.best[course.name][1])
 
-    def save(self) -> None:
-        whole = self.folder / "checkpoint.new"
+    def save(self, rows: list[dict[str, Any]]) -> None:
+        if self.crew.rank:
+            return
         parts = {
-            "student": self.student.state_dict(),
+            "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "best_dev": self.best_dev,
             "best": self.best,
+            "looks_without_gain": self.looks_without_gain,
         }
+        whole = io.BytesIO()
         torch.save(parts, whole)
-        whole.replace(self.folder / "checkpoint.pt")
+        log = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        _replace(self.folder / "log.jsonl", log, self.step)
+        _replace(self.folder / "checkpoint.pt", whole.getvalue(), self.step)
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one, with the batches that come next."""
+        """Go on from the checkpoint, if there is one, with the examples that come next."""
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
-        parts = torch.load(path, weights_only=True)
-        self.student.load_state_dict(parts["student"])
+        parts = torch.load(path, weights_only=True, map_location=self.backbone.device)
+        self.learner.load_state_dict(parts["learner"])
         for _ in range(parts["step"]):
-            for name in next(self.draws):
-                next(self.streams[name])
+            next(self.stream)
             self.optimizer.step()  # without gradients: it only tells the schedule of a step
             self.schedule.step()
         self.optimizer.load_state_dict(parts["optimizer"])
-        self.step, self.best_dev, self.best = parts["step"], parts["best_dev"], parts["best"]
+        self.step, self.best = parts["step"], parts["best"]
+        self.looks_without_gain = parts["looks_without_gain"]
+
+
+def _replace(path: Path, data: bytes, step: int) -> None:
+    """All or nothing; a full disk ends the run with what it had."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        why = f"cannot be written at step {step}: {e.strerror or e}"
+        raise BadInput(str(path), f"{why}; make room and run again, it goes on") from e
+
+
+def _rows_until(log: Path, step: int) -> list[dict[str, Any]]:
+    if not log.exists():
+        return []
+    rows = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    return [row for row in rows if row["step"] <= step]
 
 
 @torch.no_grad()
-def dev_loss(backbone: PromptedBackbone, prompt_PD: Tensor, dev: list[Encoded]) -> float:
-    """Mean negative log-likelihood of the answer tokens of *dev*, in nats."""
-    total, count = 0.0, 0
-    by_length = sorted(dev, key=len)
-    for first in range(0, len(by_length), DEV_BATCH):
-        batch = collate(by_length[first : first + DEV_BATCH])
-        total += float(backbone.loss(prompt_PD, batch)) * len(batch.next_A)
-        count += len(batch.next_A)
-    return total / count
+def dev_losses(
+    backbone: PromptedBackbone, learner: Learner, courses: Sequence[Course], batch_tokens: int
+) -> dict[str, float]:
+    """Mean negative log-likelihood of the dev answers' tokens, in nats, where there are any."""
+    rows = [Row(k, one) for k, course in enumerate(courses) for one in course.dev]
+    return mean_losses(backbone, learner, rows, [c.name for c in courses], batch_tokens)
 
 
-def draws(recipe: Recipe) -> Iterator[list[str]]:
-    """For every step the sources it sees, drawn by weight, none twice in a step."""
-    rng = Random(recipe.seed)
-    size = min(recipe.tasks_per_step, len(recipe.sources))
-    while True:
-        # Efraimidis and Spirakis (2006): the largest of u^(1/w) are a weighted sample.
-        keys = {s.name: rng.random() ** (1 / s.weight) for s in recipe.sources}
-        yield sorted(keys, key=lambda name: keys[name], reverse=True)[:size]
+@torch.no_grad()
+def mean_losses(
+    backbone: PromptedBackbone,
+    learner: Learner,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    batch_tokens: int,
+) -> dict[str, float]:
+    nats_K, count_K = torch.zeros(2, len(names), device=backbone.device).unbind()
+    for group in split(rows, batch_tokens) if rows else ():
+        batch = collate(group).to(backbone.device)
+        nll_A = losses(backbone, learner, batch).nll_A
+        nats_K.index_add_(0, batch.which_A, nll_A)
+        count_K.index_add_(0, batch.which_A, torch.ones_like(nll_A))
+    means = zip(names, nats_K.tolist(), count_K.tolist(), strict=True)
+    return {name: nats / count for name, nats, count in means if count}
 
 
-def rate(step: int, recipe: Recipe) -> float:
+def rate(step: int, phase: Phase) -> float:
     """The share of the peak learning rate at *step*: a linear warm-up, then a cosine."""
-    warm = max(1, int(recipe.warmup * recipe.num_steps))
+    warm = max(1, int(phase.warmup * phase.num_steps))
     if step < warm:
         return (step + 1) / warm
-    done = min(1.0, (step - warm) / max(1, recipe.num_steps - warm))
+    done = min(1.0, (step - warm) / max(1, phase.num_steps - warm))
     return LOWEST_RATE + (1 - LOWEST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _optimizer(student: Student, recipe: Recipe) -> torch.optim.Optimizer:
-    factors = [*student.u.values(), *student.v.values()]
-    groups: list[dict[str, Any]] = [{"params": factors, "lr": recipe.lr_factor}]
-    if student.meta_PD.requires_grad:
-        groups.append({"params": [student.meta_PD], "lr": recipe.lr_metaprompt})
+def _optimizer(learner: Learner, phase: Phase) -> torch.optim.Optimizer:
+    own = list(learner.own().values())
+    for parameter in own:
+        parameter.requires_grad_(phase.lr > 0)
+    groups: list[dict[str, Any]] = [{"params": own, "lr": phase.lr}]
+    if learner.shared is not None:
+        learner.shared.requires_grad_(phase.lr_shared > 0)
+        groups.append({"params": [learner.shared], "lr": phase.lr_shared})
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "recipe.json"
-    if path.exists() and Recipe.load(path) != recipe:
-        raise Conflict(f"{folder} holds the run of another recipe; choose another folder")
-    recipe.save(path)
+def _dev_said(dev: dict[str, float]) -> str:
+    return f"  dev {sum(dev.values()) / len(dev):.3f}" if dev else ""
 
 
-def _bar() -> Progress:
+def _bar(is_shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[said]}"),
         TimeRemainingColumn(),
+        disable=not is_shown,
     )

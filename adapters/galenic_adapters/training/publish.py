@@ -7,36 +7,36 @@ from pathlib import Path
 
 import torch
 
+from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Metaprompt
 from galenic_adapters.manifest import BackboneId, Manifest, TrainingSet
 from galenic_adapters.package import Package, write_metaprompt
 from galenic_adapters.training.courses import Course
-from galenic_adapters.training.recipe import Recipe
-from galenic_adapters.training.student import Student
+from galenic_adapters.training.learners import Factors
 from galenic_adapters.zoo import METAPROMPT
 
 DTYPE = torch.bfloat16
 
 
-def publish_metaprompt(student: Student, folder: Path) -> Metaprompt:
+def publish_metaprompt(learner: Factors, folder: Path) -> Metaprompt:
     """Write the learned metaprompt into *folder*."""
-    metaprompt = student.metaprompt(DTYPE)
-    (folder / METAPROMPT).write_bytes(write_metaprompt(metaprompt))
+    metaprompt = learner.metaprompt(DTYPE)
+    _write(folder / METAPROMPT, write_metaprompt(metaprompt))
     return metaprompt
 
 
 def publish_factor(
-    student: Student,
+    learner: Factors,
     course: Course,
-    recipe: Recipe,
     folder: Path,
     *,
     metaprompt: Metaprompt,
     backbone: BackboneId,
+    how: str,
 ) -> Package:
-    """Write the factor of one source into *folder* as ``<name>.safetensors``."""
+    """Write *course*'s factor into *folder* as ``<name>.safetensors``; the card says *how*."""
     source = course.source
-    factor = student.factor(source.name, DTYPE)
+    factor = learner.factor(learner.names.index(source.name), DTYPE)
     manifest = Manifest(
         name=source.name,
         task=course.task.name,
@@ -51,9 +51,19 @@ def publish_factor(
         trained_on=(TrainingSet(dataset=source.dataset or source.name, licence=source.licence),),
         licence="Apache-2.0",
         created=date.today(),
-        description=f"{recipe.num_steps} steps, seed {recipe.seed}, learned on {len(course.train)}"
-        f" examples; {course.num_left_out} over {recipe.max_text_tokens} tokens were left out.",
+        description=f"{how}, learned on {len(course.train)} examples;"
+        f" {course.num_left_out} too long ones were left out.",
     )
     package = Package.write(manifest, factor)
-    (folder / f"{source.name}.safetensors").write_bytes(package.data)
+    _write(folder / f"{source.name}.safetensors", package.data)
     return package
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise BadInput(str(path), f"cannot be written: {e.strerror or e}") from e

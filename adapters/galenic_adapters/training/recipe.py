@@ -3,21 +3,32 @@ A recipe says everything that a training run depends on; it lies as JSON beside 
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from galenic_adapters.errors import BadInput
 
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+TEXT = (
+    "You are a careful clinician who reads medical notes, articles and questions. Find what is "
+    "asked for, copy names of diseases, drugs and findings exactly as they are written, choose "
+    "the right label, answer briefly and say nothing else. "
+)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Source:
     """
     One adapter's training data: files of one task in the JSONL schema, as paths below a folder that
     is named when the recipe runs.
 
     weight: how often it is drawn, relative to the others.   lists: for RE, whether texts are also
-    asked for all their relations at once.
+    asked for all their relations at once.   shots: so many of the training examples only, drawn by
+    *draw*.   labels: the closed set; by default, those that the training data use.
     """
 
     name: str
@@ -28,35 +39,68 @@ class Source:
     licence: str = "not stated"
     weight: float = 1.0
     lists: bool = False
+    shots: int | None = None
+    draw: int = 0
+    labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Phase:
+    """
+    One stretch of learning.
+
+    lr: Adam's peak rate of what each task has alone (prompt, factor).   lr_shared: of the
+    metaprompt; 0 freezes either.   rows_per_source: a step's examples, on average.   temperature,
+    cap: how sources are balanced (see `stream`).   dev_every: steps between looks at the dev data;
+    0 is never.   patience: looks without a new best for any task after which it stops; 0 is never.
+    """
+
+    num_steps: int
+    lr: float
+    lr_shared: float = 0.0
+    rows_per_source: int = 4
+    warmup: float = 0.03
+    temperature: float = 2.0
+    cap: int = 5000
+    dev_every: int = 100
+    patience: int = 0
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Distillation:
+    """
+    loss = task * NLL + kl * T² KL(teacher || student at temperature T) + hidden * MSE of the last
+    hidden states relative to the teacher's size, all at answer positions.
+    """
+
+    task: float = 1.0
+    kl: float = 1.0
+    hidden: float = 1.0
+    temperature: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
     """
-    num_positions: P.   rank: R.   lr_metaprompt, lr_factor: Adam's peak rates; zero freezes.
-    tasks_per_step: sources drawn for one step.   batch_tokens: text tokens of each of them.
-    max_text_tokens: longer examples are left out, and counted.   init: text whose token vectors
-    the metaprompt starts from.   dev_every: steps between looks at the dev loss.
+    num_positions: P.   rank: R.   learn: how the metaprompt and its factors learn.   teach, distil:
+    how teachers learn, and what the student takes from them; without, it learns from data alone.
+    init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
+    as the mean of the teachers.   additive: factors have a low-rank sum beside the product.
+    max_text_tokens: longer examples are left out, and counted.
     """
 
     sources: tuple[Source, ...]
+    learn: Phase
+    teach: Phase | None = None
+    distil: Distillation | None = None
     num_positions: int = 64
     rank: int = 16
-    num_steps: int = 1000
-    tasks_per_step: int = 3
-    batch_tokens: int = 768
+    additive: bool = False
+    init: Literal["text", "vocabulary", "teachers"] = "text"
+    text: str = TEXT
     max_text_tokens: int = 768
-    lr_metaprompt: float = 0.03
-    lr_factor: float = 0.1
-    warmup: float = 0.03
-    seed: int = 0
-    init: str = (
-        "You are a careful clinician who reads medical notes, articles and questions. Find what is "
-        "asked for, copy names of diseases, drugs and findings exactly as they are written, choose "
-        "the right label, answer briefly and say nothing else. "
-    )
-    dev_every: int = 100
     max_dev_examples: int = 100
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -64,17 +108,26 @@ class Recipe:
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise BadInput("sources", f"{len(names)} names, {len(set(names))} of them distinct")
+        if self.teach is None and (self.distil or self.init == "teachers"):
+            raise BadInput("teach", "is missing, and there is no distillation without teachers")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         try:
             return cls.from_json(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as e:
+        except BadInput:
+            raise
+        except (OSError, ValueError) as e:
             raise BadInput(str(path), f"is not a recipe: {e}") from e
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Self:
-        return cls(**row | {"sources": tuple(Source(**source) for source in row["sources"])})
+    def from_json(cls, row: Any) -> Self:
+        try:
+            return TypeAdapter(cls).validate_python(row)
+        except ValidationError as e:
+            first = e.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "recipe"
+            raise BadInput(where, first["msg"]) from e
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from galenic_adapters.data.examples import read_dataset, with_lists
+from galenic_adapters.data.examples import read_dataset, unsayable, with_lists
 from galenic_adapters.errors import BadInput
 
 NOTE = "Metformin for diabetes 🩺 and asthma."
@@ -47,7 +47,14 @@ def test_labels_are_those_in_use(write):
     [
         ("ner", {"entities": [HEAD | {"end": 99}]}, r"entities\[0\]: 0:99 is not in a text of 36"),
         ("ner", {"text": " ", "entities": []}, "text: is empty"),
-        ("ner", {"entities": None}, "missing or mistyped"),
+        ("ner", {"entities": None}, "fields: missing or mistyped"),
+        (
+            "ner",
+            {"entities": [HEAD | {"end": 9.0}]},
+            r"entities\[0\]: start and end are int and fl",
+        ),
+        ("nli", {"hypothesis": None}, "fields: missing or mistyped"),
+        ("nli", {"id": "1"}, "id: '1' appears a second time"),
         ("re", {"tail": TAIL | {"start": 30, "end": 30}}, "tail: 30:30 is not in a text"),
         ("qa", {"answer": "C"}, "answer: 'C' is none of the options A, B"),
         ("nli", {"label": ""}, "label: is empty"),
@@ -59,6 +66,46 @@ def test_a_fault_is_told_with_its_line(write, task, change, problem):
 
     with pytest.raises(BadInput, match=rf"train\.jsonl: line 2: {problem}"):
         read_dataset(path, task)
+
+
+def test_another_tasks_line_is_told_as_such(write):
+    path = write(GOOD["nli"], GOOD["summarization"])
+
+    with pytest.raises(BadInput, match="line 2: task: has the fields of summarization, not of nli"):
+        read_dataset(path, "nli")
+
+
+def test_a_closed_set_of_labels_is_closed(write):
+    path = write(GOOD["nli"], GOOD["nli"] | {"id": "2", "label": "maybe"})
+
+    with pytest.raises(BadInput, match="line 2: labels: 'maybe' is none of entailment"):
+        read_dataset(path, "nli", ["entailment"])
+    assert 2 == len(read_dataset(path, "nli", ["entailment", "maybe"]).examples)
+
+
+def test_lines_are_counted_with_the_blank_ones(write):
+    path = write(GOOD["nli"], "", "{")
+
+    with pytest.raises(BadInput, match=r"line 3: line: is not JSON"):
+        read_dataset(path, "nli")
+
+
+def test_what_a_list_of_mentions_cannot_say_is_found(write):
+    """An entity inside another that also stands elsewhere; a twin that is not annotated."""
+    text = "breast cancer, then cancer"
+    outer, inner, twin = ((0, 13), (7, 13), (20, 26))
+
+    def row(id_, *places):
+        spans = [{"start": start, "end": end, "type": "D"} for start, end in places]
+        return {"id": id_, "text": text, "entities": spans}
+
+    path = write(row("said", outer, twin), row("nested", outer, inner), row("whole", outer))
+
+    assert ["nested"] == list(unsayable(read_dataset(path, "ner").examples))
+    path = write(GOOD["ner"] | {"text": NOTE + " Metformin."})
+    assert {"1": "1 mentions that are not annotated count as entities"} == unsayable(
+        read_dataset(path, "ner").examples
+    )
 
 
 def test_all_faults_are_told_at_once_and_no_text(write):
@@ -79,10 +126,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, write):
     with pytest.raises(BadInput, match=r"gone\.jsonl: cannot be read: No such file"):
         read_dataset(tmp_path / "gone.jsonl", "ner")
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}')
-    with pytest.raises(BadInput, match="is not UTF-8"):
+    with pytest.raises(BadInput, match="line 1: line: is not UTF-8 at its byte 8"):
         read_dataset(tmp_path / "latin.jsonl", "ner")
     with pytest.raises(BadInput, match="holds no example"):
         read_dataset(write(""), "ner")
+    cut = write(GOOD["ner"], name="train.jsonl.gz")
+    cut.write_bytes(cut.read_bytes()[:-12])
+    with pytest.raises(BadInput, match=r"train\.jsonl\.gz: cannot be read: Compressed file ended"):
+        read_dataset(cut, "ner")
 
 
 def test_a_text_with_pairs_also_asks_for_all_its_relations(write):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from galenic_adapters.chat import encode
-from galenic_adapters.evaluation.decode import answer_all
+from galenic_adapters.evaluation.decode import Question, answer, answer_all
+from galenic_adapters.prompted import FixedPrompts, PromptedBackbone
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.ner import Ner, NerFields
 from galenic_adapters.tasks.nli import Nli, NliFields
 from galenic_adapters.tasks.summarization import Summarization, SummarizationFields
-from galenic_adapters.training.prompted import PromptedBackbone
 from tests.support.tiny_models import tiny_llama
 
 TEXTS = ["Short.", "A much longer note about aspirin and nothing else.", "Of middling length."]
@@ -68,3 +68,29 @@ def test_a_list_that_does_not_end_is_truncated_and_not_off_schema(backbone, prom
     (said,) = answer_all(backbone, prompt_PD, ner, examples, max_tokens=40)
 
     assert said.text == "none" or said.text.startswith("Disease: ")
+
+
+def test_tasks_side_by_side_are_answered_as_each_alone(backbone, prompt_PD):
+    """Whatever their constraints, prompts and lengths."""
+    nli, summary, ner = Nli(("entailment", "neutral")), Summarization(), Ner(("Drug", "Disease"))
+    prompts = torch.stack([prompt_PD, prompt_PD * 0.5, -prompt_PD])
+    asked = [
+        *(
+            Question(0, nli, Example(str(i), NliFields(t, t), "neutral"))
+            for i, t in enumerate(TEXTS)
+        ),
+        *(Question(1, summary, Example(t, SummarizationFields(t), "")) for t in TEXTS),
+        *(Question(2, ner, Example(t, NerFields(t), ())) for t in TEXTS),
+    ]
+
+    together = answer(backbone, FixedPrompts(prompts), asked, max_tokens=16)
+
+    for question, said in zip(asked, together, strict=True):
+        alone = answer_all(
+            backbone,
+            prompts[question.which],
+            question.task,
+            [question.example],
+            max_tokens=16,
+        )
+        assert (alone[0].text, alone[0].finish) == (said.text, said.finish)

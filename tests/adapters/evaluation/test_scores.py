@@ -1,6 +1,6 @@
 import pytest
 
-from galenic_adapters.evaluation.scores import macro_f1, micro_f1, rouge_l, score, token_f1
+from galenic_adapters.evaluation.scores import micro_f1, rouge_l, score, token_f1
 from galenic_adapters.tasks.base import Answer, Example, Reading, Relation, Span, TaskName
 from galenic_adapters.tasks.ner import NerFields
 from galenic_adapters.tasks.nli import NliFields
@@ -69,25 +69,51 @@ def test_token_f1_is_squads(gold, said, f1):
     assert pytest.approx(f1) == token_f1(gold, said)
 
 
-def test_micro_f1_agrees_with_nervaluate():
-    """The field's library for entity scores, on the same spans."""
+def test_entity_scores_are_nervaluates():
+    """Its overall figures over all examples at once; nothing to find and nothing said is right."""
     from nervaluate import Evaluator
 
-    gold = [{(0, 1, "T"), (2, 3, "U")}, {(5, 9, "T")}, set()]
-    said = [{(0, 1, "T"), (2, 3, "T")}, {(5, 8, "T")}, {(1, 2, "U")}]
+    gold = [{(0, 1, "T"), (2, 3, "U")}, {(5, 9, "T")}, set(), {(0, 4, "T")}]
+    said = [{(0, 1, "T"), (2, 3, "T")}, {(5, 8, "T")}, {(1, 2, "U")}, {(4, 5, "T")}]
 
     def plain(many):
-        return [[{"label": t, "start": s, "end": e} for s, e, t in sorted(one)] for one in many]
+        return [[{"label": t, "start": s, "end": e - 1} for s, e, t in sorted(one)] for one in many]
 
-    results = Evaluator(plain(gold), plain(said), tags=["T", "U"], loader="dict").evaluate()
+    def values(many):
+        return [tuple(Span(s, e, "x" * (e - s), t) for s, e, t in one) for one in many]
 
-    assert pytest.approx(results["overall"]["strict"].f1) == micro_f1(gold, said)
+    overall = Evaluator(plain(gold), plain(said), tags=["T", "U"], loader="dict").evaluate()
+    examples = [Example("", NerFields("x" * 9), value) for value in values(gold)]
+    scores = score(TaskName.NER, examples, [clean(value) for value in values(said)])
+
+    assert {
+        "strict_f1": pytest.approx(overall["overall"]["strict"].f1),
+        "relaxed_f1": pytest.approx(overall["overall"]["ent_type"].f1),
+    } == scores.metrics
+    assert pytest.approx(scores.metrics["strict_f1"]) == micro_f1(gold, said).value()
+    assert scores.metrics["relaxed_f1"] > scores.metrics["strict_f1"]
+    assert 1.0 == score(TaskName.NER, examples[2:3], [clean(())]).metrics["strict_f1"]
+
+
+def test_relations_have_a_macro_mean_over_gold_types():
+    """x: 1 of 2 found (2/3); y: found (1)."""
+    fields = ReFields("a b", A, B)
+    x, y = Relation("x", A, B), Relation("y", A, B)
+    examples = [Example(str(i), fields, (v,)) for i, v in enumerate((x, x, y))]
+
+    scores = score(TaskName.RE, examples, [clean((x,)), clean(()), clean((y,))])
+
+    assert pytest.approx((2 / 3 + 1) / 2) == scores.metrics["macro_f1"]
+    assert pytest.approx(4 / 5) == scores.metrics["micro_f1"]
 
 
 def test_macro_f1_is_the_mean_over_gold_labels():
     """a: 2 of 2 found and 1 too many (0.8); b: 1 of 2 found (2/3)."""
-    assert pytest.approx((0.8 + 2 / 3) / 2) == macro_f1(list("aabb"), list("aaab"))
+    examples = [Example(str(i), NliFields("a", "b"), v) for i, v in enumerate("aabb")]
+    scores = score(TaskName.NLI, examples, [clean(v) for v in "aaab"])
+
+    assert pytest.approx((0.8 + 2 / 3) / 2) == scores.metrics["macro_f1"]
 
 
 def test_rouge_l_of_the_same_text_is_one_and_of_none_zero():
-    assert (1.0, 0.0) == (rouge_l(["chest pain"], ["chest pain"]), rouge_l(["chest pain"], [None]))
+    assert [1.0, 0.0] == rouge_l(["chest pain", "chest pain"], ["chest pain", None])

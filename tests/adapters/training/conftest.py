@@ -2,11 +2,22 @@ import json
 
 import pytest
 
-from galenic_adapters.training.prompted import PromptedBackbone
-from galenic_adapters.training.recipe import Recipe, Source
+from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.training.recipe import Phase, Recipe, Source
 from tests.support.tiny_models import tiny_llama
 
 DRUGS = ("aspirin", "metformin", "insulin")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny models gain nothing from a second one, and lose much where the other core is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +60,5 @@ def sources(tmp_path_factory):
 
 @pytest.fixture
 def recipe(sources):
-    return Recipe(
-        sources=sources,
-        num_positions=8,
-        rank=2,
-        num_steps=30,
-        tasks_per_step=2,
-        batch_tokens=512,
-        dev_every=10,
-    )
+    learn = Phase(num_steps=30, lr=0.1, lr_shared=0.03, rows_per_source=3, dev_every=10)
+    return Recipe(sources, learn, num_positions=8, rank=2)

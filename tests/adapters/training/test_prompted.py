@@ -1,73 +1,120 @@
+"""
+Sharing prompts, standing side by side and checkpointing change nothing but the time it takes.
+"""
+
 import pytest
 import torch
 from torch.nn import functional
 
-from galenic_adapters.training.batches import Encoded, batches, collate
-from galenic_adapters.training.student import Student
+from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Untuned
+from galenic_adapters.training.batches import Encoded, Row, collate, split
+from galenic_adapters.training.learners import DensePrompts, Factors
+from galenic_adapters.training.losses import losses
+from tests.support.tiny_models import tiny_gpt_oss
 
 EXAMPLES = [Encoded((5, 6, 7), (8, 2)), Encoded((9, 10), (11, 12, 13, 2)), Encoded((4,), (2,))]
+ROWS = [Row(which, one) for which, one in zip((1, 0, 1), EXAMPLES, strict=True)]
 
 
-def plain_loss(backbone, prompt_PD, encoded):
+def plain_loss(backbone, prompts_KPD, rows):
     """As a textbook has it: the prompt before every example, one at a time."""
-    losses = []
-    for one in encoded:
-        ids = torch.tensor([*one.question, *one.answer])
+    sums = []
+    for row in rows:
+        ids = torch.tensor([*row.encoded.question, *row.encoded.answer])
         text_TD = backbone.model.get_input_embeddings()(ids)
-        logits_TV = backbone.model(inputs_embeds=torch.cat([prompt_PD, text_TD])[None]).logits[0]
-        said = logits_TV[-len(one.answer) - 1 : -1]
-        losses.append(functional.cross_entropy(said, torch.tensor(one.answer), reduction="sum"))
-    return sum(losses) / sum(len(one.answer) for one in encoded)
+        whole = torch.cat([prompts_KPD[row.which], text_TD])[None]
+        logits_TV = backbone.model(inputs_embeds=whole).logits[0]
+        said = logits_TV[-len(row.encoded.answer) - 1 : -1]
+        answer = torch.tensor(row.encoded.answer)
+        sums.append(row.weight * functional.cross_entropy(said, answer, reduction="sum"))
+    return sum(sums)
 
 
-def test_sharing_the_prompt_changes_neither_loss_nor_gradient(backbone):
-    student = Student(torch.randn(8, backbone.width), ["a"], 2, seed=0)
-    shared = backbone.loss(student.prompt("a"), collate(EXAMPLES))
-    plain = plain_loss(backbone, student.prompt("a"), EXAMPLES)
-
-    parameters = [student.meta_PD, student.u["a"], student.v["a"]]
-    ours = torch.autograd.grad(shared, parameters)
-    theirs = torch.autograd.grad(plain, parameters)
-
-    assert pytest.approx(plain.item(), abs=1e-5) == shared.item()
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+@pytest.fixture(scope="module")
+def gpt_oss(tmp_path_factory):
+    """Its window of 48 is shorter than prompt and text together, and longer than either."""
+    return PromptedBackbone(tiny_gpt_oss(tmp_path_factory.mktemp("oss")), dtype=torch.float32)
 
 
-def test_only_the_prompt_learns(backbone):
-    student = Student(torch.randn(8, backbone.width), ["a"], 2, seed=0)
-    backbone.loss(student.prompt("a"), collate(EXAMPLES)).backward()
+def made_prompts(backbone, num_positions=8):
+    start_PD = torch.randn(
+        num_positions, backbone.width, generator=torch.Generator().manual_seed(0)
+    )
+    learner = DensePrompts(start_PD, ["a", "b"])
+    with torch.no_grad():
+        learner.rows_KPD[1] *= 0.5
+    return learner
+
+
+class TestSideBySide:
+    def check(self, backbone, num_positions=8):
+        learner = made_prompts(backbone, num_positions)
+        ours = losses(backbone, learner, collate(ROWS)).total
+        plain = plain_loss(backbone, learner.rows_KPD, ROWS)
+
+        (mine,) = torch.autograd.grad(ours, [learner.rows_KPD])
+        (other,) = torch.autograd.grad(plain, [learner.rows_KPD])
+
+        assert pytest.approx(plain.item(), abs=1e-4) == ours.item()
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-3)
+
+    def test_shared_prompts_change_neither_loss_nor_gradient(self, backbone):
+        self.check(backbone)
+
+    def test_nor_with_a_sliding_window(self, gpt_oss):
+        self.check(gpt_oss, num_positions=47)
+
+    def test_nor_does_checkpointing(self, backbone_path):
+        self.check(PromptedBackbone(backbone_path, dtype=torch.float32, checkpointing=True))
+
+
+def test_only_what_learns_gets_a_gradient(backbone):
+    learner = Factors(torch.randn(8, backbone.width), ["a", "b"], 2)
+    losses(backbone, learner, collate(ROWS)).total.backward()
 
     assert all(p.grad is None for p in backbone.model.parameters())
+    assert all(p.grad is not None for p in learner.parameters())
 
 
-def test_a_factor_starts_as_one():
-    student = Student(torch.randn(8, 16), ["a"], 4, seed=0)
+def test_only_answer_positions_go_through_the_output_head(backbone):
+    batch = collate(ROWS)
+    seen = []
+    hook = backbone.model.lm_head.register_forward_hook(lambda m, i, o: seen.append(o.shape[:-1]))
+    losses(backbone, made_prompts(backbone), batch)
+    hook.remove()
 
-    assert torch.equal(student.meta_PD, student.prompt("a"))
+    assert [(sum(len(row.encoded.answer) for row in ROWS),)] == [tuple(shape) for shape in seen]
 
 
-class TestBatches:
-    MANY = tuple(Encoded(tuple(range(n)), (1,)) for n in range(1, 40))
+def test_without_a_prompt_it_is_the_bare_backbone(backbone):
+    batch = collate(ROWS)
 
-    def test_an_epoch_holds_every_example_once(self):
-        stream = batches(self.MANY, 64, seed="0")
-        seen = []
-        while len(seen) < len(self.MANY):
-            seen += next(stream)
+    bare = backbone.hidden(Untuned(), batch.which_B, batch.ids_BT)
 
-        assert sorted(map(len, self.MANY)) == sorted(map(len, seen))
+    assert torch.equal(backbone.model.model(input_ids=batch.ids_BT).last_hidden_state, bare)
+
+
+def test_text_and_vocabulary_give_as_many_rows_as_asked(backbone):
+    sampled = backbone.embed_vocabulary(8, seed=1)
+
+    assert (8, backbone.width) == backbone.embed_text("Be brief.", 8).shape == sampled.shape
+    assert torch.equal(sampled, backbone.embed_vocabulary(8, seed=1))
+    assert not torch.equal(sampled, backbone.embed_vocabulary(8, seed=2))
+
+
+def test_prompts_that_stand_are_given_by_number():
+    prompts = torch.randn(3, 4, 5)
+
+    assert torch.equal(prompts[[2, 0]], FixedPrompts(prompts).prompts(torch.tensor([2, 0])))
+
+
+class TestSplit:
+    MANY = tuple(Row(0, Encoded(tuple(range(n)), (1,))) for n in range(1, 40))
+
+    def test_every_row_is_in_one_batch(self):
+        rows = [row for group in split(self.MANY, 64) for row in group]
+
+        assert sorted(self.MANY, key=len) == rows
 
     def test_none_is_larger_than_asked(self):
-        stream = batches(self.MANY, 64, seed="0")
-
-        assert all(collate(next(stream)).ids_BT.numel() <= 64 for _ in range(100))
-
-    def test_the_order_depends_on_the_seed_alone(self):
-        def first(seed):
-            return [
-                batch for _, batch in zip(range(5), batches(self.MANY, 64, seed=seed), strict=False)
-            ]
-
-        assert first("0") == first("0")
-        assert first("0") != first("1")
+        assert all(collate(group).ids_BT.numel() <= 64 for group in split(self.MANY, 64))

@@ -1,0 +1,60 @@
+"""
+Scores in a package's manifest, and its model card.
+"""
+
+from galenic_adapters.evaluation.scores import Scores
+from galenic_adapters.manifest import Manifest, Score
+from galenic_adapters.package import Package
+
+
+def scored(
+    package: Package, dataset: str, split: str, tuned: Scores, untuned: Scores | None
+) -> Package:
+    """*package* with these scores in its manifest, in place of earlier ones on the same split."""
+    kept = [s for s in package.manifest.scores if (s.dataset, s.split) != (dataset, split)]
+    new = [
+        Score(
+            dataset=dataset,
+            split=split,
+            metric=metric,
+            value=round(value, 4),
+            untuned=round(untuned.metrics[metric], 4) if untuned else None,
+            num_examples=tuned.num_examples,
+        )
+        for metric, value in tuned.metrics.items()
+    ]
+    fields = package.manifest.model_dump() | {"scores": (*kept, *new)}
+    return Package.write(Manifest.model_validate(fields), package.factor)
+
+
+def model_card(package: Package) -> str:
+    """The package's manifest as a page of Markdown."""
+    m = package.manifest
+    rows = [
+        f"| {s.dataset} | {s.split} | {s.num_examples} | {s.metric} | {s.value:.3f} | "
+        + ("not measured |" if s.untuned is None else f"{s.untuned:.3f} |")
+        for s in m.scores
+    ]
+    trained = ", ".join(f"{t.dataset} (licence: {t.licence})" for t in m.trained_on)
+    return "\n".join(
+        [
+            f"# {m.name}",
+            "",
+            f"A rank-{m.rank} factor for **{m.task}** over metaprompt `{m.metaprompt[:19]}…`,",
+            f"for {m.backbone.name} (weights `{m.backbone.revision}`).",
+            f"{m.rank * (m.positions + m.width):,} parameters, {len(package.data):,} bytes.",
+            "",
+            f"- Labels: {', '.join(m.labels) or 'none; the answer is free text or an option'}",
+            f"- Trained on: {trained}. {m.description}",
+            f"- Licence of the factor: {m.licence}",
+            f"- Package: `{package.digest}`",
+            "",
+            "| data set | split | examples | metric | this adapter | untuned backbone |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "Both columns: greedy answers to the same examples, same instruction, same constraint.",
+            "Not a medical device: a small model, often wrong; for research and engineering.",
+            "",
+        ]
+    )

@@ -1,0 +1,95 @@
+"""
+An adapter on a running server, asked over HTTP and scored as one in this process is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from galenic_adapters.evaluation.scores import Scores, score
+from galenic_adapters.tasks.base import Answer, Example, Reading, Relation, Span, Task, TaskName
+from galenic_client import Client
+
+BATCH = 32
+"""Documents of one request."""
+
+
+def ask_all(
+    client: Client, adapter: str, task: Task[Any, Any], examples: Sequence[Example]
+) -> list[Answer[Any]]:
+    """The server's answers to *examples*, in order. Raises the client's errors."""
+    ask = _ASK[task.name]
+    answers = []
+    for first in range(0, len(examples), BATCH):
+        documents = [_document(example) for example in examples[first : first + BATCH]]
+        reply = ask(client)(documents, adapter=adapter, max_tokens=None)
+        answers += [_answer(task.name, document) for document in reply.documents]
+    return answers
+
+
+def evaluate_remote(
+    client: Client, adapter: str, task: Task[Any, Any], examples: Sequence[Example]
+) -> tuple[Scores, list[dict[str, Any]]]:
+    """Its scores, and a record an example."""
+    answers = ask_all(client, adapter, task, examples)
+    records = [
+        {"id": one.id, "value": _said(answer.value), "reading": answer.reading}
+        for one, answer in zip(examples, answers, strict=True)
+    ]
+    return score(task.name, examples, answers), records
+
+
+_ASK: dict[TaskName, Callable[[Client], Callable[..., Any]]] = {
+    TaskName.NER: lambda client: client.ner,
+    TaskName.RE: lambda client: client.re,
+    TaskName.QA: lambda client: client.qa,
+    TaskName.NLI: lambda client: client.nli,
+    TaskName.SUMMARIZATION: lambda client: client.summarize,
+}
+
+
+def _document(example: Example) -> dict[str, Any]:
+    names = example.fields.__dataclass_fields__
+    given = {name: getattr(example.fields, name) for name in names}
+    return {
+        name: {"start": one.start, "end": one.end} if isinstance(one, Span) else one
+        for name, one in given.items()
+        if one is not None
+    }
+
+
+def _answer(task: TaskName, document: Any) -> Answer[Any]:
+    value: Any
+    match task:
+        case TaskName.NER:
+            found = document.entities
+            value = None if found is None else tuple(map(_span, found))
+        case TaskName.RE:
+            found = document.relations
+            value = None if found is None else tuple(map(_relation, found))
+        case TaskName.QA:
+            value = document.answer
+        case TaskName.NLI:
+            value = document.label
+        case _:
+            value = document.summary
+    return Answer(value, Reading(document.reading), document.confidence)
+
+
+def _relation(found: Any) -> Relation:
+    return Relation(found.type, _span(found.head), _span(found.tail))
+
+
+def _span(found: Any) -> Span:
+    return Span(found.start, found.end, found.text, found.type)
+
+
+def _said(value: Any) -> Any:
+    """As JSON has it; the words are the server's answer, as in every record."""
+    if not isinstance(value, tuple):
+        return value
+    return [
+        {"start": one.start, "end": one.end, "type": one.type}
+        if isinstance(one, Span)
+        else {"type": one.type, "head": one.head.text, "tail": one.tail.text}
+        for one in value
+    ]

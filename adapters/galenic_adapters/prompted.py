@@ -1,0 +1,171 @@
+"""
+The frozen backbone behind soft prompts, many of them side by side in one batch.
+
+Dimension key:  K prompts   P prompt positions   D model width   B examples   T text positions
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from galenic_adapters.constraints import Constrainer
+
+SAMPLED_VOCABULARY = 5000
+"""Byte-pair vocabularies begin with the frequent tokens, which arXiv 2104.08691 samples."""
+
+
+class Tuning(Protocol):
+    """What stands before or inside the backbone, for several tasks side by side."""
+
+    def prompts(self, which_K: Tensor) -> Tensor | None:
+        """The prompts (K, P, D) of these tasks, where tasks differ by a prompt."""
+
+    def choose(self, which_B: Tensor) -> None:
+        """The next batch's examples are of these tasks; what stands inside the backbone obeys."""
+
+
+class Untuned:
+    """The bare backbone."""
+
+    def prompts(self, which_K: Tensor) -> None:
+        return None
+
+    def choose(self, which_B: Tensor) -> None:
+        pass
+
+
+class FixedPrompts(Untuned):
+    """Prompts that stand."""
+
+    def __init__(self, prompts_KPD: Tensor) -> None:
+        self.prompts_KPD = prompts_KPD
+
+    def prompts(self, which_K: Tensor) -> Tensor:  # type: ignore[override]  # it always has some
+        return self.prompts_KPD[which_K.to(self.prompts_KPD.device)]
+
+
+class PromptedBackbone:
+    """
+    A backbone whose own weights never learn.
+
+    Examples of one task share a prompt, so each prompt's keys and values are computed once a batch
+    and handed to its examples; a causal model gives the same as with the prompt before every one.
+    With *checkpointing* (layers are computed again in the backward pass, for large backbones) the
+    prompts do stand before every example.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        device: str | torch.device | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        self.device = torch.device(device or best_device())
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **_packing(path))
+        self.model.requires_grad_(False)
+        self.model.eval().to(self.device)
+        self.checkpointing = checkpointing
+        if checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.train()  # transformers checkpoints in this mode only; nothing here drops out
+
+    @property
+    def width(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.config.vocab_size)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Every token that ends a turn, the one that training teaches first."""
+        configured = self.model.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        found = [self.tokenizer.eos_token_id, *listed]
+        return list(dict.fromkeys(token for token in found if token is not None))
+
+    @cached_property
+    def constrainer(self) -> Constrainer:
+        """Compiles what answers may look like, each constraint once."""
+        return Constrainer(self.tokenizer, self.vocab_size, self.end_tokens)
+
+    @property
+    def num_parameters(self) -> int:
+        return int(sum(p.numel() for p in self.model.parameters()))
+
+    def embed_text(self, text: str, num_positions: int) -> Tensor:
+        """The token vectors (P, D) of *text*, repeated or cut to *num_positions*, in float32."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return self._embed((ids * (num_positions // len(ids) + 1))[:num_positions])
+
+    def embed_vocabulary(self, num_positions: int, *, seed: int) -> Tensor:
+        """The vectors (P, D) of tokens drawn from the vocabulary's most frequent, in float32."""
+        special = set(self.tokenizer.all_special_ids)
+        ids = [i for i in range(min(SAMPLED_VOCABULARY, self.vocab_size)) if i not in special]
+        rng = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(ids), (num_positions,), generator=rng)
+        return self._embed([ids[i] for i in drawn.tolist()])
+
+    def _embed(self, ids: list[int]) -> Tensor:
+        rows_PD: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, device=self.device))
+        return rows_PD.detach().float()
+
+    def hidden(self, tuning: Tuning, which_B: Tensor, ids_BT: Tensor) -> Tensor:
+        """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
+        tuning.choose(which_B)
+        which_K, place_B = torch.unique(which_B, return_inverse=True)
+        prompts_KPD = tuning.prompts(which_K)
+        if prompts_KPD is None:
+            states: Tensor = self.model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
+            return states
+        prompts_KPD = prompts_KPD.to(self.model.dtype)
+        if self.checkpointing:
+            return self._hidden_apart(prompts_KPD[place_B], ids_BT)
+        num_examples, num_columns = ids_BT.shape
+        num_positions = prompts_KPD.shape[1]
+        cache = self.model.model(inputs_embeds=prompts_KPD, use_cache=True).past_key_values
+        cache.batch_select_indices(place_B)
+        ends = torch.arange(num_positions, num_positions + num_columns, device=self.device)
+        return self.model.model(
+            input_ids=ids_BT,
+            past_key_values=cache,
+            position_ids=ends[None],
+            attention_mask=torch.ones(
+                num_examples, num_positions + num_columns, dtype=torch.long, device=self.device
+            ),
+        ).last_hidden_state
+
+    def _hidden_apart(self, prompts_BPD: Tensor, ids_BT: Tensor) -> Tensor:
+        texts_BTD = self.model.get_input_embeddings()(ids_BT)
+        rows = torch.cat([prompts_BPD, texts_BTD], dim=1)
+        states: Tensor = self.model.model(inputs_embeds=rows, use_cache=False).last_hidden_state
+        return states[:, prompts_BPD.shape[1] :]
+
+    def logits(self, hidden_AD: Tensor) -> Tensor:
+        """What the output head says (A, V), in float32."""
+        logits_AV: Tensor = self.model.lm_head(hidden_AD).float()
+        return logits_AV
+
+
+def best_device() -> str:
+    """The accelerator, where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _packing(path: Path | str) -> dict[str, Any]:
+    """gpt-oss ships its experts in 4 bits, through which no gradient passes: they are unpacked."""
+    packed = getattr(AutoConfig.from_pretrained(path), "quantization_config", None) or {}
+    method = packed.get("quant_method") if isinstance(packed, dict) else packed.quant_method
+    if method != "mxfp4":
+        return {}
+    from transformers import Mxfp4Config
+
+    return {"quantization_config": Mxfp4Config(dequantize=True)}

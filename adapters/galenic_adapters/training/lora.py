@@ -1,0 +1,78 @@
+"""
+LoRA (arXiv 2106.09685) on every linear layer, for many tasks side by side: the baseline, trained in
+the harness that trains prompts. The same numbers as PEFT's, which trains one task at a time
+(`tests/adapters/training/test_lora.py`).
+
+Dimension key:  K tasks   B examples   T text positions   I input width   O output width   R rank
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from galenic_adapters.training.learners import Learner
+
+
+class Loras(Learner):
+    """
+    Low-rank updates of a model's linear layers; they act inside `attached`, on the batch whose
+    tasks were chosen last.
+    """
+
+    def __init__(
+        self, model: Any, names: Sequence[str], rank: int, *, alpha: float = 16.0, seed: int = 0
+    ) -> None:
+        super().__init__(names)
+        self.scaling = alpha / rank
+        self.which_B: Tensor | None = None
+        self.layers = list(linear_layers(model))
+        rng = torch.Generator().manual_seed(seed)
+        for number, layer in enumerate(self.layers):
+            a_RI = torch.empty(rank, layer.in_features)
+            nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=rng)  # as the paper's code
+            b_OR = torch.zeros(layer.out_features, rank)
+            for name, start in ((f"a{number}", a_RI), (f"b{number}", b_OR)):
+                self.register_parameter(name, nn.Parameter(start.repeat(len(names), 1, 1)))
+
+    def prompts(self, which_K: Tensor) -> None:
+        return None
+
+    def choose(self, which_B: Tensor) -> None:
+        self.which_B = which_B
+
+    @contextmanager
+    def attached(self) -> "Iterator[Loras]":
+        """Inside, the model's linear layers add what the chosen tasks have learned."""
+        hooks = [
+            layer.register_forward_hook(self._hook(number))
+            for number, layer in enumerate(self.layers)
+        ]
+        try:
+            yield self
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _hook(self, number: int) -> Any:
+        a_KRI, b_KOR = getattr(self, f"a{number}"), getattr(self, f"b{number}")
+
+        def add(layer: nn.Module, inputs: tuple[Tensor], said_BTO: Tensor) -> Tensor:
+            assert self.which_B is not None
+            x_BTI = inputs[0].to(a_KRI.dtype)
+            low_BTR = torch.bmm(x_BTI, a_KRI[self.which_B].mT)
+            more_BTO = torch.bmm(low_BTR, b_KOR[self.which_B].mT) * self.scaling
+            return said_BTO + more_BTO.to(said_BTO.dtype)
+
+        return add
+
+
+def linear_layers(model: Any) -> Iterator[nn.Linear]:
+    """Every linear layer but the output head."""
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            yield module

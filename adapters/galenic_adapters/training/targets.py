@@ -1,0 +1,68 @@
+"""
+The second half of the method: the metaprompt stands, and a new task learns its factor alone.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from galenic_adapters.evaluation.decode import Question, answer
+from galenic_adapters.evaluation.scores import score
+from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.prompted import PromptedBackbone, Tuning
+from galenic_adapters.training.courses import Course
+from galenic_adapters.training.learn import Run
+from galenic_adapters.training.learners import Factors
+from galenic_adapters.training.recipe import Phase
+
+Say = Callable[[str], None]
+
+
+def learn_targets(
+    metaprompt: Metaprompt,
+    starts: Sequence[Factor],
+    courses: Sequence[Course],
+    backbone: PromptedBackbone,
+    phase: Phase,
+    folder: Path,
+    *,
+    seed: int = 0,
+    num_judged: int = 0,
+) -> Factors:
+    """
+    Factors over *metaprompt*, side by side, each at its best on its dev data.
+
+    Best is by the task's own score on the first *num_judged* dev examples, or by the loss.
+    """
+    learner = Factors.over(metaprompt, [course.name for course in courses], starts)
+
+    def judge() -> dict[str, float]:
+        return dev_scores(learner, courses, backbone, num_judged)
+
+    run = Run(
+        learner,
+        backbone,
+        courses,
+        phase,
+        folder,
+        seed=seed,
+        judge=judge if num_judged else None,
+    )
+    run.finish("factors")
+    run.take_best()
+    return learner
+
+
+def dev_scores(
+    tuning: Tuning, courses: Sequence[Course], backbone: PromptedBackbone, limit: int
+) -> dict[str, float]:
+    """The main metric of each task's first *limit* dev examples."""
+    scores = {}
+    for which, course in enumerate(courses):
+        if examples := course.dev_examples[:limit]:
+            asked = [Question(which, course.task, example) for example in examples]
+            said = answer(backbone, tuning, asked)
+            answers = [
+                course.task.read(one, e.fields) for one, e in zip(said, examples, strict=True)
+            ]
+            scores[course.name] = score(course.task.name, examples, answers).main[1]
+    return scores
