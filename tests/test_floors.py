@@ -32,6 +32,7 @@ FLOORS = {
             "logs",
             "engine",
             "admission",
+            "fairness",
             "trail",
             "limits",
             "remembered",

@@ -12,7 +12,10 @@ Everything that can go wrong, as one tree; the server maps it to HTTP in one tab
     ├── Unconditional       a write over something that is there, without saying what
     ├── QuotaExceeded       the tenant has no room for that
     ├── WrongTask           the adapter answers another task than the route's
+    ├── LimitReached        a tenant has used what it may, for now
     └── Unavailable         the engine or the database is not there just now
+        └── EngineDied      the engine ended while it worked on this
+            └── Quarantined the engine ended more than once while it worked on this
 
 Messages name the thing and the two values that disagree; never a note's text, never a tensor's.
 """
@@ -91,3 +94,21 @@ class WrongTask(GalenicError):
 
 class Unavailable(GalenicError):
     """Try again later: the engine or the database is not answering."""
+
+
+class EngineDied(Unavailable):
+    """The engine ended while this request was in flight; it is started again."""
+
+
+class Quarantined(EngineDied):
+    """The engine ended each time that it was asked this: it is not asked again for a while."""
+
+    should_retry = False
+
+
+class LimitReached(GalenicError):
+    """The tenant has used what it may; in *retry_after_seconds* there is room again."""
+
+    def __init__(self, problem: str, retry_after_seconds: float) -> None:
+        super().__init__(problem)
+        self.retry_after_seconds = retry_after_seconds

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from galenic_server import faults, logs
 from galenic_server.border import Bounded, Traced
 from galenic_server.deps import Parts
-from galenic_server.routes import admin, chat, health, models, tasks
+from galenic_server.routes import admin, chat, health, limits, models, tasks
 from galenic_server.service import Service
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,7 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        parts.trail.start()
         starting = asyncio.create_task(_start(parts.service, on_ready, on_failed_start))
         try:
             yield
@@ -40,6 +41,7 @@ def make_app(
             with suppress(asyncio.CancelledError):
                 await starting
             await parts.service.stop()
+            await parts.trail.stop()
 
     shown = parts.settings.shows_docs
     app = FastAPI(
@@ -52,10 +54,14 @@ def make_app(
     )
     app.state.parts = parts
     faults.install(app)
-    for routes in (tasks, chat, models, admin, health):
+    for routes in (tasks, chat, models, admin, limits, health):
         app.include_router(routes.router)
-    app.add_middleware(Bounded, max_bytes=parts.settings.max_body_bytes)
-    app.add_middleware(Traced, metrics=parts.metrics)
+    app.add_middleware(
+        Bounded,
+        max_bytes=parts.settings.max_body_bytes,
+        patience_seconds=parts.settings.patience_seconds,
+    )
+    app.add_middleware(Traced, metrics=parts.metrics, trail=parts.trail)
     return app
 
 

@@ -3,7 +3,8 @@ From an HTTP request to who asks and what answers; the last floor that knows HTT
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -13,13 +14,21 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
+from galenic_adapters.audit import acting
+from galenic_adapters.errors import NotFound
 from galenic_adapters.keys import Role
-from galenic_adapters.refs import check_name
+from galenic_adapters.limits import Limits, SqlLimits
+from galenic_adapters.refs import NAME, check_name
 from galenic_server.faults import ClientLeft, Forbidden, Unauthorized
+from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
+from galenic_server.remembered import Remembered
 from galenic_server.service import Origin, Service
 from galenic_server.settings import Settings
 from galenic_server.tenants import Caller, Keys
+from galenic_server.trail import Trail
+
+LIMITS_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -32,6 +41,34 @@ class Parts:
     keys: Keys
     metrics: Metrics
     settings: Settings
+    trail: Trail
+    limits: "TenantLimits"
+
+
+class TenantLimits:
+    """What each tenant may use, and what it has left; a change is heard of within five seconds."""
+
+    def __init__(self, rows: SqlLimits, limiter: Limiter, settings: Settings) -> None:
+        self.rows = rows
+        self.limiter = limiter
+        self._default = settings.limits
+        self._remembered = Remembered[str, Limits](
+            fresh_seconds=LIMITS_SECONDS, stale_seconds=settings.stale_seconds
+        )
+
+    async def of(self, tenant: str) -> Limits:
+        if (known := self._remembered.recall(tenant)) is not None:
+            return known
+        return await run_sync(self._remembered.get, tenant, lambda: self._look_up(tenant))
+
+    def forget(self) -> None:
+        self._remembered.forget()
+
+    def _look_up(self, tenant: str) -> Limits:
+        try:
+            return self.rows.get(tenant)
+        except NotFound:
+            return self._default
 
 
 def parts_of(request: Request) -> Parts:
@@ -74,7 +111,7 @@ async def _left(request: Request) -> None:
 
 
 class KeyedRoute(APIRoute):
-    """Looks at the key before a byte of the body is read or parsed."""
+    """Looks at the key, and at what its tenant may still use, before a byte of the body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -82,12 +119,68 @@ class KeyedRoute(APIRoute):
         async def keyed(request: Request) -> Response:
             request.state.caller = caller = await authenticate(request)
             structlog.contextvars.bind_contextvars(tenant=caller.tenant, key=caller.key_id)
-            # Read here, where a body that is too large is not yet taken for one that is not JSON.
-            await request.body()
-            return await handler(request)
+            async with self.entered(request, caller):
+                # Read here, where one that is too large is not yet taken for one that is no JSON.
+                await request.body()
+                return await handler(request)
 
         return keyed
 
+    def entered(self, request: Request, caller: Caller) -> AbstractAsyncContextManager[None]:
+        return _within_limits(request, caller)
+
+
+@asynccontextmanager
+async def _within_limits(request: Request, caller: Caller) -> AsyncIterator[None]:
+    """The request counts against its tenant's limits until it is answered to the last byte."""
+    parts = parts_of(request)
+    parts.trail.check_room()
+    limiter, limits = parts.limits.limiter, await parts.limits.of(caller.tenant)
+    opened = limiter.open(caller.tenant, limits)
+    try:
+        request.state.ending.enter_context(opened)
+    finally:  # also where it is refused
+        request.state.headers.update(limiter.headers(caller.tenant))
+    yield
+
+
+class AdminRoute(KeyedRoute):
+    """What is done here is done by someone: every request leaves its audit row."""
+
+    def entered(self, request: Request, caller: Caller) -> AbstractAsyncContextManager[None]:
+        return _audited(request, caller)
+
+
+@asynccontextmanager
+async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
+    """What changes the database takes its row along; a read or a refusal is written soon after."""
+    trail, record = parts_of(request).trail, _act(request, caller)
+    trail.check_room()
+    try:
+        with acting(record) as act:
+            yield
+    except Exception as error:
+        trail.add(act.told(outcome=type(error).__name__))
+        raise
+    if not act.num_written:
+        trail.add(act.told(outcome="done"))
+
+
+def _act(request: Request, caller: Caller) -> dict[str, Any]:
+    """Who does what to what: names that are ones, nothing else that was sent."""
+    sent = {**request.path_params, **request.query_params}
+    named = {k: v for k, v in sent.items() if k in ACT_FIELDS and NAME.fullmatch(str(v))}
+    return {
+        "action": request.scope["route"].name,
+        "tenant": caller.tenant,
+        "actor": caller.key_id,
+        "role": caller.role.value,
+        "request_id": request.state.request_id,
+        "subject": named,
+    }
+
+
+ACT_FIELDS = frozenset({"name", "version", "alias", "key_id", "tenant", "job"})
 
 bearer = HTTPBearer(auto_error=False, description="A key of `galenic keys create`")
 """Tells the OpenAPI document about keys; `KeyedRoute` asks for them."""

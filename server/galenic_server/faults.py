@@ -4,6 +4,7 @@ The one place where errors become HTTP: a table, and the OpenAI error body for a
 No message holds what the caller sent: only field names, numbers and names of adapters.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,10 @@ class WrongMedia(Exception):
     """The body's content-type is not one that the route reads."""
 
 
+class TooSlow(Exception):
+    """The client took too long to send what it had announced."""
+
+
 class ClientLeft(Exception):
     """Nobody is there to hear the answer."""
 
@@ -47,7 +52,12 @@ class Kind:
     def type(self) -> str:
         if self.status >= 500:
             return "server_error"
-        named = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+        named = {
+            401: "authentication_error",
+            403: "permission_error",
+            404: "not_found_error",
+            429: "rate_limit_error",
+        }
         return named.get(self.status, "invalid_request_error")
 
 
@@ -61,10 +71,14 @@ TABLE: dict[type[Exception], Kind] = {
     # Not 409: OpenAI's clients retry that one by themselves.
     errors.Conflict: Kind(412, "conflict"),
     errors.WrongTask: Kind(422, "wrong_task"),
+    errors.LimitReached: Kind(429, "rate_limit_exceeded"),
+    errors.Quarantined: Kind(503, "quarantined", {"retry-after": "3600"}),
     errors.Unavailable: Kind(503, "unavailable", {"retry-after": "5"}),
     Unauthorized: Kind(401, "invalid_api_key", {"www-authenticate": "Bearer"}),
     Forbidden: Kind(403, "forbidden"),
     TooLarge: Kind(413, "body_too_large", {"connection": "close"}),
+    # 408 would be retried by OpenAI's clients, as slowly as before.
+    TooSlow: Kind(400, "body_too_slow", {"connection": "close"}),
     WrongMedia: Kind(415, "wrong_media_type"),
     ClientLeft: Kind(499, "client_left"),
     ClientDisconnect: Kind(499, "client_left"),
@@ -88,6 +102,22 @@ def body_of(error: Exception) -> dict[str, Any]:
     return body(_printable(str(error)), kind, getattr(error, "field", None), **more)
 
 
+def reply(error: Exception) -> JSONResponse:
+    """The whole answer to one of the table's errors; a 500 for anything else."""
+    kind = _kind(error) or Kind(500, "internal")
+    return JSONResponse(body_of(error), kind.status, dict(kind.headers or {}) | _headers(error))
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    """What an error says itself: when to come again, or not to."""
+    told = {}
+    if isinstance(error, errors.LimitReached):
+        told["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if not getattr(error, "should_retry", True):
+        told["x-should-retry"] = "false"
+    return told
+
+
 def _kind(error: Exception) -> Kind | None:
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), None)
 
@@ -106,9 +136,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    kind = _kind(error)
-    assert kind is not None, "registered for the table's errors only"
-    return JSONResponse(body_of(error), kind.status, kind.headers)
+    return reply(error)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -12,21 +12,28 @@ import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from galenic_adapters import zoo
+from galenic_adapters.audit import Chain, acting
 from galenic_adapters.backbone import ensure
 from galenic_adapters.errors import GalenicError
 from galenic_adapters.keys import Role
+from galenic_adapters.limits import SqlLimits
 from galenic_adapters.manifest import BackboneId
 from galenic_adapters.refs import SHARED
 from galenic_adapters.store import SqlStore
 from galenic_server import logs
+from galenic_server.admission import Admitted, Quarantine
 from galenic_server.app import make_app
-from galenic_server.deps import Parts
-from galenic_server.engine.base import EngineConfig
+from galenic_server.connections import guarded
+from galenic_server.deps import Parts, TenantLimits
+from galenic_server.engine.base import Engine, EngineConfig
 from galenic_server.engine.make import make_engine
+from galenic_server.fairness import Turns
+from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
 from galenic_server.service import Service
 from galenic_server.settings import Settings
 from galenic_server.tenants import Keys, read_secret
+from galenic_server.trail import Trail
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +67,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
     store = SqlStore.open(settings.database)
+    chain = Chain(store.database, secret)
     config = EngineConfig(
         backbone=str(found.path),
         metaprompt=metaprompt,
@@ -72,18 +80,44 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         tensor_parallel_size=settings.tensor_parallel_size,
     )
     sharing = zoo.Sharing(store, backbone, metaprompt, config.max_rank)
-    new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
+    with acting({"action": "share_zoo", "actor": "server"}):
+        new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
+    keys = Keys(
+        store,
+        secret,
+        admin_key=_revealed(settings.admin_key),
+        stale_seconds=settings.stale_seconds,
+    )
     engine = make_engine(settings.engine, config, store.factor)
-    keys = Keys(store, secret, admin_key=_revealed(settings.admin_key))
-    return Parts(Service(store, engine, backbone=backbone), keys, Metrics(), settings)
+    return join(settings, store, engine, keys, chain, backbone)
+
+
+def join(
+    settings: Settings,
+    store: SqlStore,
+    engine: Engine,
+    keys: Keys,
+    chain: Chain,
+    backbone: BackboneId,
+) -> Parts:
+    """The parts around an engine and a store, as every server has them."""
+    limiter = Limiter()
+    turns = Turns(
+        most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
+    )
+    admitted = Admitted(engine, turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
+    service = Service(store, admitted, backbone=backbone, stale_seconds=settings.stale_seconds)
+    limits = TenantLimits(SqlLimits(store.database), limiter, settings)
+    return Parts(service, keys, Metrics(), settings, Trail(chain), limits)
 
 
 def first_key(keys: Keys, settings: Settings) -> str | None:
     """An admin's key for the first start, when nobody has one yet."""
     if keys.has_admin():
         return None
-    return keys.create(SHARED, Role.ADMIN)[0]
+    with acting({"action": "first_key", "actor": "server"}):
+        return keys.create(SHARED, Role.ADMIN)[0]
 
 
 def invitation(settings: Settings, key: str | None) -> str:
@@ -117,7 +151,7 @@ def serve(parts: Parts, invitation: str) -> int:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.drain_seconds,
-        h11_max_incomplete_event_size=64 << 10,
+        http=guarded(settings.patience_seconds),
     )
     server = uvicorn.Server(config)
     address = config.bind_socket()  # a port that is taken ends this before anything is loaded

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.keys import Key, Role
+from galenic_adapters.limits import MOST, Limits
 from galenic_adapters.manifest import Manifest
 from galenic_adapters.store import Entry, Resolved
 from galenic_adapters.tasks.base import Answer, Completion, Reading, Relation, Span
@@ -342,3 +343,26 @@ class NewKey(KeyInfo):
     @classmethod
     def made(cls, text: str, key: Key) -> Self:
         return cls(**KeyInfo.of(key).model_dump(), key=text)
+
+
+Bound = Annotated[int, Field(ge=1, le=MOST, strict=True)] | None
+
+
+class LimitsBody(Body):
+    """All of a tenant's limits; what is left out or null is no bound."""
+
+    requests_per_minute: Bound = None
+    tokens_per_minute: Bound = None
+    concurrent: Bound = None
+    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+
+    def limits(self) -> Limits:
+        return Limits(**self.model_dump())
+
+
+class LimitsInfo(BaseModel):
+    tenant: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent: int | None
+    weight: float

@@ -34,6 +34,7 @@ from galenic_adapters.tasks.base import (
 )
 from galenic_adapters.tasks.registry import make_task
 from galenic_server.engine.base import Delta, Engine, Request, Sampling, complete
+from galenic_server.remembered import Remembered
 
 DEFAULT_ANSWER_TOKENS = 1024
 
@@ -76,11 +77,22 @@ class Talk:
 class Service:
     """Takes its parts as they are; owns none but starts and stops the engine."""
 
-    def __init__(self, store: SqlStore, engine: Engine, *, backbone: BackboneId) -> None:
+    def __init__(
+        self,
+        store: SqlStore,
+        engine: Engine,
+        *,
+        backbone: BackboneId,
+        stale_seconds: float = 900.0,
+    ) -> None:
         self.store = store
         self.engine = engine
         self.backbone = backbone
         self._is_ready = False
+        # Asked each time, as an alias may have moved; remembered for when the database is away.
+        self._resolved = Remembered[tuple[str, str], Resolved](
+            fresh_seconds=0.0, stale_seconds=stale_seconds
+        )
         # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
         self._tokenizing = CapacityLimiter(2)
 
@@ -139,7 +151,9 @@ class Service:
 
     async def resolve(self, tenant: str, name: str) -> Resolved:
         """What *tenant* means by an alias, ``name@version`` or a name; its own first."""
-        return await run_sync(self.store.resolve, tenant, name)
+        return await run_sync(
+            self._resolved.get, (tenant, name), lambda: self.store.resolve(tenant, name)
+        )
 
     # Adapters
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from galenic_adapters.limits import Limits
 from galenic_adapters.zoo import ZOO
 
 
@@ -16,7 +17,12 @@ class Settings(BaseSettings):
     """
     home: database, secret and keys.   backbone: a hub name or a local folder; the shipped one if
     unset.   metaprompt: a safetensors file; the zoo's for this backbone if unset.   secret: keys
-    the hashes of API keys and the tenants' caches; made once in home if unset.
+    the hashes of API keys, the tenants' caches and the audit chain; made once in home if unset.
+    requests_per_minute, tokens_per_minute, concurrent_requests: of each tenant that an admin set no
+    others for.   max_running: requests in the engine at once; shared_running: the same while more
+    than one tenant is about.   patience_seconds: how long a client may take to send a request's
+    head, its body, and to read on.   stale_seconds: how long keys, adapters and limits seen before
+    hold while the database is away.   engine_deaths: with so many of them a request is refused.
     """
 
     model_config = SettingsConfigDict(env_prefix="GALENIC_", frozen=True, env_ignore_empty=True)
@@ -40,6 +46,15 @@ class Settings(BaseSettings):
     tensor_parallel_size: int = Field(default=1, ge=1)
 
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    concurrent_requests: int | None = Field(default=512, ge=1)
+    max_running: int = Field(default=256, ge=1)
+    shared_running: int = Field(default=64, ge=1)
+    patience_seconds: float = Field(default=30, gt=0)
+    stale_seconds: float = Field(default=900, ge=0)
+    engine_deaths: int = Field(default=2, ge=1)
+
     max_documents: int = Field(default=256, ge=1)
     drain_seconds: int = Field(default=30, ge=0)
     docs_public: bool | None = None
@@ -49,6 +64,11 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.home.absolute() / 'galenic.db'}"
+
+    @property
+    def limits(self) -> Limits:
+        """What a tenant may use that no others were set for."""
+        return Limits(self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
 
     @property
     def shows_docs(self) -> bool:

@@ -9,19 +9,19 @@ import os
 import re
 import secrets
 import tempfile
-import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from galenic_adapters.errors import NotFound
 from galenic_adapters.keys import Key, Role, SqlKeys
 from galenic_adapters.refs import SHARED
+from galenic_server.remembered import Remembered
 
 PREFIX = "gal_"
 KEY = re.compile(r"gal_[A-Za-z0-9_-]{43}")
 REMEMBERED_SECONDS = 2.0
-MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,24 @@ class Keys:
     The keys of every tenant.
 
     A key that was found is remembered for two seconds: a revocation on another replica is heard
-    of soon, and a busy caller does not ask the database each time.
+    of soon, and a busy caller does not ask the database each time. While the database is away, a
+    key seen in the last *stale_seconds* opens on, until it expires: nobody can revoke one then.
     """
 
-    def __init__(self, store: SqlKeys, secret: bytes, *, admin_key: str | None = None) -> None:
+    def __init__(
+        self,
+        store: SqlKeys,
+        secret: bytes,
+        *,
+        admin_key: str | None = None,
+        stale_seconds: float = 900.0,
+    ) -> None:
         self._store = store
         self._secret = secret
         self._admin_hash = self._hash(admin_key) if admin_key else None
-        self._remembered: dict[str, tuple[float, Caller]] = {}
+        self._remembered = Remembered[str, Key](
+            fresh_seconds=REMEMBERED_SECONDS, stale_seconds=stale_seconds
+        )
 
     def create(self, tenant: str, role: Role) -> tuple[str, Key]:
         """A new key's text, which is nowhere to be had again, and its record."""
@@ -65,11 +75,16 @@ class Keys:
             return Caller(SHARED, Role.ADMIN, "environment")
         if not KEY.fullmatch(text):
             return None
-        return self._recall(hashed) or self._look_up(hashed)
+        try:
+            key = self._remembered.get(hashed, lambda: self._store.find_key(hashed))
+        except NotFound:
+            return None
+        is_expired = key.expires is not None and key.expires <= datetime.now(UTC)
+        return None if is_expired else Caller(key.tenant, key.role, key.id)
 
     def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
         self._store.revoke_key(key_id, tenant=tenant)
-        self._remembered.clear()
+        self._remembered.forget()
 
     def of(self, tenant: str | None) -> list[Key]:
         return self._store.list_keys(tenant)
@@ -81,22 +96,6 @@ class Keys:
 
     def _hash(self, text: str) -> str:
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
-
-    def _recall(self, hashed: str) -> Caller | None:
-        until, caller = self._remembered.get(hashed, (0.0, None))
-        return caller if time.monotonic() < until else None
-
-    def _look_up(self, hashed: str) -> Caller | None:
-        try:
-            key = self._store.find_key(hashed)
-        except NotFound:
-            self._remembered.pop(hashed, None)
-            return None
-        caller = Caller(key.tenant, key.role, key.id)
-        if len(self._remembered) >= MAX_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[hashed] = (time.monotonic() + REMEMBERED_SECONDS, caller)
-        return caller
 
 
 def read_secret(home: Path, given: str | None) -> bytes:

@@ -16,6 +16,7 @@ import httpx
 import torch
 import uvicorn
 
+from galenic_adapters.audit import Chain
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.keys import Role
 from galenic_adapters.manifest import BackboneId, Manifest
@@ -27,14 +28,14 @@ from galenic_server.app import make_app
 from galenic_server.deps import Parts
 from galenic_server.engine.base import EngineConfig
 from galenic_server.engine.make import make_engine
-from galenic_server.metrics import Metrics
-from galenic_server.service import Service
+from galenic_server.main import join
 from galenic_server.settings import Settings
 from galenic_server.tenants import Keys
 from tests.support.tiny_models import WIDTH
 
 POSITIONS = 8
 CONTEXT_TOKENS = 640
+SECRET = b"server secret"
 BACKBONE = BackboneId(name="tiny-llama", revision="0")
 
 
@@ -123,8 +124,8 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         context_tokens=CONTEXT_TOKENS,
     )
     engine = make_engine(chosen.engine, config, store.factor)
-    service = Service(store, engine, backbone=BACKBONE)
-    return Parts(service, Keys(store, b"server secret"), Metrics(), chosen)
+    keys = Keys(store, SECRET, stale_seconds=chosen.stale_seconds)
+    return join(chosen, store, engine, keys, Chain(store.database, SECRET), BACKBONE)
 
 
 @contextmanager

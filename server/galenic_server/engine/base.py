@@ -38,7 +38,8 @@ class Sampling:
 class Request:
     """
     One generation: *text_ids* are ids of the backbone's vocabulary; *adapter* is a digest, or none
-    for the bare backbone; *tenant* is whose cache the request may share.
+    for the bare backbone; *tenant* is whose cache the request may share; of two that wait, the one
+    of lower *priority* goes first.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Request:
     sampling: Sampling
     adapter: str | None = None
     constraint: Constraint | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Engine(Protocol):
 
         Raises `BadInput` (an id outside the vocabulary, a constraint that does not compile),
         `TooLong`, `Unsupported` (penalties beside an adapter), `NotFound` (the adapter),
-        `Unavailable` (the engine died).
+        `Unavailable`, `EngineDied` where it died meanwhile.
         """
 
     async def seat(self, digests: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from galenic_adapters.constraints import choice_grammar
-from galenic_adapters.errors import BadInput, NotFound, Unavailable
+from galenic_adapters.errors import BadInput, EngineDied, NotFound, Unavailable
 from galenic_adapters.factor import Factor
 from galenic_adapters.tasks.base import Choice, Constraint, Grammar
 from galenic_server.engine.base import (
@@ -199,11 +199,12 @@ class VllmEngine:
             raise Unavailable("the engine is starting")
         params = _sampling_params(request.sampling, request.constraint)
         try:
-            async with aclosing(llm.generate(prompt, params, request.id)) as outputs:
+            asked = llm.generate(prompt, params, request.id, priority=request.priority)
+            async with aclosing(asked) as outputs:
                 async for output in outputs:
                     yield output
         except EngineDeadError as death:
-            raise Unavailable("the engine died") from death
+            raise EngineDied("the engine died") from death
         except VLLMClientError as refusal:  # all else was checked at the border
             raise BadInput("constraint", "does not compile") from refusal
         except EngineGenerateError as failure:
@@ -303,6 +304,7 @@ def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
         "tensor_parallel_size": config.tensor_parallel_size,
         "enforce_eager": config.enforce_eager,
         "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
         "tokenizer_mode": TOKENIZER_MODE,
         "worker_extension_cls": "galenic_server.engine.worker.PromptWorker",
         "additional_config": {LAYOUT_KEY: asdict(layout)},

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from galenic_adapters.aliases import anyhow, pointing_to
 from galenic_adapters.keys import Role
 from galenic_adapters.refs import AdapterRef
-from galenic_server.deps import KeyedRoute, ManagerDep, PartsDep, ServiceDep, TenantDep, bearer
+from galenic_server.deps import AdminRoute, ManagerDep, PartsDep, ServiceDep, TenantDep, bearer
 from galenic_server.faults import Forbidden, WrongMedia
 from galenic_server.schemas import (
     AdapterInfo,
@@ -23,7 +23,7 @@ from galenic_server.schemas import (
 )
 
 router = APIRouter(
-    prefix="/admin/v1", tags=["admin"], route_class=KeyedRoute, dependencies=[Depends(bearer)]
+    prefix="/admin/v1", tags=["admin"], route_class=AdminRoute, dependencies=[Depends(bearer)]
 )
 
 MEDIA = ("application/octet-stream", "application/vnd.safetensors", "application/safetensors")

@@ -1,0 +1,187 @@
+"""
+Whose request the engine works on next: start-time fair queueing, by tokens and by weight.
+
+Every tenant has a virtual time that grows by the tokens it used over its weight. Who is furthest
+behind goes next, and who was idle starts at the present, so nobody saves up for a flood. A flood
+waits here, not in the engine, which holds few enough requests that a newcomer's is not slowed much:
+*most* of them while one tenant is alone, *shared* while others were seen in the last seconds. The
+engine is never left idle while anyone waits.
+"""
+
+import asyncio
+import heapq
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from galenic_adapters.errors import LimitReached
+
+ALONE_AFTER_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Turn:
+    """
+    One request's time in the engine.
+
+    start: its virtual time; the engine's priority, where lower goes first.   num_tokens: what it
+    was charged, and at its end what it really used.
+    """
+
+    start: float
+    num_tokens: float
+
+    @property
+    def priority(self) -> int:
+        return int(self.start)
+
+
+@dataclass(eq=False, slots=True)
+class Waiting:
+    num_tokens: float
+    admitted: "asyncio.Future[Turn]"
+
+
+@dataclass(slots=True)
+class Line:
+    """A tenant's requests that wait, in their order, and its virtual time."""
+
+    start: float = 0.0
+    num_running: int = 0
+    waiting: "deque[Waiting]" = field(default_factory=deque)
+
+    def first(self) -> Waiting | None:
+        """The first that still waits; one that left may not have been told yet."""
+        while self.waiting and self.waiting[0].admitted.cancelled():
+            self.waiting.popleft()
+        return self.waiting[0] if self.waiting else None
+
+    def forget(self, left: Waiting) -> None:
+        if left in self.waiting:
+            self.waiting.remove(left)
+
+
+class Turns:
+    """
+    Who may use the engine; of one event loop.
+
+    most: requests in the engine at once.   shared: the same while more than one tenant is about.
+    max_waiting: requests of one tenant that may wait, before more are a `LimitReached`.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int,
+        shared: int,
+        max_waiting: int = 4096,
+        weight_of: Callable[[str], float] = lambda tenant: 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._shared = min(shared, most)
+        self._max_waiting = max_waiting
+        self._weight_of = weight_of
+        self._clock = clock
+        self._lines: dict[str, Line] = {}
+        self._order: list[tuple[float, str]] = []  # by the start of the next in each line
+        self._now = 0.0  # the virtual time: the start of whoever was admitted last
+        self._last_seen: OrderedDict[str, float] = OrderedDict()
+        self.num_running = 0
+
+    @asynccontextmanager
+    async def take(self, tenant: str, num_tokens: float) -> AsyncIterator[Turn]:
+        """
+        The engine, for a request that may use *num_tokens*; waits for its turn.
+
+        Set the turn's *num_tokens* to what was really used: the difference is given back.
+        """
+        line = self._lines.setdefault(tenant, Line())
+        turn = await self._wait(tenant, line, num_tokens)
+        try:
+            yield turn
+        finally:
+            self._end(tenant, line, turn.num_tokens - num_tokens)
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(len(line.waiting) for line in self._lines.values())
+
+    async def _wait(self, tenant: str, line: Line, num_tokens: float) -> Turn:
+        if len(line.waiting) >= self._max_waiting:
+            raise LimitReached(f"{self._max_waiting:,} requests of this tenant wait already", 5)
+        waiting = Waiting(num_tokens, asyncio.get_running_loop().create_future())
+        if not line.waiting:
+            line.start = max(line.start, self._now)
+        line.waiting.append(waiting)
+        self._line_up(tenant, line)
+        self._seen(tenant)
+        self._admit()
+        try:
+            return await waiting.admitted
+        except asyncio.CancelledError:
+            if waiting.admitted.cancelled():
+                line.forget(waiting)
+            else:
+                self._end(tenant, line, -num_tokens)  # its turn came as it left
+            raise
+
+    def _line_up(self, tenant: str, line: Line) -> None:
+        if line.waiting:
+            heapq.heappush(self._order, (line.start, tenant))
+
+    def _admit(self) -> None:
+        while self._order:
+            start, tenant = self._order[0]
+            line = self._lines.get(tenant)
+            if line is None or start != line.start or not line.first():
+                heapq.heappop(self._order)  # they left, or the line has another place by now
+            elif self._has_room(line):
+                heapq.heappop(self._order)
+                self._admit_first(tenant, line)
+            else:
+                return
+
+    def _admit_first(self, tenant: str, line: Line) -> None:
+        first = line.waiting.popleft()
+        self._now = line.start
+        self.num_running += 1
+        line.num_running += 1
+        first.admitted.set_result(Turn(line.start, first.num_tokens))
+        line.start += first.num_tokens / self._weight_of(tenant)
+        self._line_up(tenant, line)
+
+    def _has_room(self, line: Line) -> bool:
+        """Who has nothing in the engine waits for one place of all, not for the flood to ebb."""
+        is_held_back = line.num_running > 0 and self._is_shared()
+        return self.num_running < (self._shared if is_held_back else self._most)
+
+    def _end(self, tenant: str, line: Line, num_more_tokens: float) -> None:
+        self.num_running -= 1
+        line.num_running -= 1
+        line.start += num_more_tokens / self._weight_of(tenant)
+        self._line_up(tenant, line)
+        self._seen(tenant)
+        if not (line.waiting or line.num_running) and line.start <= self._now:
+            self._lines.pop(tenant, None)
+        self._admit()
+
+    def _seen(self, tenant: str) -> None:
+        self._last_seen[tenant] = self._clock()
+        self._last_seen.move_to_end(tenant)
+
+    def _is_shared(self) -> bool:
+        """Whether more than one tenant has requests here, or had some seconds ago."""
+        horizon = self._clock() - ALONE_AFTER_SECONDS
+        while self._last_seen:
+            tenant, at = next(iter(self._last_seen.items()))
+            if at >= horizon:
+                break
+            line = self._lines.get(tenant)
+            if line and (line.waiting or line.num_running):
+                self._seen(tenant)
+            else:
+                del self._last_seen[tenant]
+        return len(self._last_seen) > 1

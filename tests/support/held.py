@@ -1,0 +1,61 @@
+"""
+The running server's real engine, held still by a test: answers stop after their first piece until
+they are let go, or end as when the engine's process dies.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from galenic_adapters.errors import EngineDied
+from galenic_server.engine.base import Delta, Engine, Request
+from tests.support.serving import Running, eventually
+
+
+class Held:
+    """An `Engine` in another's place; *held* are the requests that stand still."""
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner
+        self._is_open = threading.Event()
+        self._is_dead = threading.Event()
+        self.held: list[Request] = []
+        self.let_go = self._is_open.set
+        self.die = self._is_dead.set
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def wait_for(self, count: int) -> None:
+        eventually(lambda: len(self.held) == count)
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta]:
+        async with aclosing(self._inner.generate(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+                await self._stand_still(request)
+
+    async def _stand_still(self, request: Request) -> None:
+        self.held.append(request)
+        try:
+            while not self._is_open.is_set():  # noqa: ASYNC110  set in another thread
+                if self._is_dead.is_set():
+                    raise EngineDied("the engine died")
+                await asyncio.sleep(0.002)
+        finally:
+            self.held.remove(request)
+
+
+@contextmanager
+def held(running: Running) -> Iterator[Held]:
+    """The server's engine, held until the block ends."""
+    admitted: Any = running.parts.service.engine
+    inner = admitted.inner
+    admitted.inner = still = Held(inner)
+    try:
+        yield still
+    finally:
+        still.let_go()
+        admitted.inner = inner
