@@ -216,7 +216,8 @@ class TestOverHttp:
             held(running) as engine,
             client.stream("POST", "/v1/chat/completions", json=body) as stream,
         ):
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: without a reader the client has left
+            next(lines)
             meanwhile = client.post("/v1/ner", json=NER)
             engine.let_go()
         eventually(lambda: client.post("/v1/ner", json=NER).is_success)

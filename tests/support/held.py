@@ -40,7 +40,7 @@ class Held:
     async def _stand_still(self, request: Request) -> None:
         self.held.append(request)
         try:
-            while not self._is_open.is_set():  # noqa: ASYNC110  set in another thread
+            while not self._is_open.is_set():
                 if self._is_dead.is_set():
                     raise EngineDied("the engine died")
                 await asyncio.sleep(0.002)
