@@ -1,12 +1,13 @@
 """Servers over one real PostgreSQL."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import Postgres
-from tests.support.serving import eventually, make_parts, package, serving
+from tests.support.serving import Running, eventually, make_parts, package, serving
 
 
 @pytest.fixture
@@ -42,24 +43,43 @@ class TestTwoReplicas:
 
 
 class TestADatabaseThatIsAway:
-    def test_is_a_503_and_the_server_lives_on(
+    def test_leaves_resident_adapters_answering(
         self, backbone: str, database: Postgres, tmp_path: Path
     ):
         """
-        With Retry-After; and once it is back everything is, without a restart.
+        By keys and names that were seen before; what is not known, and every admin route, is a 503
+        with Retry-After. Once it is back everything is, without a restart, and the audit rows of
+        the answers meanwhile are there.
         """
         url = database.new_database()
         with serving(make_parts(backbone, tmp_path, database_url=url)) as server:
             server.publish("north", "kept", package())
+            server.publish("north", "never-asked", package(seed=1))
             body = {"documents": [{"text": "a"}], "adapter": "kept", "max_tokens": 8}
-            north = server.client("north")
-            assert 200 == north.post("/v1/ner", json=body).status_code
+            north, south = server.client("north"), server.client("south")
+            before = north.post("/v1/ner", json=body)
             database.stop()
-            away = [north.post("/v1/ner", json=body), server.admin.get("/admin/v1/adapters")]
+            time.sleep(2.5)  # longer than a key is fresh
+            answers = [north.post("/v1/ner", json=body) for _ in range(3)]
+            away = [
+                north.post("/v1/ner", json=body | {"adapter": "never-asked"}),
+                south.post("/v1/ner", json=body),
+                server.admin.get("/admin/v1/adapters"),
+                server.admin.put("/admin/v1/aliases/ner?tenant=north", json={"adapter": "kept@1"}),
+            ]
             live = north.get("/health/live")
             database.start()
-            eventually(lambda: north.post("/v1/ner", json=body).is_success)
+            eventually(lambda: server.admin.get("/admin/v1/adapters").is_success)
+            eventually(lambda: num_answers(server) == 4)
+            server.parts.trail.chain.verify()
 
-        assert [503, 503] == [reply.status_code for reply in away]
+        assert [200] * 4 == [reply.status_code for reply in (before, *answers)]
+        assert [before.json()] * 3 == [reply.json() for reply in answers]
+        assert [503] * 4 == [reply.status_code for reply in away]
         assert all(reply.headers["retry-after"] for reply in away)
         assert 200 == live.status_code
+
+
+def num_answers(server: Running) -> int:
+    rows = server.parts.trail.chain.rows()
+    return sum(record["action"] == "answer" for record, _ in rows)
