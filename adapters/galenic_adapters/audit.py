@@ -63,7 +63,8 @@ class Act:
     facts: Record = field(default_factory=dict)
 
     def told(self, **more: Any) -> Record:
-        return {**self.record, **self.facts, **more}
+        """Who acted stands, whatever was noted."""
+        return {**self.facts, **self.record, **more}
 
 
 _act: ContextVar[Act | None] = ContextVar("act", default=None)

@@ -174,7 +174,7 @@ def _act(request: Request, caller: Caller) -> dict[str, Any]:
         "action": request.scope["route"].name,
         "tenant": caller.tenant,
         "actor": caller.key_id,
-        "role": caller.role.value,
+        "actor_role": caller.role.value,
         "request_id": request.state.request_id,
         "subject": named,
     }

@@ -25,6 +25,7 @@ from galenic_adapters.refs import SHARED
 from galenic_adapters.store import SqlStore
 from galenic_adapters.tasks.base import TaskName
 from galenic_server.app import make_app
+from galenic_server.connections import guarded
 from galenic_server.deps import Parts
 from galenic_server.engine.base import EngineConfig
 from galenic_server.engine.make import make_engine
@@ -131,7 +132,13 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
 @contextmanager
 def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
     """Serve *parts* on a free port until the block ends."""
-    config = uvicorn.Config(make_app(parts), port=0, log_level="error", access_log=False)
+    config = uvicorn.Config(
+        make_app(parts),
+        port=0,
+        log_level="error",
+        access_log=False,
+        http=guarded(parts.settings.patience_seconds),
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
