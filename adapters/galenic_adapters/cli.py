@@ -358,6 +358,35 @@ def adapt(
 
 
 @app.command()
+def reproduce(
+    folder: Annotated[Path, typer.Argument(help="Where the study lies; goes on with its pieces.")],
+    data: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Data sets and catalogue.json.")
+    ],
+    preset: Annotated[str, typer.Option(help="smoke, cpu, gpu, or a file.")] = "smoke",
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Only main, zoo, few_shot or variants; all if none."),
+    ] = None,
+    report_only: Annotated[bool, typer.Option(help="Run nothing; score what is there.")] = False,
+    backbone: BackboneName = None,
+) -> None:
+    """Run the whole study of the method, piece by piece, and write its report."""
+    from galenic_adapters.study import reproduce as study
+
+    with _told():
+        study.reproduce(
+            preset,
+            folder,
+            data=data,
+            backbone=backbone,
+            parts=tuple(part or study.PARTS),
+            report_only=report_only,
+            say=typer.echo,
+        )
+
+
+@app.command()
 def evaluate(
     package: Annotated[str, typer.Argument(help="A package's file; with --server, its name.")],
     data: Annotated[Path, Existing],

@@ -4,6 +4,7 @@ The frozen backbone behind soft prompts, many of them side by side in one batch.
 Dimension key:  K prompts   P prompt positions   D model width   B examples   T text positions
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -156,8 +157,10 @@ class PromptedBackbone:
 
 
 def best_device() -> str:
-    """The accelerator, where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The accelerator, where there is one; of several, the one that is this process's."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _packing(path: Path | str) -> dict[str, Any]:

@@ -25,17 +25,24 @@ class Evaluation:
     completions: Sequence[Completion]
     answers: Sequence[Answer[Any]]
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """One JSON-ready row an example; it holds what the model said, not the example's text."""
-        for one, said, answer in zip(self.examples, self.completions, self.answers, strict=True):
-            yield {"id": one.id, **asdict(said), "reading": answer.reading}
-
     def lines(self) -> Iterator[str]:
         """Each metric with its 95 % bootstrap interval, and how many answers were not clean."""
         for metric, tally in self.scores.tallies.items():
             low, high = interval(tally)
             yield f"{metric} {tally.value():.4f} [{low:.4f}, {high:.4f}]"
         yield f"{self.scores.num_unread} of {self.scores.num_examples} not clean"
+
+
+def records_of(
+    task: Task[Any, Any], examples: Sequence[Example], said: Sequence[Completion]
+) -> Iterator[dict[str, Any]]:
+    """One JSON-ready row an example; it holds what the model said, not the example's text."""
+    for example, one in zip(examples, said, strict=True):
+        yield {
+            "id": example.id,
+            **asdict(one),
+            "reading": task.read(one, example.fields).reading,
+        }
 
 
 def reread(
@@ -48,7 +55,7 @@ def reread(
         Completion(**{key: row[key] for key in row if key not in {"id", "reading"}})
         for row in records
     ]
-    return judged(task, examples, said)
+    return _judged(task, examples, said)
 
 
 def evaluate(
@@ -58,10 +65,10 @@ def evaluate(
     examples: Sequence[Example],
 ) -> Evaluation:
     """Greedy answers under the task's constraint, read and scored."""
-    return judged(task, examples, answer_all(backbone, prompt_PD, task, examples))
+    return _judged(task, examples, answer_all(backbone, prompt_PD, task, examples))
 
 
-def judged(
+def _judged(
     task: Task[Any, Any], examples: Sequence[Example], said: Sequence[Completion]
 ) -> Evaluation:
     answers = [task.read(c, e.fields) for c, e in zip(said, examples, strict=True)]

@@ -11,7 +11,7 @@ from galenic_adapters.backbone import Backbone, ensure
 from galenic_adapters.data.examples import read_dataset, unsayable
 from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.cards import model_card, scored
-from galenic_adapters.evaluation.evaluate import evaluate, reread
+from galenic_adapters.evaluation.evaluate import evaluate, records_of, reread
 from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.factor import Factor, Metaprompt, compose
 from galenic_adapters.manifest import BackboneId, Manifest
@@ -50,8 +50,10 @@ def train(
     metaprompt = publish_metaprompt(learner, folder)
     how = f"With its metaprompt in {recipe.learn.num_steps} steps, seed {recipe.seed}"
     how += ", from a teacher" if recipe.distil else ""
-    for course in courses:
-        publish_factor(learner, course, folder, metaprompt=metaprompt, backbone=source, how=how)
+    for which, course in enumerate(courses):
+        publish_factor(
+            learner.factor(which), course, folder, metaprompt=metaprompt, backbone=source, how=how
+        )
     say(f"metaprompt {metaprompt.digest} and {len(courses)} adapters are in {folder}")
 
 
@@ -86,9 +88,9 @@ def adapt(
         num_judged=NUM_JUDGED,
     )
     how = f"At most {recipe.learn.num_steps} steps, seed {recipe.seed}, started from {start}"
-    for course in courses:
+    for which, course in enumerate(courses):
         package = publish_factor(
-            learner, course, folder, metaprompt=metaprompt, backbone=source, how=how
+            learner.factor(which), course, folder, metaprompt=metaprompt, backbone=source, how=how
         )
         say(
             f"{course.name}: {learner.num_own():,} parameters, {share:.4%} of the backbone;"
@@ -171,7 +173,10 @@ def measure(
         untuned = evaluate(model, None, task, examples)
     package = scored(package, dataset, split, tuned.scores, untuned.scores)
     for who, one in (("tuned", tuned), ("untuned", untuned)):
-        _write_records(package_file.with_suffix(f".{split}.{who}.jsonl"), one.records())
+        _write_records(
+            package_file.with_suffix(f".{split}.{who}.jsonl"),
+            records_of(task, examples, one.completions),
+        )
         say(f"{package.manifest.name} {who}: {', '.join(one.lines())}")
     package_file.write_bytes(package.data)
     package_file.with_suffix(".md").write_text(model_card(package), "utf-8")

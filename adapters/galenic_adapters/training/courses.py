@@ -62,21 +62,36 @@ def prepare(
     """
     read = read_dataset(data / source.train, source.task, source.labels)
     labels = source.labels or read.labels
-    task = make_task(source.task, labels)
     train, dev = list(read.examples), []
     if source.dev:
         dev = list(read_dataset(data / source.dev, source.task, labels).examples)
     elif hold_out and len(train) >= FEWEST_TO_SPLIT:
         train, dev = _held_out(train)
+    task = make_task(source.task, labels)
     if source.shots is not None:
-        train = drawn(train, source.shots, f"{source.draw}")
+        train = drawn(train, source.shots, str(source.draw))
+    return encode_course(
+        source, task, train, dev[:max_dev_examples], tokenizer, max_text_tokens=max_text_tokens
+    )
+
+
+def encode_course(
+    source: Source,
+    task: Task[Any, Any],
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    tokenizer: Any,
+    *,
+    max_text_tokens: int,
+) -> Course:
+    """A course of examples that were read already."""
     examples = with_lists(train) if source.lists else train
 
     def fitting(many: Sequence[Example]) -> list[tuple[Example, Encoded]]:
         encoded = [(one, encode_example(tokenizer, task, one)) for one in many]
         return [pair for pair in encoded if len(pair[1]) <= max_text_tokens]
 
-    kept, kept_dev = fitting(examples), fitting(dev[:max_dev_examples])
+    kept, kept_dev = fitting(examples), fitting(dev)
     if not kept:
         problem = f"all {len(examples)} examples have more than {max_text_tokens} tokens"
         raise BadInput(source.name, problem)

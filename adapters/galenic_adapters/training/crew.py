@@ -44,12 +44,12 @@ class Alone:
 
 
 class Accelerated:
-    """Under ``accelerate launch``."""
+    """Under ``accelerate launch``, or what else starts processes as torchrun does."""
 
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        self._state = PartialState()
+        self._state = PartialState(cpu=not torch.cuda.is_available())
         self.rank: int = self._state.process_index
 
     def part(self, batches: Sequence[T]) -> Sequence[T]:

@@ -91,9 +91,16 @@ class Factors(Learner):
             self.b_KRD = nn.Parameter(torch.zeros_like(self.v_KRD))
 
     @classmethod
-    def over(cls, metaprompt: Metaprompt, names: Sequence[str], starts: Sequence[Factor]) -> Self:
+    def over(
+        cls,
+        metaprompt: Metaprompt,
+        names: Sequence[str],
+        starts: Sequence[Factor],
+        *,
+        additive: bool = False,
+    ) -> Self:
         """Factors over a frozen metaprompt, each from its own start."""
-        made = cls(metaprompt.rows_PD, names, starts[0].rank)
+        made = cls(metaprompt.rows_PD, names, starts[0].rank, additive=additive)
         made.shared.requires_grad_(False)
         with torch.no_grad():
             made.u_KPR.copy_(torch.stack([one.u_PR.float() for one in starts]))
@@ -109,9 +116,9 @@ class Factors(Learner):
     def metaprompt(self, dtype: torch.dtype) -> Metaprompt:
         return Metaprompt(self.shared.detach().to("cpu", dtype).clone())
 
-    def factor(self, which: int, dtype: torch.dtype) -> Factor:
+    def factor(self, which: int) -> Factor:
         u_PR, v_RD = self.u_KPR[which].detach(), self.v_KRD[which].detach()
-        return Factor(u_PR.to("cpu", dtype).clone(), v_RD.to("cpu", dtype).clone())
+        return Factor(u_PR.cpu().clone(), v_RD.cpu().clone())
 
 
 def ones_factor(num_positions: int, width: int, rank: int, *, seed: int = 0) -> Factor:

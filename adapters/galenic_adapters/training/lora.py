@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,14 @@ class Loras(Learner):
         self.scaling = alpha / rank
         self.which_B: Tensor | None = None
         self.layers = list(linear_layers(model))
-        rng = torch.Generator().manual_seed(seed)
+        rngs = [torch.Generator().manual_seed(crc32(name.encode()) + seed) for name in names]
         for number, layer in enumerate(self.layers):
-            a_RI = torch.empty(rank, layer.in_features)
-            nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=rng)  # as the paper's code
-            b_OR = torch.zeros(layer.out_features, rank)
-            for name, start in ((f"a{number}", a_RI), (f"b{number}", b_OR)):
-                self.register_parameter(name, nn.Parameter(start.repeat(len(names), 1, 1)))
+            a_KRI = torch.empty(len(names), rank, layer.in_features)
+            for a_RI, rng in zip(a_KRI, rngs, strict=True):
+                nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=rng)  # as PEFT does
+            self.register_parameter(f"a{number}", nn.Parameter(a_KRI))
+            b_KOR = torch.zeros(len(names), layer.out_features, rank)
+            self.register_parameter(f"b{number}", nn.Parameter(b_KOR))
 
     def prompts(self, which_K: Tensor) -> None:
         return None

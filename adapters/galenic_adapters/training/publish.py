@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import Metaprompt
+from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.manifest import BackboneId, Manifest, TrainingSet
 from galenic_adapters.package import Package, write_metaprompt
 from galenic_adapters.training.courses import Course
@@ -26,7 +26,7 @@ def publish_metaprompt(learner: Factors, folder: Path) -> Metaprompt:
 
 
 def publish_factor(
-    learner: Factors,
+    factor: Factor,
     course: Course,
     folder: Path,
     *,
@@ -36,7 +36,7 @@ def publish_factor(
 ) -> Package:
     """Write *course*'s factor into *folder* as ``<name>.safetensors``; the card says *how*."""
     source = course.source
-    factor = learner.factor(learner.names.index(source.name), DTYPE)
+    factor = Factor(factor.u_PR.to(DTYPE), factor.v_RD.to(DTYPE))
     manifest = Manifest(
         name=source.name,
         task=course.task.name,

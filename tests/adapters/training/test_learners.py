@@ -29,7 +29,7 @@ def test_prompts_are_what_the_server_composes():
     metaprompt = learner.metaprompt(torch.float32)
 
     for which in range(2):
-        composed = compose(metaprompt, learner.factor(which, torch.float32))
+        composed = compose(metaprompt, learner.factor(which))
         assert torch.equal(composed, learner.prompts(ALL)[which])
 
 

@@ -20,7 +20,7 @@ def known(sources, backbone, tmp_path_factory):
     recipe = Recipe(sources, learn, num_positions=P, rank=2)
     learner, courses = learn_sources(recipe, backbone, tmp_path_factory.mktemp("known"))
     factors = [
-        Known(course.name, course.source.task, learner.factor(k, torch.float32))
+        Known(course.name, course.source.task, learner.factor(k))
         for k, course in enumerate(courses)
     ]
     return learner.metaprompt(torch.float32), factors, courses

@@ -1,0 +1,97 @@
+"""
+How large a study is: which data, how many steps, seeds and draws. Presets lie in
+``adapters/recipes/study-*.json``; a figure in a report belongs to one.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from galenic_adapters.errors import BadInput, NotFound
+from galenic_adapters.training.recipe import STRICT, Distillation, Phase
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Rates:
+    """Peak learning rates of the methods; their budget is the same."""
+
+    galenic: float = 0.1
+    prompt_tuning: float = 0.03
+    lora: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class FewShot:
+    """
+    shots: the k. draws: how often k examples are drawn. phase: the budget of each, its rate being
+    the method's. max_test: test examples of each.
+    """
+
+    shots: tuple[int, ...]
+    draws: int
+    phase: Phase
+    max_test: int
+
+
+@dataclass(frozen=True, slots=True, config=STRICT)
+class Preset:
+    """
+    sources, targets: names of the catalogue; all where none.   teach, distil, student: how the
+    metaprompt comes about.   target: the budget of every method on a target.   start: where target
+    factors start.   variants: the ablations that are run.   max_test, max_dev: examples.
+    max_tokens: of an answer, less than the task's own where that is too slow.
+    """
+
+    teach: Phase
+    student: Phase
+    target: Phase
+    seeds: int
+    few_shot: FewShot
+    variants: tuple[str, ...] = ()
+    variant_seeds: int = 1
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    distil: Distillation = Distillation()
+    init: Literal["text", "vocabulary", "teachers"] = "text"
+    start: Literal["ones", "mean", "task", "nearest"] = "nearest"
+    rates: Rates = Rates()
+    lora_rank: int = 8
+    num_positions: int = 64
+    rank: int = 16
+    max_test: int = 500
+    max_dev: int = 100
+    max_text_tokens: int = 768
+    max_tokens: int | None = None
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """A preset that comes with Galenic, or a file."""
+        path = RECIPES / f"study-{name}.json"
+        path = path if path.is_file() else Path(name)
+        try:
+            return cls.from_json(json.loads(path.read_text("utf-8")))
+        except OSError as e:
+            known = ", ".join(
+                sorted(p.stem.removeprefix("study-") for p in RECIPES.glob("study-*"))
+            )
+            raise NotFound(f"no preset {name[:80]!r}: it is a file or one of {known}") from e
+        except json.JSONDecodeError as e:
+            raise BadInput(str(path), f"is not JSON: {e}") from e
+
+    @classmethod
+    def from_json(cls, row: Any) -> Self:
+        try:
+            return TypeAdapter(cls).validate_python(row)
+        except ValidationError as e:
+            first = e.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "preset"
+            raise BadInput(where, first["msg"]) from e
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

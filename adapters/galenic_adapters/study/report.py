@@ -1,0 +1,197 @@
+"""
+A study's report: ``report.md`` to read, ``report.json`` with every figure and its records.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from galenic_adapters.errors import Unavailable
+from galenic_adapters.evaluation.chance import interval
+from galenic_adapters.study.figures import (
+    Cell,
+    Curve,
+    Table,
+    average,
+    compared,
+    costs,
+    curves,
+    few_shot_cells,
+    main_table,
+    variant_table,
+)
+from galenic_adapters.study.pieces import Say
+from galenic_adapters.study.plots import plot_few_shot, plot_variants
+from galenic_adapters.study.preset import Preset
+from galenic_adapters.study.records import Exam
+
+Lines = Iterator[str]
+
+
+def write_report(
+    folder: Path, preset: Preset, exams: Sequence[Exam], facts: dict[str, Any], say: Say
+) -> None:
+    """
+    What there is so far; pieces that were not run are named as such.
+
+    Raises `Unavailable` where a library for scoring is missing: the records can be scored later.
+    """
+    targets = [exam.listed.name for exam in exams]
+    table = main_table(folder, exams)
+    variants = variant_table(folder, exams, preset.variants)
+    learned = curves(folder, exams, preset.few_shot.shots)
+    every = [one for many in (*table.values(), *variants.values()) for one in many.values()]
+    every += few_shot_cells(folder, exams, preset.few_shot.shots)
+    cells = list({(one.method, one.target): one for one in every}.values())
+    pictures = [
+        *_drawn(lambda: plot_few_shot(folder, learned) if learned else [], say),
+        *_drawn(lambda: plot_variants(folder, variants, targets) if variants else [], say),
+    ]
+    sections = [
+        _head(facts, preset),
+        _main(table, targets, facts),
+        _significance(table),
+        _variants(variants, targets, preset),
+        _few_shot(learned, preset),
+        (f"![{name}]({name})" for name in pictures if name.endswith(".svg")),
+        _costs(folder),
+        _trace(cells),
+    ]
+    text = "\n\n".join("\n".join(section) for section in sections)
+    (folder / "report.md").write_text(text + "\n", "utf-8")
+    whole = {
+        "facts": facts,
+        "figures": [_figure(one) for one in cells],
+        "comparisons": [asdict(one) for one in compared(table)],
+        "costs": [asdict(one) for one in costs(folder)],
+    }
+    (folder / "report.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+    say(f"{folder / 'report.md'}: {len(cells)} figures")
+
+
+def _drawn(draw: Callable[[], list[str]], say: Say) -> list[str]:
+    try:
+        return draw()
+    except Unavailable as missing:
+        say(str(missing))
+        return []
+
+
+def _figure(one: Cell) -> dict[str, Any]:
+    return {
+        "target": one.target,
+        "method": one.method,
+        "metric": one.metric,
+        "values": dict(zip(one.runs, one.values, strict=True)),
+        "intervals": {run: interval(t) for run, t in zip(one.runs, one.tallies, strict=True)},
+        "all_metrics": {run: e.scores.metrics for run, e in one.runs.items()},
+        "mean": one.mean,
+        "sd": one.sd,
+        "num_examples": len(next(iter(one.runs.values())).examples),
+        "mean_num_unread": one.num_unread,
+        "files": one.files,
+    }
+
+
+def _head(facts: dict[str, Any], preset: Preset) -> Lines:
+    yield "# A study of the method"
+    yield ""
+    yield f"Preset `{facts['preset']}`, backbone {facts['backbone']}"
+    yield f"({facts['num_parameters']:,} parameters), {len(facts['sources'])} sources. Every method"
+    yield f"learned a target in {preset.target.num_steps} steps of {preset.target.rows_per_source}"
+    yield f"examples and is its best on dev data; scores are of at most {preset.max_test} test"
+    yield f"examples, mean ± standard deviation over {preset.seeds} seeds of the target stage."
+
+
+def _main(table: Table, targets: Sequence[str], facts: dict[str, Any]) -> Lines:
+    yield "## Targets"
+    yield ""
+    yield "| method | parameters a task | bytes a task | average | " + " | ".join(targets) + " |"
+    yield "|---" * (len(targets) + 4) + "|"
+    for method, cells in table.items():
+        size = facts["num_learned"].get(method, 0)
+        share = f"{size:,} ({size / facts['num_parameters']:.4%})" if size else "0"
+        mean = average(cells, targets)
+        shown = " | ".join(str(cells.get(target, "not run")) for target in targets)
+        averaged = "not run" if mean is None else f"{mean:.3f}"
+        yield f"| {method} | {share} | {2 * size:,} | {averaged} | {shown} |"
+    some = next(iter(table.values()), {})
+    yield ""
+    yield "Metrics: " + ", ".join(f"{one.target} {one.metric}" for one in some.values()) + "."
+    yield ""
+    yield "Answers that were not clean (mean over seeds; they count as what could be read of them):"
+    for method, cells in table.items():
+        unread = ", ".join(f"{t} {one.num_unread:.0f}" for t, one in cells.items())
+        yield f"- {method}: {unread}"
+
+
+def _significance(table: Table) -> Lines:
+    yield "## Is it chance?"
+    yield ""
+    yield "Paired approximate randomization over test examples; p is corrected by Holm's method for"
+    yield "all comparisons of this table."
+    yield ""
+    yield "| target | against | difference | corrected p |"
+    yield "|---|---|---|---|"
+    for one in compared(table):
+        yield f"| {one.target} | {one.other} | {one.difference:+.3f} | {one.p:.4f} |"
+
+
+def _variants(table: Table, targets: Sequence[str], preset: Preset) -> Lines:
+    yield "## What the parts are worth"
+    yield ""
+    yield f"{preset.variant_seeds} seed(s) a variant. `rank_N`: another rank; `sources_N`: only the"
+    yield "first N sources; `random_metaprompt`: rows drawn from the vocabulary in place of P*."
+    yield ""
+    yield "| variant | average | " + " | ".join(targets) + " |"
+    yield "|---" * (len(targets) + 2) + "|"
+    for name, cells in table.items():
+        mean = average(cells, targets)
+        shown = " | ".join(str(cells.get(target, "not run")) for target in targets)
+        yield f"| {name} | {'not run' if mean is None else f'{mean:.3f}'} | {shown} |"
+    missing = [name for name in preset.variants if name not in table]
+    if missing:
+        yield ""
+        yield f"Not run: {', '.join(missing)}."
+
+
+def _few_shot(learned: Sequence[Curve], preset: Preset) -> Lines:
+    yield "## From few examples"
+    yield ""
+    yield f"Means over {preset.few_shot.draws} draws of k examples and over a task's targets."
+    yield ""
+    shots = preset.few_shot.shots
+    yield "| task | method | " + " | ".join(f"k = {k}" for k in shots) + " |"
+    yield "|---" * (len(shots) + 2) + "|"
+    for curve in learned:
+        shown = [f"{fmean(curve.draws[k]):.3f}" if k in curve.draws else "not run" for k in shots]
+        yield f"| {curve.task} | {curve.method} | {' | '.join(shown)} |"
+
+
+def _costs(folder: Path) -> Lines:
+    yield "## What it took"
+    yield ""
+    yield "| piece | steps | text tokens | training, s | in all, s | device |"
+    yield "|---|---|---|---|---|---|"
+    for one in costs(folder):
+        yield (
+            f"| {one.piece} | {one.steps} | {one.tokens:,} | {one.training_seconds:.0f} |"
+            f" {one.seconds:.0f} | {one.device} |"
+        )
+
+
+def _trace(cells: Sequence[Cell]) -> Lines:
+    yield "## Where each figure is from"
+    yield ""
+    yield "`report.json` names every figure's records, which hold each answer; `galenic reproduce`"
+    yield "reads the figures from them again."
+    yield ""
+    yield "| figure | records |"
+    yield "|---|---|"
+    for one in cells:
+        first, *others = one.files
+        more = f" and {len(others)} more" if others else ""
+        yield f"| {one.method}, {one.target} | `{first}`{more} |"

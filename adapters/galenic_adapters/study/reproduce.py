@@ -1,0 +1,150 @@
+"""
+The whole study, in the order it happens; what matters most comes first.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from galenic_adapters.backbone import ensure
+from galenic_adapters.errors import BadInput, Unavailable
+from galenic_adapters.manifest import BackboneId
+from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.study.catalogue import Listed, chosen, read_catalogue
+from galenic_adapters.study.figures import few_piece
+from galenic_adapters.study.harvest import harvest
+from galenic_adapters.study.pieces import Pieces, Say
+from galenic_adapters.study.preset import Preset
+from galenic_adapters.study.records import Exam
+from galenic_adapters.study.report import write_report
+from galenic_adapters.study.stages import (
+    MAIN,
+    METHODS,
+    MULTITASK,
+    Study,
+    distil,
+    on_few,
+    on_sources,
+    on_targets,
+    teach,
+    untuned,
+)
+from galenic_adapters.training.learners import DensePrompts, Factors
+from galenic_adapters.training.lora import linear_layers
+
+PARTS = ("main", "zoo", "few_shot", "variants")
+
+
+def reproduce(
+    preset_name: str,
+    folder: Path,
+    *,
+    data: Path,
+    backbone: str | None = None,
+    parts: Sequence[str] = PARTS,
+    report_only: bool = False,
+    say: Say = print,
+) -> None:
+    """
+    Run the preset's pieces that are not done in *folder*, and write the report.
+
+    Raises `Conflict` where the folder is another study's, `BadInput` for faulty data.
+    """
+    if unknown := set(parts) - set(PARTS):
+        raise BadInput("part", f"{', '.join(sorted(unknown))[:80]} is none of {', '.join(PARTS)}")
+    preset = Preset.load(preset_name)
+    listed = read_catalogue(data)
+    sources = chosen(listed, "source", preset.sources)
+    exams = [Exam.of(one, preset.max_test) for one in chosen(listed, "target", preset.targets)]
+    pieces = Pieces(folder, _device(), say)
+    if not report_only:
+        found = ensure(backbone, say)
+        identity = BackboneId(name=found.name, revision=found.revision)
+        model = PromptedBackbone(found.path)
+        study = Study(preset, model, identity, data, sources, exams)
+        pieces.claim(_facts(preset_name, study))
+        _run(study, pieces, parts)
+    facts = pieces.facts()
+    try:
+        write_report(folder, preset, exams, facts, say)
+        if pieces.is_done("targets/sources") and pieces.is_done(f"targets/{MAIN}"):
+            harvest(folder, folder / "zoo", _source_exams(sources, preset), exams)
+    except Unavailable as missing:
+        say(f"{missing}; the records are kept: --report-only scores them where it is installed")
+
+
+def _run(study: Study, pieces: Pieces, parts: Sequence[str]) -> None:
+    preset = study.preset
+    teachers = pieces.path("sources/teachers")
+    source = pieces.path(f"sources/{MAIN}")
+    pieces.do("sources/teachers", partial(teach, study))
+    pieces.do(f"sources/{MAIN}", lambda into: distil(study, MAIN, into, teachers))
+    if "main" in parts:
+        for method in METHODS:
+            pieces.do(f"targets/{method}", partial(_on_targets, study, method, source))
+        pieces.do("targets/untuned", partial(untuned, study))
+        _run_variant(study, pieces, MULTITASK)
+    if "zoo" in parts:
+        exams = _source_exams(study.sources, preset)
+        pieces.do("targets/sources", lambda into: on_sources(study, exams, into, source))
+    if "few_shot" in parts:
+        for shots in preset.few_shot.shots:
+            for method in METHODS:
+                work = partial(_on_few, study, method, shots, source)
+                pieces.do(few_piece(method, shots), work)
+    if "variants" in parts:
+        for variant in preset.variants:
+            _run_variant(study, pieces, variant)
+
+
+def _run_variant(study: Study, pieces: Pieces, variant: str) -> None:
+    own = None
+    if variant != "random_metaprompt":
+        own = pieces.path(f"sources/{variant}")
+        teachers = pieces.path("sources/teachers")
+        pieces.do(f"sources/{variant}", partial(_distil, study, variant, teachers))
+    pieces.do(f"targets/{variant}", partial(_on_targets, study, variant, own))
+
+
+def _distil(study: Study, variant: str, teachers: Path, into: Path) -> None:
+    distil(study, variant, into, teachers)
+
+
+def _on_targets(study: Study, method: str, source: Path | None, into: Path) -> None:
+    on_targets(study, method, into, source)
+
+
+def _on_few(study: Study, method: str, shots: int, source: Path, into: Path) -> None:
+    on_few(study, method, shots, into, source)
+
+
+def _source_exams(sources: Sequence[Listed], preset: Preset) -> list[Exam]:
+    return [Exam.of(one, preset.max_test) for one in sources]
+
+
+def _facts(preset_name: str, study: Study) -> dict[str, Any]:
+    """What a report says of the study as a whole."""
+    preset, model = study.preset, study.backbone
+    factor = Factors(torch.zeros(preset.num_positions, model.width), ["x"], preset.rank)
+    dense = DensePrompts(torch.zeros(preset.num_positions, model.width), ["x"])
+    lora = sum(
+        preset.lora_rank * (layer.in_features + layer.out_features)
+        for layer in linear_layers(model.model)
+    )
+    learned = {MAIN: factor.num_own(), "prompt_tuning": dense.num_own(), "lora": lora}
+    return {
+        "preset": Path(preset_name).name,
+        "settings": preset.to_json(),
+        "backbone": str(study.backbone_id),
+        "num_parameters": model.num_parameters,
+        "num_learned": learned | {MULTITASK: factor.num_own()},
+        "sources": [one.name for one in study.sources],
+        "targets": [exam.listed.name for exam in study.exams],
+    }
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

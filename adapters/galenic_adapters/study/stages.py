@@ -1,0 +1,323 @@
+"""
+What is learned in a study, stage by stage: teachers, metaprompts, targets, targets from few
+examples.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from galenic_adapters.errors import BadInput
+from galenic_adapters.factor import Metaprompt
+from galenic_adapters.manifest import BackboneId
+from galenic_adapters.package import read_metaprompt
+from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned
+from galenic_adapters.study.catalogue import Listed
+from galenic_adapters.study.instructed import Instructed
+from galenic_adapters.study.preset import Preset
+from galenic_adapters.study.records import Exam, Sitting, sit
+from galenic_adapters.tasks.base import Example
+from galenic_adapters.training.courses import Course, drawn, encode_course
+from galenic_adapters.training.learn import BATCH_TOKENS, Run, dev_losses
+from galenic_adapters.training.learners import DensePrompts, Factors, Learner
+from galenic_adapters.training.lora import Loras
+from galenic_adapters.training.publish import publish_factor, publish_metaprompt
+from galenic_adapters.training.recipe import Phase, Recipe
+from galenic_adapters.training.sources import learn_metaprompt, learn_teachers, read_sources
+from galenic_adapters.training.starts import Known, known_in, start_factor
+from galenic_adapters.zoo import METAPROMPT
+
+METHODS = ("galenic", "prompt_tuning", "lora")
+MAIN = "galenic"
+MULTITASK = "no_distillation"
+"""Multitask prompt tuning: the same without teachers. A variant, and a baseline."""
+TEACHERS = "teachers.safetensors"
+DEV_LOSSES = "dev_losses.json"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all stages need; what is read from disk is read once, when first wanted."""
+
+    preset: Preset
+    backbone: PromptedBackbone
+    backbone_id: BackboneId
+    data: Path
+    sources: Sequence[Listed]
+    exams: Sequence[Exam]
+
+    @property
+    def batch_tokens(self) -> int:
+        return BATCH_TOKENS[self.backbone.device.type]
+
+    @cached_property
+    def source_courses(self) -> list[Course]:
+        return read_sources(self.recipe(MAIN), self.backbone, self.data)
+
+    @cached_property
+    def target_courses(self) -> list[Course]:
+        """With all training examples."""
+        return [
+            self._course(exam, exam.listed.read("train").examples, with_dev=True)
+            for exam in self.exams
+        ]
+
+    @cached_property
+    def _target_examples(self) -> list[tuple[Example, ...]]:
+        return [exam.listed.read("train").examples for exam in self.exams]
+
+    def few(self, which: int, shots: int, draw: int) -> Course:
+        """Target number *which* with *shots* examples, and none to choose by."""
+        exam = self.exams[which]
+        chosen = drawn(self._target_examples[which], shots, str(draw))
+        return named(self._course(exam, chosen, with_dev=False), f"d{draw}")
+
+    def _course(self, exam: Exam, train: Sequence[Example], *, with_dev: bool) -> Course:
+        dev = exam.listed.read("dev").examples[: self.preset.max_dev] if with_dev else ()
+        return encode_course(
+            exam.listed.source(),
+            exam.task,
+            train,
+            dev,
+            self.backbone.tokenizer,
+            max_text_tokens=self.preset.max_text_tokens,
+        )
+
+    def recipe(self, variant: str) -> Recipe:
+        """How the metaprompt of *variant* is learned; `galenic` is the method whole."""
+        preset = self.preset
+        whole = Recipe(
+            tuple(one.source() for one in self.sources),
+            preset.student,
+            teach=preset.teach,
+            distil=preset.distil,
+            num_positions=preset.num_positions,
+            rank=preset.rank,
+            init=preset.init,
+            max_text_tokens=preset.max_text_tokens,
+            max_dev_examples=preset.max_dev,
+        )
+        kind, _, number = variant.rpartition("_")
+        if variant == MAIN:
+            return whole
+        if variant == MULTITASK:
+            return replace(whole, teach=None, distil=None, init="text")
+        if variant == "no_decomposition":
+            return replace(whole, learn=replace(preset.student, lr=0.0))
+        if variant == "additive":
+            return replace(whole, additive=True)
+        if kind == "rank" and number.isdigit():
+            return replace(whole, rank=int(number))
+        if kind == "sources" and number.isdigit():
+            return replace(whole, sources=whole.sources[: int(number)])
+        raise BadInput("variants", f"{variant[:40]!r} is not known")
+
+
+def named(course: Course, run: str) -> Course:
+    """The same course under a name of its own, which its examples' order hangs on."""
+    return replace(course, source=replace(course.source, name=f"{course.name}.{run}"))
+
+
+# Sources
+
+
+def teach(study: Study, folder: Path) -> None:
+    """A dense prompt for every source."""
+    recipe = study.recipe(MAIN)
+    teachers = learn_teachers(recipe, study.source_courses, study.backbone, folder)
+    assert teachers is not None
+    save_file({"rows_KPD": teachers.rows_KPD.detach().cpu().contiguous()}, folder / TEACHERS)
+
+
+def distil(study: Study, variant: str, folder: Path, teachers_folder: Path) -> None:
+    """The metaprompt of *variant* with its sources' factors, as packages."""
+    recipe = study.recipe(variant)
+    courses = study.source_courses[: len(recipe.sources)]
+    teachers = None
+    if recipe.teach:
+        rows_KPD = load_file(teachers_folder / TEACHERS)["rows_KPD"][: len(courses)]
+        teachers = DensePrompts(rows_KPD[0], [course.name for course in courses])
+        teachers.load_state_dict({"rows_KPD": rows_KPD})
+        teachers.to(study.backbone.device).requires_grad_(False)
+    learner = learn_metaprompt(recipe, courses, study.backbone, folder, teachers)
+    metaprompt = publish_metaprompt(learner, folder)
+    for which, course in enumerate(courses):
+        publish_factor(
+            learner.factor(which),
+            course,
+            folder,
+            metaprompt=metaprompt,
+            backbone=study.backbone_id,
+            how=f"{variant} of a study, {recipe.learn.num_steps} steps",
+        )
+
+
+# Targets
+
+
+def seeded(study: Study, seeds: int) -> tuple[list[Course], list[Sitting]]:
+    """Every target once a seed, and the exam that each takes."""
+    pairs = [(which, f"s{seed}") for which in range(len(study.exams)) for seed in range(seeds)]
+    courses = [named(study.target_courses[which], run) for which, run in pairs]
+    sittings = [
+        Sitting(number, run, study.exams[which]) for number, (which, run) in enumerate(pairs)
+    ]
+    return courses, sittings
+
+
+def on_targets(study: Study, method: str, folder: Path, source: Path | None = None) -> None:
+    """
+    *method* learns every target, all side by side, and takes the exams.
+
+    For a factor *source* is where its metaprompt lies; without one, it is drawn by chance.
+    """
+    is_compared = method in (*METHODS, MULTITASK)
+    seeds = study.preset.seeds if is_compared else study.preset.variant_seeds
+    courses, sittings = seeded(study, seeds)
+    learner = _learn_and_sit(study, method, courses, sittings, study.preset.target, folder, source)
+    if method == MAIN and source and isinstance(learner, Factors):
+        _publish(study, learner, courses, sittings, folder, source)
+
+
+def on_few(study: Study, method: str, shots: int, folder: Path, source: Path) -> None:
+    """The same from *shots* examples, once a draw; from none, with what was there before."""
+    few = study.preset.few_shot
+    exams = [exam.first(few.max_test) for exam in study.exams]
+    if shots == 0:
+        sittings = [Sitting(which, "d0", exam) for which, exam in enumerate(exams)]
+        _sit(study, _unlearned(study, method, source), sittings, folder)
+        return
+    pairs = [(which, draw) for which in range(len(exams)) for draw in range(few.draws)]
+    courses = [study.few(which, shots, draw) for which, draw in pairs]
+    sittings = [
+        Sitting(number, f"d{draw}", exams[which]) for number, (which, draw) in enumerate(pairs)
+    ]
+    _learn_and_sit(study, method, courses, sittings, few.phase, folder, source)
+
+
+def _learn_and_sit(
+    study: Study,
+    method: str,
+    courses: Sequence[Course],
+    sittings: Sequence[Sitting],
+    budget: Phase,
+    folder: Path,
+    source: Path | None,
+) -> Learner:
+    preset = study.preset
+    rates = {"prompt_tuning": preset.rates.prompt_tuning, "lora": preset.rates.lora}
+    phase = replace(budget, lr=rates.get(method, preset.rates.galenic))
+    learner = _learner(study, method, courses, source)
+    with learner.attached() if isinstance(learner, Loras) else nullcontext():
+        run = Run(learner, study.backbone, courses, phase, folder)
+        run.finish(method)
+        run.take_best()
+        _sit(study, learner, sittings, folder)
+    return learner
+
+
+def _publish(
+    study: Study,
+    learner: Factors,
+    courses: Sequence[Course],
+    sittings: Sequence[Sitting],
+    folder: Path,
+    source: Path,
+) -> None:
+    """Every target's package of every seed, and their dev losses, to choose by."""
+    metaprompt, _ = _source(study, source)
+    for which, one in enumerate(sittings):
+        plain = replace(courses[which], source=one.exam.listed.source())
+        into = folder / "packages" / one.run
+        into.mkdir(parents=True, exist_ok=True)
+        publish_factor(
+            learner.factor(which),
+            plain,
+            into,
+            metaprompt=metaprompt,
+            backbone=study.backbone_id,
+            how=f"Over a frozen metaprompt, {study.preset.target.num_steps} steps, {one.run}",
+        )
+    nats = dev_losses(study.backbone, learner, courses, study.batch_tokens)
+    (folder / DEV_LOSSES).write_text(json.dumps(nats, indent=2) + "\n", "utf-8")
+
+
+def _sit(
+    study: Study, tuning: Tuning, sittings: Sequence[Sitting], folder: Path, **how: Any
+) -> None:
+    sit(study.backbone, tuning, sittings, folder, max_tokens=study.preset.max_tokens, **how)
+
+
+def _learner(study: Study, method: str, courses: Sequence[Course], source: Path | None) -> Learner:
+    """What *method* has to learn, as it is before."""
+    names = [course.name for course in courses]
+    if method == "prompt_tuning":
+        return DensePrompts(_text(study), names)
+    if method == "lora":
+        return Loras(study.backbone.model, names, study.preset.lora_rank)
+    metaprompt, known = _source(study, source)
+    recipe = study.recipe(MAIN if method == "random_metaprompt" else method)
+    how = "ones" if method in ("random_metaprompt", "no_decomposition") else study.preset.start
+    starts = [
+        start_factor(how, known, course, study.backbone, metaprompt, recipe.rank)
+        for course in courses
+    ]
+    return Factors.over(metaprompt, names, starts, additive=recipe.additive)
+
+
+def _source(study: Study, source: Path | None) -> tuple[Metaprompt, list[Known]]:
+    if source is None:
+        rows_PD = study.backbone.embed_vocabulary(study.preset.num_positions, seed=0)
+        return Metaprompt(rows_PD.cpu()), []
+    metaprompt = read_metaprompt((source / METAPROMPT).read_bytes())
+    return metaprompt, known_in(source, study.backbone_id, metaprompt)
+
+
+def _text(study: Study) -> Tensor:
+    return study.backbone.embed_text(study.recipe(MAIN).text, study.preset.num_positions)
+
+
+def _unlearned(study: Study, method: str, source: Path) -> Tuning:
+    """What *method* has before it has seen an example of a target."""
+    if method == "lora":
+        return Untuned()
+    if method == "prompt_tuning":
+        return FixedPrompts(_text(study).repeat(len(study.exams), 1, 1))
+    metaprompt, known = _source(study, source)
+    starts = [
+        start_factor("task", known, course, study.backbone, metaprompt, study.preset.rank)
+        for course in study.target_courses
+    ]
+    learner = Factors.over(metaprompt, [exam.listed.name for exam in study.exams], starts)
+    with torch.no_grad():
+        return FixedPrompts(learner.prompts(torch.arange(len(starts))))
+
+
+def untuned(study: Study, folder: Path) -> None:
+    """The bare backbone, asked as everyone is, and under its best instruction."""
+    for run, wording in (("plain", None), ("instructed", Instructed)):
+        sittings = [Sitting(0, run, exam) for exam in study.exams]
+        _sit(study, Untuned(), sittings, folder, wording=wording)
+
+
+def on_sources(study: Study, exams: Sequence[Exam], folder: Path, source: Path) -> None:
+    """The sources' own factors and the bare backbone take the sources' exams."""
+    metaprompt, known = _source(study, source)
+    factors = {one.name: one.factor for one in known}
+    names = [exam.listed.name for exam in exams]
+    learner = Factors.over(metaprompt, names, [factors[name] for name in names])
+    _sit(
+        study,
+        learner.to(study.backbone.device),
+        [Sitting(which, "s0", exam) for which, exam in enumerate(exams)],
+        folder,
+    )
+    _sit(study, Untuned(), [Sitting(0, "plain", exam) for exam in exams], folder)
