@@ -1,5 +1,5 @@
 """
-The engine as tenants meet it: in their turn, counted, and not killed twice by the same request.
+How tenants come to the engine: in their turn, counted, and not with what has killed it before.
 """
 
 import hashlib
@@ -7,15 +7,15 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 from galenic_adapters.errors import EngineDied, Quarantined
-from galenic_server.engine.base import Delta, Engine, EngineConfig, EngineStats, Request
-from galenic_server.fairness import Turns
+from galenic_server.engine.base import AnyTime, Pass, Work
+from galenic_server.fairness import Turn, Turns
 
 QUARANTINE_SECONDS = 3600.0
 MOST_SUSPECTS = 10_000
@@ -57,21 +57,21 @@ class Quarantine:
         self._key = secrets.token_bytes(32)
         self._deaths: OrderedDict[bytes, tuple[float, int]] = OrderedDict()  # the oldest first
 
-    def check(self, request: Request) -> None:
+    def check(self, work: Work) -> None:
         """Raises `Quarantined`."""
         self._forget_old()
-        if self._deaths and self._count(self._hash(request)) >= self._num_deaths:
+        if self._deaths and self._count(self._hash(work)) >= self._num_deaths:
             raise Quarantined("the engine died each time that it was asked this")
 
-    def died_with(self, request: Request) -> None:
+    def died_with(self, work: Work) -> None:
         """Raises `Quarantined` where this was one time too many."""
-        hashed = self._hash(request)
+        hashed = self._hash(work)
         count = self._count(hashed) + 1
         self._deaths[hashed] = (self._clock(), count)
         self._deaths.move_to_end(hashed)
         if len(self._deaths) > MOST_SUSPECTS:
             self._deaths.popitem(last=False)
-        self.check(request)
+        self.check(work)
 
     def _count(self, hashed: bytes) -> int:
         return self._deaths.get(hashed, (0.0, 0))[1]
@@ -81,79 +81,63 @@ class Quarantine:
         while self._deaths and next(iter(self._deaths.values()))[0] < horizon:
             self._deaths.popitem(last=False)
 
-    def _hash(self, request: Request) -> bytes:
-        asked = replace(request, id="", priority=0, text_ids=tuple(request.text_ids))
-        return hmac.new(self._key, repr(asked).encode(), hashlib.sha256).digest()
+    def _hash(self, work: Work) -> bytes:
+        asked = repr((work.tenant, work.adapter, list(work.text_ids), work.how))
+        return hmac.new(self._key, asked.encode(), hashlib.sha256).digest()
 
 
+@dataclass(slots=True)
 class Admitted:
-    """An `Engine` whose requests wait their turn; *inner* is the one that answers."""
+    """The `Pass` of a request: what it says is charged to its tenant, and written down."""
+
+    turn: Turn
+    used: Used
+    spend: Callable[[int], None]
+
+    @property
+    def priority(self) -> int:
+        return self.turn.priority
+
+    def said(self, num_tokens: int) -> None:
+        self.turn.num_tokens += num_tokens
+        self.used.num_completion_tokens += num_tokens
+        self.spend(num_tokens)
+
+
+class Admission:
+    """The `Gate` of a server: every tenant in its turn, counted, and not with what kills."""
 
     def __init__(
         self,
-        inner: Engine,
         turns: Turns,
         quarantine: Quarantine,
         *,
         spend: Callable[[str, int], None] = lambda tenant, num_tokens: None,
     ) -> None:
-        self.inner = inner
         self.turns = turns
         self._quarantine = quarantine
         self._spend = spend
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        self._quarantine.check(request)
-        num_prompt = len(request.text_ids)
-        used = _used_by(request)
-        async with self.turns.take(
-            request.tenant, num_prompt + request.sampling.max_tokens
-        ) as turn:
-            asked = replace(request, priority=turn.priority)
+    @asynccontextmanager
+    async def enter(self, work: Work) -> AsyncIterator[Pass]:
+        if not work.tenant:  # the engine's own, at its start
+            yield AnyTime()
+            return
+        self._quarantine.check(work)
+        num_prompt = len(work.text_ids)
+        used = _used_by(work)
+        async with self.turns.take(work.tenant, num_prompt + work.max_tokens) as turn:
+            self._spend(work.tenant, num_prompt)
             turn.num_tokens = num_prompt
-            self._spend(request.tenant, num_prompt)
             used.num_prompt_tokens += num_prompt
             try:
-                async with aclosing(self.inner.generate(asked)) as deltas:  # type: ignore[type-var]
-                    async for delta in deltas:
-                        turn.num_tokens += delta.num_tokens
-                        self._spend(request.tenant, delta.num_tokens)
-                        used.num_completion_tokens += delta.num_tokens
-                        yield delta
+                yield Admitted(turn, used, partial(self._spend, work.tenant))
             except EngineDied:
-                self._quarantine.died_with(request)
+                self._quarantine.died_with(work)
                 raise
         used.num_answers += 1
 
-    # The rest is the inner one's
 
-    @property
-    def config(self) -> EngineConfig:
-        return self.inner.config
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.inner.tokenizer
-
-    async def start(self) -> None:
-        await self.inner.start()
-
-    async def stop(self) -> None:
-        await self.inner.stop()
-
-    async def healthy(self) -> bool:
-        return await self.inner.healthy()
-
-    async def seat(self, digests: Sequence[str]) -> None:
-        await self.inner.seat(digests)
-
-    async def evict(self, digest: str) -> None:
-        await self.inner.evict(digest)
-
-    async def stats(self) -> EngineStats:
-        return await self.inner.stats()
-
-
-def _used_by(request: Request) -> Used:
+def _used_by(work: Work) -> Used:
     ledger = LEDGER.get()
-    return ledger.of(request.adapter) if ledger else Used()
+    return ledger.of(work.adapter) if ledger else Used()

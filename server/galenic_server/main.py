@@ -21,11 +21,11 @@ from galenic_adapters.manifest import BackboneId
 from galenic_adapters.refs import SHARED
 from galenic_adapters.store import SqlStore
 from galenic_server import logs
-from galenic_server.admission import Admitted, Quarantine
+from galenic_server.admission import Admission, Quarantine
 from galenic_server.app import make_app
 from galenic_server.connections import guarded
 from galenic_server.deps import Parts, TenantLimits
-from galenic_server.engine.base import Engine, EngineConfig
+from galenic_server.engine.base import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fairness import Turns
 from galenic_server.limits import Limiter
@@ -67,7 +67,6 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
     store = SqlStore.open(settings.database)
-    chain = Chain(store.database, secret)
     config = EngineConfig(
         backbone=str(found.path),
         metaprompt=metaprompt,
@@ -89,25 +88,25 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         admin_key=_revealed(settings.admin_key),
         stale_seconds=settings.stale_seconds,
     )
-    engine = make_engine(settings.engine, config, store.factor)
-    return join(settings, store, engine, keys, chain, backbone)
+    return join(settings, store, keys, Chain(store.database, secret), config, backbone)
 
 
 def join(
     settings: Settings,
     store: SqlStore,
-    engine: Engine,
     keys: Keys,
     chain: Chain,
+    config: EngineConfig,
     backbone: BackboneId,
 ) -> Parts:
-    """The parts around an engine and a store, as every server has them."""
+    """An engine over a store, and the parts around both, as every server has them."""
     limiter = Limiter()
     turns = Turns(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
     )
-    admitted = Admitted(engine, turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
-    service = Service(store, admitted, backbone=backbone, stale_seconds=settings.stale_seconds)
+    admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
+    engine = make_engine(settings.engine, config, store.factor, admission)
+    service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(SqlLimits(store.database), limiter, settings)
     return Parts(service, keys, Metrics(), settings, Trail(chain), limits)
 

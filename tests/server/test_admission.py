@@ -1,15 +1,15 @@
 """The engine's deaths as callers meet them: told once, and one request brings few about."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
 
 from galenic_adapters.errors import Quarantined
-from galenic_adapters.tasks.base import Choice
 from galenic_server.admission import QUARANTINE_SECONDS, Quarantine
-from galenic_server.engine.base import Request, Sampling
+from galenic_server.engine.base import Work
 from tests.support.held import held
 from tests.support.serving import Running, eventually
 
@@ -21,10 +21,9 @@ CHAT = {
 }
 
 
-def request(text_ids: tuple[int, ...] = (1, 2), **but: Any) -> Request:
-    return Request(
-        **{"id": "a", "tenant": "A", "sampling": Sampling(8), "text_ids": text_ids} | but
-    )
+def work(text_ids: Sequence[int] = (1, 2), **but: Any) -> Work:
+    made = {"tenant": "A", "adapter": None, "max_tokens": 8, "how": "greedy"}
+    return Work(**made | {"text_ids": text_ids} | but)
 
 
 class Clock:
@@ -37,20 +36,20 @@ class Clock:
 class TestAQuarantine:
     def test_takes_who_was_there_at_two_deaths(self):
         """
-        Whatever its id and priority; another text, tenant, adapter or constraint is another one.
+        Another text, tenant, adapter or way of asking is another request.
         """
         quarantine = Quarantine(2)
-        quarantine.died_with(request())
-        quarantine.check(request())
+        quarantine.died_with(work())
+        quarantine.check(work())
         with pytest.raises(Quarantined):
-            quarantine.died_with(request(id="b", priority=9))
+            quarantine.died_with(work())
         with pytest.raises(Quarantined):
-            quarantine.check(request(text_ids=[1, 2], id="c"))
+            quarantine.check(work([1, 2]))
 
-        quarantine.check(request((1, 3)))
-        quarantine.check(request(tenant="B"))
-        quarantine.check(request(adapter="sha256:0"))
-        quarantine.check(request(constraint=Choice(("yes",))))
+        quarantine.check(work((1, 3)))
+        quarantine.check(work(tenant="B"))
+        quarantine.check(work(adapter="sha256:0"))
+        quarantine.check(work(how="choice"))
 
     def test_lets_go_after_an_hour(self):
         """
@@ -59,10 +58,10 @@ class TestAQuarantine:
         clock = Clock()
         quarantine = Quarantine(1, clock)
         with pytest.raises(Quarantined):
-            quarantine.died_with(request())
+            quarantine.died_with(work())
         clock.now = QUARANTINE_SECONDS + 1
 
-        quarantine.check(request())
+        quarantine.check(work())
 
 
 class TestADeath:
@@ -129,5 +128,5 @@ class TestADeath:
         """
         self.ask(running, *[NER | {"max_tokens": 20 + i} for i in range(5)], tenant="north")
 
-        turns = running.parts.service.engine.turns
+        turns = running.parts.service.engine._gate.turns
         eventually(lambda: (0, 0) == (turns.num_running, turns.num_waiting))

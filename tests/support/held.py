@@ -5,34 +5,33 @@ they are let go, or end as when the engine's process dies.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
 from galenic_adapters.errors import EngineDied
-from galenic_server.engine.base import Delta, Engine, Request
+from galenic_server.engine.base import Delta, Request
 from tests.support.serving import Running, eventually
+
+Decode = Callable[[Request], AsyncGenerator[Delta]]
 
 
 class Held:
-    """An `Engine` in another's place; *held* are the requests that stand still."""
+    """What it works on, stopped; *held* are the requests that stand still."""
 
-    def __init__(self, inner: Engine) -> None:
-        self._inner = inner
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
         self._is_open = threading.Event()
         self._is_dead = threading.Event()
         self.held: list[Request] = []
         self.let_go = self._is_open.set
         self.die = self._is_dead.set
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
     def wait_for(self, count: int) -> None:
         eventually(lambda: len(self.held) == count)
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        async with aclosing(self._inner.generate(request)) as deltas:
+    async def __call__(self, request: Request) -> AsyncGenerator[Delta]:
+        async with aclosing(self._decode(request)) as deltas:
             async for delta in deltas:
                 yield delta
                 await self._stand_still(request)
@@ -50,12 +49,12 @@ class Held:
 
 @contextmanager
 def held(running: Running) -> Iterator[Held]:
-    """The server's engine, held until the block ends."""
-    admitted: Any = running.parts.service.engine
-    inner = admitted.inner
-    admitted.inner = still = Held(inner)
+    """The server's engine (on transformers), held until the block ends."""
+    engine: Any = running.parts.service.engine
+    decode = engine._decode
+    engine._decode = still = Held(decode)
     try:
         yield still
     finally:
         still.let_go()
-        admitted.inner = inner
+        engine._decode = decode

@@ -28,7 +28,6 @@ from galenic_server.app import make_app
 from galenic_server.connections import guarded
 from galenic_server.deps import Parts
 from galenic_server.engine.base import EngineConfig
-from galenic_server.engine.make import make_engine
 from galenic_server.main import join
 from galenic_server.settings import Settings
 from galenic_server.tenants import Keys
@@ -124,9 +123,8 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         num_slots=8,
         context_tokens=CONTEXT_TOKENS,
     )
-    engine = make_engine(chosen.engine, config, store.factor)
     keys = Keys(store, SECRET, stale_seconds=chosen.stale_seconds)
-    return join(chosen, store, engine, keys, Chain(store.database, SECRET), BACKBONE)
+    return join(chosen, store, keys, Chain(store.database, SECRET), config, BACKBONE)
 
 
 @contextmanager

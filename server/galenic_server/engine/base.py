@@ -7,8 +7,9 @@ keeps tenants' caches apart. Virtual token ids never leave the engine.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.tasks.base import Choice, Completion, Constraint
@@ -38,8 +39,7 @@ class Sampling:
 class Request:
     """
     One generation: *text_ids* are ids of the backbone's vocabulary; *adapter* is a digest, or none
-    for the bare backbone; *tenant* is whose cache the request may share; of two that wait, the one
-    of lower *priority* goes first.
+    for the bare backbone; *tenant* is whose cache the request may share.
     """
 
     id: str
@@ -48,7 +48,6 @@ class Request:
     sampling: Sampling
     adapter: str | None = None
     constraint: Constraint | None = None
-    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,66 @@ class EngineConfig:
 
 FactorOf = Callable[[str], Factor]
 """Where an engine fetches the factor of a digest that has no slot; raises `NotFound`. May block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """
+    What an engine is about to do for a tenant.
+
+    max_tokens: the most that it may say, all its answers together.   how: everything else that is
+    asked, as one text, so that the same request is known again.
+    """
+
+    tenant: str
+    adapter: str | None
+    text_ids: Sequence[int]
+    max_tokens: int
+    how: str
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        asked = repr((request.sampling, request.constraint))
+        max_tokens = request.sampling.max_tokens
+        return cls(request.tenant, request.adapter, request.text_ids, max_tokens, asked)
+
+
+class Pass(Protocol):
+    """Of one who was let in: its place among those the engine holds, and what it has said."""
+
+    @property
+    def priority(self) -> int:
+        """Who has the lower one goes first."""
+
+    def said(self, num_tokens: int) -> None: ...
+
+
+class Gate(Protocol):
+    """An engine's requests enter here one by one; each may have to wait until it is its turn."""
+
+    def enter(self, work: Work) -> AbstractAsyncContextManager[Pass]:
+        """
+        Held as long as the engine works. `EngineDied` is raised through it.
+
+        Raises `LimitReached` and `Quarantined`.
+        """
+
+
+class AnyTime:
+    """The pass of an open gate."""
+
+    priority = 0
+
+    def said(self, num_tokens: int) -> None:
+        pass
+
+
+class OpenGate:
+    """A `Gate` for an engine that one caller has for itself."""
+
+    @asynccontextmanager
+    async def enter(self, work: Work) -> AsyncIterator[Pass]:
+        yield AnyTime()
 
 
 class Engine(Protocol):

@@ -6,7 +6,8 @@ It is the reference that the other engine is measured against, and serves where 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from galenic_server.engine.base import (
     EngineConfig,
     EngineStats,
     FactorOf,
+    Gate,
     Request,
+    Work,
     complete,
 )
 from galenic_server.engine.border import check_factor, fit
@@ -31,9 +34,10 @@ from galenic_server.engine.decoding import Backbone, Decoding
 class TransformersEngine:
     """An `Engine`; see there for what it promises. Its slots are prompts kept composed."""
 
-    def __init__(self, config: EngineConfig, factor_of: FactorOf) -> None:
+    def __init__(self, config: EngineConfig, factor_of: FactorOf, gate: Gate) -> None:
         self._config, self._border = fit(config)
         self._factor_of = factor_of
+        self._gate = gate
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._prompts: dict[str, Tensor] = {}  # the longest unused first
@@ -64,6 +68,15 @@ class TransformersEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         self._border.check(request)
+        async with (
+            self._gate.enter(Work.of(request)) as turn,
+            aclosing(self._decode(request)) as deltas,
+        ):
+            async for delta in deltas:
+                turn.said(delta.num_tokens)
+                yield delta
+
+    async def _decode(self, request: Request) -> AsyncGenerator[Delta]:
         backbone = self._backbone
         if backbone is None:
             raise Unavailable("the engine is starting")

@@ -43,8 +43,10 @@ from galenic_server.engine.base import (
     EngineConfig,
     EngineStats,
     FactorOf,
+    Gate,
     Request,
     Sampling,
+    Work,
 )
 from galenic_server.engine.border import check_factor, fit
 from galenic_server.engine.embedding import Layout
@@ -65,9 +67,10 @@ CPU_BLOCK_TOKENS = 32  # vLLM's default of 128 would cache no prompt of 64 rows
 class VllmEngine:
     """An `Engine`; see there for what it promises."""
 
-    def __init__(self, config: EngineConfig, factor_of: FactorOf) -> None:
+    def __init__(self, config: EngineConfig, factor_of: FactorOf, gate: Gate) -> None:
         self._config, self._border = fit(config)
         self._factor_of = factor_of
+        self._gate = gate
         self._layout = Layout(
             num_positions=config.metaprompt.num_positions,
             num_slots=config.num_slots,
@@ -181,6 +184,7 @@ class VllmEngine:
 
     async def _answer(self, request: Request) -> AsyncGenerator[Delta]:
         async with AsyncExitStack() as held:
+            turn = await held.enter_async_context(self._gate.enter(Work.of(request)))
             prompt_ids: list[int] = []
             if request.adapter is not None:
                 place = await held.enter_async_context(self._slots.hold(request.adapter))
@@ -188,18 +192,21 @@ class VllmEngine:
             prompt = tokens_input(
                 [*prompt_ids, *request.text_ids], cache_salt=self._cache_salt(request)
             )
-            async with aclosing(self._run(request, prompt)) as outputs:
+            async with aclosing(self._run(request, prompt, turn.priority)) as outputs:
                 async for output in outputs:
+                    turn.said(len(output.outputs[0].token_ids))
                     yield self._delta(request, output, num_virtual=len(prompt_ids))
 
-    async def _run(self, request: Request, prompt: TokensInput) -> AsyncGenerator[Any]:
+    async def _run(
+        self, request: Request, prompt: TokensInput, priority: int
+    ) -> AsyncGenerator[Any]:
         """vLLM's outputs, and its errors as ours."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
         params = _sampling_params(request.sampling, request.constraint)
         try:
-            asked = llm.generate(prompt, params, request.id, priority=request.priority)
+            asked = llm.generate(prompt, params, request.id, priority=priority)
             async with aclosing(asked) as outputs:
                 async for output in outputs:
                     yield output
