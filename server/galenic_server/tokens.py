@@ -72,7 +72,7 @@ class Tokens:
 
         Raises `Unavailable` where these cannot be had.
         """
-        if len(text) > MAX_TOKEN_BYTES:
+        if len(text) > MAX_TOKEN_BYTES or not text.isascii():
             return None
         try:
             return self._bearer(self._claims(text))
