@@ -22,7 +22,7 @@ FLOORS = {
         {"app", "border", "connections"},
         {"routes"},
         {"deps", "faults"},
-        {"service", "schemas", "chat"},
+        {"service", "registry", "schemas", "admin_schemas", "chat"},
         {
             "tenants",
             "tokens",
@@ -46,7 +46,7 @@ FLOORS = {
         {"data", "interchange", "doctor"},
         {"zoo"},
         {
-            *("store", "uploads", "shares", "aliases", "keys", "tenants", "changes"),
+            *("archive", "store", "uploads", "shares", "aliases", "keys", "tenants", "changes"),
             *("audit", "limits", "database", "tables", "migrations"),
             *("package", "manifest", "signatures", "backbone", "prompted"),
         },

@@ -9,7 +9,7 @@ included, and `Unavailable` where the database is away or full; a write that rai
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -163,6 +163,12 @@ class SqlStore(SqlUploads):
 
     # Reading
 
+    def check_free(self, ref: AdapterRef, digest: str) -> None:
+        """Raises `Conflict` where *ref* could not be written with these bytes."""
+        with self._database.reading() as db:
+            if db.execute(sa.select(adapters.c.digest).where(_is(ref))).first():
+                _check_same(db, ref, digest)
+
     def get(self, ref: AdapterRef) -> Package:
         with self._database.reading() as db:
             row = db.execute(_live(adapters.c.digest, adapters.c.payload).where(_is(ref))).first()
@@ -208,6 +214,42 @@ class SqlStore(SqlUploads):
         query = _live(*ENTRY).where(adapters.c.tenant == tenant, adapters.c.name == name)
         with self._database.reading() as db:
             return [_entry(row) for row in db.execute(query.order_by(adapters.c.version))]
+
+    def everything_of(
+        self, tenant: str, *, page: int = 200
+    ) -> Iterator[tuple[Entry, bytes | None, str | None]]:
+        """Every version with its bytes and its signature; of deleted ones no bytes."""
+        place = sa.tuple_(adapters.c.name, adapters.c.version)
+        query = sa.select(adapters).where(adapters.c.tenant == tenant)
+        query = query.order_by(adapters.c.name, adapters.c.version).limit(page)
+        after: tuple[str, int] = ("", 0)
+        while True:
+            with self._database.reading() as db:
+                rows = db.execute(query.where(place > after)).all()
+            for row in rows:
+                yield _entry(row), None if row.deleted else row.payload, row.signature
+            if len(rows) < page:
+                return
+            after = (rows[-1].name, rows[-1].version)
+
+    def bury(self, tombs: Mapping[AdapterRef, tuple[str, Manifest]]) -> None:
+        """Numbers that another store gave away for good; who has such a version keeps it."""
+        rows = [
+            {
+                "tenant": ref.tenant,
+                "name": ref.name,
+                "version": ref.version,
+                "digest": digest,
+                "manifest": manifest.model_dump_json(),
+                "num_bytes": 0,
+                "created": now(),
+                "deleted": now(),
+            }
+            for ref, (digest, manifest) in tombs.items()
+        ]
+        with self._database.writing() as db:
+            for row in rows:
+                self._database.insert_new(db, adapters, row)
 
     def of_digest(self, tenant: str, digest: str) -> Entry:
         """The tenant's oldest version of these bytes."""

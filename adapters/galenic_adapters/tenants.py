@@ -4,7 +4,8 @@ Tenants as rows: what each may keep and what it keeps, and whether its keys open
 A tenant is there from its first key or adapter on; nobody has to make one first.
 """
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -85,6 +86,15 @@ class SqlTenants(SqlChanges):
         with self._database.reading() as db:
             return [_tenant(row) for row in db.execute(query)]
 
+    def check_room(self, name: str, num_bytes: int) -> None:
+        """Raises `QuotaExceeded` where one adapter more of that size would be too much."""
+        with suppress(NotFound):
+            kept = self.tenant(name)
+            after = replace(
+                kept, num_adapters=kept.num_adapters + 1, num_bytes=kept.num_bytes + num_bytes
+            )
+            self._check_quota(after)
+
     def is_open(self, name: str) -> bool:
         """Whether there is such a tenant, and it is not suspended."""
         query = sa.select(tenants.c.name).where(tenants.c.name == name, NOT_SUSPENDED)
@@ -103,10 +113,12 @@ class SqlTenants(SqlChanges):
             num_bytes=tenants.c.num_bytes + num_bytes,
         )
         kept = _tenant(db.execute(change.returning(*tenants.c)).one())
-        if num_adapters > 0 and name != SHARED:
+        if num_adapters > 0:
             self._check_quota(kept)
 
     def _check_quota(self, kept: Tenant) -> None:
+        if kept.name == SHARED:
+            return
         own, usual = kept.quota, self.default_quota
         for held, unit, bounds in (
             (kept.num_adapters, "adapters", (own.max_adapters, usual.max_adapters)),

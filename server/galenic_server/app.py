@@ -12,7 +12,18 @@ from fastapi import FastAPI
 from galenic_server import faults, logs
 from galenic_server.border import Bounded, Traced
 from galenic_server.deps import Parts
-from galenic_server.routes import admin, chat, health, limits, models, tasks
+from galenic_server.routes import (
+    adapters,
+    aliases,
+    chat,
+    health,
+    keys,
+    limits,
+    lora,
+    models,
+    tasks,
+    tenants,
+)
 from galenic_server.service import Service
 
 log = structlog.get_logger(__name__)
@@ -33,13 +44,17 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts.trail.start()
-        starting = asyncio.create_task(_start(parts.service, on_ready, on_failed_start))
+        tasks = [
+            asyncio.create_task(_start(parts.service, on_ready, on_failed_start)),
+            asyncio.create_task(parts.follower.run()),
+        ]
         try:
             yield
         finally:
-            starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await starting
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             await parts.service.stop()
             await parts.trail.stop()
 
@@ -54,12 +69,14 @@ def make_app(
     )
     app.state.parts = parts
     faults.install(app)
-    for routes in (tasks, chat, models, admin, limits, health):
+    for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
         app.include_router(routes.router)
+    app.include_router(tenants.streamed)
     app.add_middleware(
         Bounded,
         max_bytes=parts.settings.max_body_bytes,
         patience_seconds=parts.settings.patience_seconds,
+        larger={tenants.ARCHIVE_PATH: parts.settings.max_archive_bytes},
     )
     app.add_middleware(Traced, metrics=parts.metrics, trail=parts.trail)
     return app

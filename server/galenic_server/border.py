@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -105,20 +106,29 @@ class Traced:
 class Bounded:
     """
     Refuses a body of more than *max_bytes*, said or sent, before it fills the memory, and one that
-    comes more slowly than 16 KiB a second, *patience_seconds* aside.
+    comes more slowly than 16 KiB a second, *patience_seconds* aside. *larger* has the paths whose
+    bodies are not held in memory, and how much they may send.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        patience_seconds: float,
+        larger: Mapping[re.Pattern[str], int],
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.patience_seconds = patience_seconds
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         said = Headers(scope=scope).get("content-length", "")
-        if said.isascii() and said.isdigit() and int(said[:20]) > self.max_bytes:
-            return await faults.reply(self._too_large())(scope, receive, send)
+        most = self._most(scope["path"])
+        if said.isascii() and said.isdigit() and int(said[:20]) > most:
+            return await faults.reply(_too_large(most))(scope, receive, send)
         num_bytes, is_whole, began = 0, False, time.monotonic()
 
         async def counted() -> Message:
@@ -129,14 +139,15 @@ class Bounded:
             message = await self._in_time(receive, until)
             num_bytes += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
-            if num_bytes > self.max_bytes:
-                raise self._too_large()
+            if num_bytes > most:
+                raise _too_large(most)
             return message
 
         return await self.app(scope, counted, send)
 
-    def _too_large(self) -> faults.TooLarge:
-        return faults.TooLarge(f"the body has more than {self.max_bytes:,} bytes")
+    def _most(self, path: str) -> int:
+        found = (most for form, most in self.larger.items() if form.fullmatch(path))
+        return next(found, self.max_bytes)
 
     async def _in_time(self, receive: Receive, until: float) -> Message:
         try:
@@ -144,3 +155,7 @@ class Bounded:
                 return await receive()
         except TimeoutError:
             raise faults.TooSlow("the body came too slowly") from None
+
+
+def _too_large(most: int) -> faults.TooLarge:
+    return faults.TooLarge(f"the body has more than {most:,} bytes")

@@ -20,8 +20,10 @@ from galenic_adapters.keys import Role
 from galenic_adapters.limits import Limits, SqlLimits
 from galenic_adapters.refs import NAME, check_name
 from galenic_server.faults import ClientLeft, Forbidden, Unauthorized
+from galenic_server.follow import Follower
 from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
+from galenic_server.registry import Registry
 from galenic_server.remembered import Remembered
 from galenic_server.service import Origin, Service
 from galenic_server.settings import Settings
@@ -38,11 +40,13 @@ class Parts:
     """What an app is made of."""
 
     service: Service
+    registry: Registry
     keys: Keys
     metrics: Metrics
     settings: Settings
     trail: Trail
     limits: "TenantLimits"
+    follower: Follower
 
 
 class TenantLimits:
@@ -113,6 +117,8 @@ async def _left(request: Request) -> None:
 class KeyedRoute(APIRoute):
     """Looks at the key, and at what its tenant may still use, before a byte of the body is read."""
 
+    reads_body_first = True
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
@@ -121,7 +127,8 @@ class KeyedRoute(APIRoute):
             structlog.contextvars.bind_contextvars(tenant=caller.tenant, key=caller.key_id)
             async with self.entered(request, caller):
                 # Read here, where one that is too large is not yet taken for one that is no JSON.
-                await request.body()
+                if self.reads_body_first:
+                    await request.body()
                 return await handler(request)
 
         return keyed
@@ -180,7 +187,7 @@ def _act(request: Request, caller: Caller) -> dict[str, Any]:
     }
 
 
-ACT_FIELDS = frozenset({"name", "version", "alias", "key_id", "tenant", "job"})
+ACT_FIELDS = frozenset({"name", "version", "alias", "key_id", "tenant", "job", "replica"})
 
 bearer = HTTPBearer(auto_error=False, description="A key of `galenic keys create`")
 """Tells the OpenAPI document about keys; `KeyedRoute` asks for them."""
@@ -198,13 +205,25 @@ def _manager(request: Request) -> Caller:
     return caller
 
 
+def _admin(request: Request) -> Caller:
+    caller = _caller(request)
+    if caller.role is not Role.ADMIN:
+        raise Forbidden("this takes an admin's key")
+    return caller
+
+
 CallerDep = Annotated[Caller, Depends(_caller)]
 ManagerDep = Annotated[Caller, Depends(_manager)]
+AdminDep = Annotated[Caller, Depends(_admin)]
 PartsDep = Annotated[Parts, Depends(parts_of)]
 
 
 def _service(parts: PartsDep) -> Service:
     return parts.service
+
+
+def _registry(parts: PartsDep) -> Registry:
+    return parts.registry
 
 
 def _origin(request: Request, caller: CallerDep) -> Origin:
@@ -221,5 +240,6 @@ def _managed(caller: ManagerDep, tenant: Annotated[str | None, Query(max_length=
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
+RegistryDep = Annotated[Registry, Depends(_registry)]
 OriginDep = Annotated[Origin, Depends(_origin)]
 TenantDep = Annotated[str, Depends(_managed)]

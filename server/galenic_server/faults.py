@@ -70,6 +70,8 @@ TABLE: dict[type[Exception], Kind] = {
     errors.NotFound: Kind(404, "not_found"),
     # Not 409: OpenAI's clients retry that one by themselves.
     errors.Conflict: Kind(412, "conflict"),
+    errors.Unconditional: Kind(428, "precondition_required"),
+    errors.QuotaExceeded: Kind(507, "quota_exceeded", {"x-should-retry": "false"}),
     errors.WrongTask: Kind(422, "wrong_task"),
     errors.LimitReached: Kind(429, "rate_limit_exceeded"),
     errors.Quarantined: Kind(503, "quarantined", {"retry-after": "3600"}),

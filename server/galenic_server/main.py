@@ -5,6 +5,7 @@ From settings to a running server; the parts are made here and nowhere else.
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TextIO
 
 import structlog
@@ -28,15 +29,20 @@ from galenic_server.deps import Parts, TenantLimits
 from galenic_server.engine.base import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fairness import Turns
+from galenic_server.follow import Follower
 from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
+from galenic_server.registry import Registry
 from galenic_server.service import Service
 from galenic_server.settings import Settings
 from galenic_server.tenants import Keys, read_secret
+from galenic_server.tokens import Tokens
 from galenic_server.trail import Trail
 
 log = structlog.get_logger(__name__)
 
+MARGIN_SECONDS = 60
+"""So much longer than a silent replica answers from memory, the others wait for it."""
 SENTENCE = "The patient was diagnosed with colorectal cancer; his mother had ovarian cancer."
 
 
@@ -87,6 +93,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         secret,
         admin_key=_revealed(settings.admin_key),
         stale_seconds=settings.stale_seconds,
+        tokens=Tokens(settings.provider) if settings.provider else None,
     )
     return join(settings, store, keys, Chain(store.database, secret), config, backbone)
 
@@ -108,7 +115,17 @@ def join(
     engine = make_engine(settings.engine, config, store.factor, admission)
     service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(SqlLimits(store.database), limiter, settings)
-    return Parts(service, keys, Metrics(), settings, Trail(chain), limits)
+    store.default_quota = settings.quota
+    registry = Registry(store, admitted, backbone=backbone, signatures=settings.signatures)
+    follower = Follower(
+        store,
+        admitted,
+        place=settings.place,
+        silent_seconds=settings.stale_seconds + MARGIN_SECONDS,
+        retention=timedelta(days=settings.retention_days),
+    )
+    trail = Trail(chain)
+    return Parts(service, registry, keys, Metrics(), settings, trail, limits, follower)
 
 
 def first_key(keys: Keys, settings: Settings) -> str | None:

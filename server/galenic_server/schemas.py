@@ -1,18 +1,14 @@
 """
-What travels over HTTP for the clinical tasks and the admin API. Unknown fields are refused by name.
+What travels over HTTP for the clinical tasks. Unknown fields are refused by name.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.keys import Key, Role
-from galenic_adapters.limits import MOST, Limits
-from galenic_adapters.manifest import Manifest
-from galenic_adapters.store import Entry, Resolved
+from galenic_adapters.store import Resolved
 from galenic_adapters.tasks.base import Answer, Completion, Reading, Relation, Span
 from galenic_adapters.tasks.ner import NerFields
 from galenic_adapters.tasks.nli import NliFields
@@ -270,99 +266,3 @@ class Reply(BaseModel, Generic[R]):
     model: str
     documents: list[R]
     usage: Usage
-
-
-class AdapterInfo(BaseModel):
-    """A published version, without its tensors."""
-
-    tenant: str
-    name: str
-    version: int
-    digest: str
-    num_bytes: int
-    created: datetime
-    manifest: Manifest
-
-    @classmethod
-    def of(cls, entry: Entry) -> Self:
-        ref = entry.ref
-        return cls(
-            tenant=ref.tenant,
-            name=ref.name,
-            version=ref.version,
-            digest=entry.digest,
-            num_bytes=entry.num_bytes,
-            created=entry.created,
-            manifest=entry.manifest,
-        )
-
-
-class AdapterPage(BaseModel):
-    """next: what to send as *after* for the rest; null on the last page."""
-
-    adapters: list[AdapterInfo]
-    next: str | None
-
-
-class AliasBody(Body):
-    """expect: the version that the alias has to point to before, else 412."""
-
-    adapter: Annotated[str, Field(min_length=3, max_length=80)]
-    expect: Annotated[str, Field(min_length=3, max_length=80)] | None = None
-
-
-class AliasInfo(BaseModel):
-    tenant: str
-    alias: str
-    adapter: str
-
-
-class KeyBody(Body):
-    tenant: Annotated[str, Field(min_length=1, max_length=64)]
-    role: Role = Role.CALLER
-
-
-class KeyInfo(BaseModel):
-    id: str
-    tenant: str
-    role: Role
-    created: datetime
-    expires: datetime | None
-    revoked: datetime | None
-
-    @classmethod
-    def of(cls, key: Key) -> Self:
-        return cls.model_validate(key, from_attributes=True)
-
-
-class NewKey(KeyInfo):
-    """key: shown this once."""
-
-    key: str
-
-    @classmethod
-    def made(cls, text: str, key: Key) -> Self:
-        return cls(**KeyInfo.of(key).model_dump(), key=text)
-
-
-Bound = Annotated[int, Field(ge=1, le=MOST, strict=True)] | None
-
-
-class LimitsBody(Body):
-    """All of a tenant's limits; what is left out or null is no bound."""
-
-    requests_per_minute: Bound = None
-    tokens_per_minute: Bound = None
-    concurrent: Bound = None
-    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
-
-    def limits(self) -> Limits:
-        return Limits(**self.model_dump())
-
-
-class LimitsInfo(BaseModel):
-    tenant: str
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-    concurrent: int | None
-    weight: float

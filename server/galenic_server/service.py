@@ -1,11 +1,10 @@
 """
-What Galenic does, told without HTTP: answer a batch, chat, keep engine and store in step.
+What Galenic answers, told without HTTP: a batch of documents, or a chat.
 """
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +19,7 @@ from galenic_adapters.errors import (
     WrongTask,
 )
 from galenic_adapters.manifest import BackboneId
-from galenic_adapters.package import Package, check_fits
-from galenic_adapters.refs import AdapterRef
-from galenic_adapters.store import Entry, Resolved, SqlStore
+from galenic_adapters.store import Resolved, SqlStore
 from galenic_adapters.tasks.base import (
     Answer,
     Choice,
@@ -154,41 +151,6 @@ class Service:
         return await run_sync(
             self._resolved.get, (tenant, name), lambda: self.store.resolve(tenant, name)
         )
-
-    # Adapters
-
-    async def publish(self, tenant: str, name: str, version: int | None, data: bytes) -> Entry:
-        """
-        Check, write and make servable at once, as *version* or as the next one.
-
-        Raises `RejectedUpload`, or `Conflict` where that version holds other bytes.
-        """
-        ref = await run_sync(self._write, tenant, name, version, data)
-        entry = await run_sync(self.store.describe, ref)
-        # What is written stands: an engine that is away seats it when it is asked for.
-        with suppress(Unavailable):
-            await self.engine.seat([entry.digest])
-        return entry
-
-    def _write(self, tenant: str, name: str, version: int | None, data: bytes) -> AdapterRef:
-        config = self.engine.config
-        package = Package.read(data)
-        check_fits(
-            package,
-            backbone=self.backbone,
-            metaprompt=config.metaprompt,
-            max_rank=config.max_rank,
-        )
-        if version is None:
-            return self.store.publish(tenant, name, package)
-        ref = AdapterRef(tenant, name, version)
-        self.store.put(ref, package)
-        return ref
-
-    async def delete(self, ref: AdapterRef) -> None:
-        entry = await run_sync(self.store.describe, ref)
-        await run_sync(self.store.delete, ref)
-        await self.engine.evict(entry.digest)
 
     # Steps
 

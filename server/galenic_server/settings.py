@@ -3,14 +3,20 @@ What an operator may set, each as an environment variable ``GALENIC_<NAME>``.
 """
 
 import ipaddress
+import secrets
+import socket
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from galenic_adapters.keys import Role
 from galenic_adapters.limits import Limits
+from galenic_adapters.signatures import Policy, Signatures, read_keys
+from galenic_adapters.tenants import Quota
 from galenic_adapters.zoo import ZOO
+from galenic_server.tokens import Provider
 
 
 class Settings(BaseSettings):
@@ -55,11 +61,64 @@ class Settings(BaseSettings):
     stale_seconds: float = Field(default=900, ge=0)
     engine_deaths: int = Field(default=2, ge=1)
 
+    max_archive_bytes: int = Field(default=2 << 30, ge=1024)
+    max_adapters: int | None = Field(default=10_000, ge=0)
+    max_adapter_bytes: int | None = Field(default=4 << 30, ge=0)
+    retention_days: float = Field(default=30, ge=0)
+    signature_policy: Policy = Policy.NONE
+    signing_keys: Path | None = None
+
+    jwt_issuer: str | None = None
+    jwt_audience: str = "galenic"
+    jwt_jwks_url: str | None = None
+    jwt_tenant_claim: str = "tenant"
+    jwt_role_claim: str = "role"
+    jwt_roles: dict[str, Role] = Field(default_factory=lambda: {r.value: r for r in Role})
+
     max_documents: int = Field(default=256, ge=1)
     drain_seconds: int = Field(default=30, ge=0)
     docs_public: bool | None = None
     metrics_public: bool | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if (self.jwt_issuer is None) != (self.jwt_jwks_url is None):
+            raise ValueError("GALENIC_JWT_ISSUER and GALENIC_JWT_JWKS_URL go together")
+        if self.signature_policy is not Policy.NONE and self.signing_keys is None:
+            raise ValueError("GALENIC_SIGNATURE_POLICY needs GALENIC_SIGNING_KEYS, a folder")
+        return self
+
+    @property
+    def provider(self) -> Provider | None:
+        """Whose tokens are taken, if anyone's."""
+        if self.jwt_issuer is None or self.jwt_jwks_url is None:
+            return None
+        return Provider(
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwt_jwks_url,
+            tenant_claim=self.jwt_tenant_claim,
+            role_claim=self.jwt_role_claim,
+            roles=self.jwt_roles,
+        )
+
+    @property
+    def quota(self) -> Quota:
+        """What a tenant may keep that no other quota was set for."""
+        return Quota(self.max_adapters, self.max_adapter_bytes)
+
+    @property
+    def signatures(self) -> Signatures:
+        """What is asked of a package's signature; reads the trusted keys. Raises `BadInput`."""
+        keys = read_keys(self.signing_keys) if self.signing_keys else {}
+        return Signatures(self.signature_policy, keys)
+
+    @property
+    def place(self) -> str:
+        """Where this replica is; the one that was there before is gone."""
+        port = self.port or secrets.token_hex(4)
+        return f"{socket.gethostname()[:100]}:{port}"
 
     @property
     def database(self) -> str:

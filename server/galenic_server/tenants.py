@@ -9,15 +9,18 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from galenic_adapters.changes import Change, Kind
 from galenic_adapters.errors import NotFound
 from galenic_adapters.keys import Key, Role, SqlKeys
 from galenic_adapters.refs import SHARED
 from galenic_server.remembered import Remembered
+from galenic_server.tokens import Bearer, Tokens, is_token
 
 PREFIX = "gal_"
 KEY = re.compile(r"gal_[A-Za-z0-9_-]{43}")
@@ -53,21 +56,50 @@ class Keys:
         *,
         admin_key: str | None = None,
         stale_seconds: float = 900.0,
+        tokens: Tokens | None = None,
     ) -> None:
         self._store = store
         self._secret = secret
+        self._tokens = tokens
         self._admin_hash = self._hash(admin_key) if admin_key else None
         self._remembered = Remembered[str, Key](
             fresh_seconds=REMEMBERED_SECONDS, stale_seconds=stale_seconds
         )
+        self._open = Remembered[str, bool](
+            fresh_seconds=REMEMBERED_SECONDS, stale_seconds=stale_seconds
+        )
+        store.listen(self._heard)
 
-    def create(self, tenant: str, role: Role) -> tuple[str, Key]:
+    def create(
+        self, tenant: str, role: Role, *, expires: datetime | None = None, label: str = ""
+    ) -> tuple[str, Key]:
         """A new key's text, which is nowhere to be had again, and its record."""
         text = new_key()
-        return text, self._store.add_key(tenant, role, self._hash(text))
+        made = self._store.add_key(tenant, role, self._hash(text), expires=expires, label=label)
+        return text, made
+
+    def rotate(
+        self,
+        key_id: str,
+        *,
+        grace: timedelta,
+        expires: datetime | None = None,
+        tenant: str | None = None,
+    ) -> tuple[str, Key]:
+        """A new key instead of *key_id*, which goes on opening for *grace*."""
+        text = new_key()
+        made = self._store.rotate_key(
+            key_id, self._hash(text), grace=grace, expires=expires, tenant=tenant
+        )
+        return text, made
+
+    def expire(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
+        return self._store.expire_key(key_id, at, tenant=tenant)
 
     def find(self, text: str) -> Caller | None:
         """Who holds the key *text*; none where it is unknown, revoked or no key at all."""
+        if self._tokens and is_token(text):
+            return self._holder(self._tokens.read(text))
         if len(text) > 256 or not text.isascii():
             return None
         hashed = self._hash(text)
@@ -82,9 +114,16 @@ class Keys:
         is_expired = key.expires is not None and key.expires <= datetime.now(UTC)
         return None if is_expired else Caller(key.tenant, key.role, key.id)
 
+    def _holder(self, bearer: Bearer | None) -> Caller | None:
+        """A token's, where its tenant is one of ours and not suspended."""
+        if bearer is None:
+            return None
+        tenant = bearer.tenant
+        is_open = tenant == SHARED or self._open.get(tenant, lambda: self._store.is_open(tenant))
+        return Caller(tenant, bearer.role, bearer.subject) if is_open else None
+
     def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
         self._store.revoke_key(key_id, tenant=tenant)
-        self._remembered.forget()
 
     def of(self, tenant: str | None) -> list[Key]:
         return self._store.list_keys(tenant)
@@ -93,6 +132,12 @@ class Keys:
         """Whether someone can administer: by a key that still opens, or the environment's."""
         known = self._store.list_keys(SHARED)
         return bool(self._admin_hash) or any(k.role is Role.ADMIN and not k.revoked for k in known)
+
+    def _heard(self, changes: Sequence[Change] | None) -> None:
+        """Keys and tenants changed, here or on another replica: what was known is asked again."""
+        if changes is None or any(one.kind in (Kind.KEY, Kind.TENANT) for one in changes):
+            self._remembered.forget()
+            self._open.forget()
 
     def _hash(self, text: str) -> str:
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()

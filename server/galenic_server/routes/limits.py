@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Response
 
 from galenic_adapters.keys import Role
 from galenic_adapters.refs import check_name
+from galenic_server.admin_schemas import LimitsBody, LimitsInfo
 from galenic_server.deps import AdminRoute, CallerDep, PartsDep, bearer
 from galenic_server.faults import Forbidden
-from galenic_server.schemas import LimitsBody, LimitsInfo
 
 router = APIRouter(
     prefix="/admin/v1/tenants",
