@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,10 @@ class TestAdministration:
         made = admin.push("life", file, tenant="clients")
         admin.push("life", package(seed=2).data, tenant="clients", version=2)
         admin.alias("live", "life@1", tenant="clients")
-        admin.alias("live", "life@2", expect="life@1", tenant="clients")
+        with pytest.raises(Conflict):
+            admin.alias("live", "life@2", tenant="clients")
+        seen = admin.get_alias("live", tenant="clients").etag
+        admin.alias("live", "life@2", etag=seen, tenant="clients")
 
         assert 1 == made.version
         assert [1, 2] == [one.version for one in admin.list(tenant="clients")]
@@ -91,6 +95,66 @@ class TestAdministration:
         with pytest.raises(NotFound):
             admin.delete("life", 2, tenant="clients")
 
+    def test_tries_a_package_out_and_tells_its_state(self, admin: Client):
+        """
+        Faults without an upload; an upload by its key; what was deleted comes back.
+        """
+        bad = admin.try_out("tried", package(template_version=7).data, tenant="clients")
+        assert ["manifest.template_version"] == [fault.path for fault in bad.faults]
+        assert admin.try_out("tried", package(seed=3).data, tenant="clients").accepted
+
+        made = admin.push(
+            "tried", package(seed=3).data, tenant="clients", idempotency_key="build-7"
+        )
+        told = admin.upload("build-7", tenant="clients")
+        assert ("tried@1", made.digest) == (told.adapter, told.digest)
+        assert "build-7" in [one.id for one in admin.uploads(tenant="clients")]
+        admin.delete("tried", 1, tenant="clients")
+        assert "tried" in [one.name for one in admin.list(tenant="clients", deleted=True)]
+        assert made.digest == admin.undelete("tried", 1, tenant="clients").digest
+
+    def test_turns_aliases(self, admin: Client):
+        """
+        A canary, promoted and rolled back.
+        """
+        for seed in (11, 12):
+            admin.push("turning", package(seed=seed).data, tenant="clients")
+        made = admin.alias("turn", "turning@1", canary=("turning@2", 10), tenant="clients")
+        assert made.canary is not None
+        assert ("turning@2", 10) == (made.canary.adapter, made.canary.weight)
+        assert "turning@2" == admin.promote("turn", etag=made.etag, tenant="clients").adapter
+        with pytest.raises(Conflict):
+            admin.roll_back("turn", etag=made.etag, tenant="clients")
+        assert "turning@1" == admin.roll_back("turn", tenant="clients").adapter
+
+    def test_keeps_tenants(self, admin: Client):
+        """
+        Quotas, whom names are lent, a whole tenant out and in again, and who serves.
+        """
+        admin.push("kept", package(seed=21).data, tenant="moving")
+        assert 9 == admin.set_tenant("moving", max_adapters=9).max_adapters
+        assert "moving" in [one.tenant for one in admin.tenants()]
+        assert admin.share("kept", ["*"], tenant="moving").with_everyone
+        assert ["kept"] == [one.name for one in admin.shares(tenant="moving")]
+        archive = b"".join(admin.export("moving"))
+        brought = admin.bring("moved", archive)
+        assert (1, 1) == (brought.num_adapters, brought.num_shares)
+        assert 1 == admin.tenant("moved").num_adapters
+        assert admin.describe("kept", 1, tenant="moved").digest
+        assert 1 == len(admin.replicas())
+
+    def test_rotates_and_ends_keys(self, admin: Client):
+        """
+        The new one names the same tenant; the old one says what replaced it.
+        """
+        old = admin.create_key("clients", "tenant-admin", label="nightly job")
+        new = admin.rotate_key(old.id, grace_seconds=60)
+        known = {one.id: one for one in admin.keys(tenant="clients")}
+        assert new.id == known[old.id].replaced_by
+        assert ("nightly job", "tenant-admin") == (new.label, new.role)
+        ended = admin.expire_key(new.id, datetime.now(UTC))
+        assert ended.expires is not None
+
     def test_makes_and_revokes_keys(self, admin: Client, running: Running):
         """
         A revoked key is an Unauthenticated to its holder.
@@ -101,7 +165,8 @@ class TestAdministration:
             admin.revoke_key(made.id)
             with pytest.raises(Unauthenticated):
                 theirs.models()
-        assert [True] == [bool(key.revoked) for key in admin.keys(tenant="clients")]
+        known = {key.id: key for key in admin.keys(tenant="clients")}
+        assert known[made.id].revoked
 
 
 class TestErrors:
@@ -144,9 +209,11 @@ class Flaky(httpx.BaseTransport):
     def __init__(self, *failures: httpx.Response | httpx.TransportError) -> None:
         self.failures = list(failures)
         self.num_requests = 0
+        self.keys: set[str] = set()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.num_requests += 1
+        self.keys.add(request.headers.get("idempotency-key", ""))
         if not self.failures:
             return httpx.Response(200, json={"data": [], "adapters": [], "next": None})
         failure = self.failures.pop(0)
@@ -190,18 +257,19 @@ class TestRetries:
 
     def test_do_not_publish_twice(self):
         """
-        Without a version, an upload that may have arrived is not sent again; with one, it is.
+        An upload that may have arrived is sent again under the key that it had; a key is made once.
         """
         lost = httpx.ReadError("gone")
-        flaky = Flaky(lost)
-        with Client("http://galenic", transport=flaky) as client, pytest.raises(Unreachable):
-            client.push("x", b"...")
-        assert 1 == flaky.num_requests
-
         flaky = Flaky(lost, busy(), busy())
         with Client("http://galenic", transport=flaky) as client, pytest.raises(ServerError):
-            client.push("x", b"...", version=1)
+            client.push("x", b"...")
         assert 3 == flaky.num_requests
+        assert 1 == len(flaky.keys)
+
+        flaky = Flaky(lost)
+        with Client("http://galenic", transport=flaky) as client, pytest.raises(Unreachable):
+            client.create_key("x")
+        assert 1 == flaky.num_requests
 
 
 class TestTheAsyncClient:
@@ -228,7 +296,7 @@ class TestTheAsyncClient:
         """
 
         def methods(kind: type) -> set[str]:
-            return {name for name in vars(kind) if not name.startswith("_")}
+            return {name for name in dir(kind) if not name.startswith("_")}
 
         assert methods(Client) == methods(AsyncClient)
 

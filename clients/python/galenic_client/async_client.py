@@ -4,25 +4,21 @@ The client for asyncio; method for method the blocking one.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from galenic_client import calls
+from galenic_client.administration import AsyncAdministration
 from galenic_client.calls import Call
 from galenic_client.errors import ServerError, Unreachable, raise_for
-from galenic_client.transport import Retries, bytes_of, http_options, unreachable
+from galenic_client.transport import Retries, http_options, unreachable
 from galenic_client.types import (
-    Adapter,
-    Alias,
     ChatReply,
-    Key,
     Message,
     Model,
     NerAnswer,
-    NewKey,
     NliAnswer,
     NliDocument,
     QaAnswer,
@@ -30,7 +26,6 @@ from galenic_client.types import (
     ReAnswer,
     ReDocument,
     Reply,
-    Role,
     SummarizeAnswer,
     TextDocument,
 )
@@ -38,7 +33,7 @@ from galenic_client.types import (
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncAdministration):
     """
     Galenic over HTTP, for asyncio. Calls raise the errors of `galenic_client.errors`.
 
@@ -152,52 +147,6 @@ class AsyncClient:
         except (Unreachable, ServerError):
             return False
         return True
-
-    async def push(
-        self,
-        name: str,
-        package: bytes | Path,
-        *,
-        version: int | None = None,
-        tenant: str | None = None,
-    ) -> Adapter:
-        """Publish a package as *version*, or as the next one of *name*."""
-        return await self._send(calls.push(name, bytes_of(package), version, tenant))
-
-    async def list(self, *, tenant: str | None = None) -> AsyncIterator[Adapter]:
-        """The tenant's adapters, page by page."""
-        after = None
-        while True:
-            page = await self._send(calls.adapters(tenant, after))
-            for adapter in page.adapters:
-                yield adapter
-            if (after := page.next) is None:
-                return
-
-    async def delete(self, name: str, version: int, *, tenant: str | None = None) -> None:
-        await self._send(calls.delete(name, version, tenant))
-
-    async def alias(
-        self, alias: str, adapter: str, *, expect: str | None = None, tenant: str | None = None
-    ) -> Alias:
-        """Point *alias* to ``name@version``; with *expect*, only if it points there before."""
-        return await self._send(calls.alias(alias, adapter, expect, tenant))
-
-    async def aliases(self, *, tenant: str | None = None) -> Sequence[Alias]:
-        return await self._send(calls.aliases(tenant))
-
-    async def drop_alias(self, alias: str, *, tenant: str | None = None) -> None:
-        await self._send(calls.drop_alias(alias, tenant))
-
-    async def create_key(self, tenant: str, role: Role = "caller") -> NewKey:
-        """A new key, shown this once."""
-        return await self._send(calls.create_key(tenant, role))
-
-    async def keys(self, *, tenant: str | None = None) -> Sequence[Key]:
-        return await self._send(calls.keys(tenant))
-
-    async def revoke_key(self, key_id: str) -> None:
-        await self._send(calls.revoke_key(key_id))
 
     async def _send(self, call: Call[T]) -> T:
         failed = 0

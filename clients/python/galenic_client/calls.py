@@ -3,7 +3,7 @@ Every call as data: what is sent, and how the answer is read. Both clients send 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -12,15 +12,10 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from galenic_client.types import (
-    Adapter,
-    AdapterPage,
-    Alias,
     ChatReply,
-    Key,
     Message,
     Model,
     NerAnswer,
-    NewKey,
     NliAnswer,
     NliDocument,
     QaAnswer,
@@ -28,7 +23,6 @@ from galenic_client.types import (
     ReAnswer,
     ReDocument,
     Reply,
-    Role,
     SummarizeAnswer,
     TextDocument,
 )
@@ -45,20 +39,23 @@ class Call(Generic[T]):
     path: str
     read: Callable[[httpx.Response], T]
     json: Mapping[str, Any] | None = None
-    content: bytes | None = None
+    content: bytes | Iterable[bytes] | AsyncIterable[bytes] | None = None
     params: Mapping[str, str | int | None] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
     is_repeatable: bool = True
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         params = {name: value for name, value in self.params.items() if value is not None}
-        kind = {"content-type": "application/octet-stream"} if self.content is not None else None
+        headers = {name: value for name, value in self.headers.items() if value is not None}
+        if self.content is not None:
+            headers["content-type"] = "application/octet-stream"
         return client.build_request(
             self.method,
             self.path,
             json=self.json,
             content=self.content,
             params=params,
-            headers=kind,
+            headers=headers,
         )
 
 
@@ -105,58 +102,7 @@ def models() -> Call[list[Model]]:
 
 
 def ready() -> Call[None]:
-    return Call("GET", "/health/ready", _nothing)
-
-
-def push(name: str, package: bytes, version: int | None, tenant: str | None) -> Call[Adapter]:
-    path = f"/admin/v1/adapters/{_safe(name)}" + (f"/{version}" if version is not None else "")
-    # Without a number, twice would make two versions.
-    return Call(
-        "PUT",
-        path,
-        _as(Adapter),
-        content=package,
-        params={"tenant": tenant},
-        is_repeatable=version is not None,
-    )
-
-
-def adapters(tenant: str | None, after: str | None) -> Call[AdapterPage]:
-    params = {"tenant": tenant, "after": after, "limit": 1000}
-    return Call("GET", "/admin/v1/adapters", _as(AdapterPage), params=params)
-
-
-def delete(name: str, version: int, tenant: str | None) -> Call[None]:
-    path = f"/admin/v1/adapters/{_safe(name)}/{version}"
-    return Call("DELETE", path, _nothing, params={"tenant": tenant}, is_repeatable=False)
-
-
-def alias(name: str, adapter: str, expect: str | None, tenant: str | None) -> Call[Alias]:
-    body = {"adapter": adapter} | ({"expect": expect} if expect else {})
-    path, params = f"/admin/v1/aliases/{_safe(name)}", {"tenant": tenant}
-    return Call("PUT", path, _as(Alias), json=body, params=params, is_repeatable=expect is None)
-
-
-def aliases(tenant: str | None) -> Call[list[Alias]]:
-    return Call("GET", "/admin/v1/aliases", _as_list(Alias), params={"tenant": tenant})
-
-
-def drop_alias(name: str, tenant: str | None) -> Call[None]:
-    path, params = f"/admin/v1/aliases/{_safe(name)}", {"tenant": tenant}
-    return Call("DELETE", path, _nothing, params=params, is_repeatable=False)
-
-
-def create_key(tenant: str, role: Role) -> Call[NewKey]:
-    body = {"tenant": tenant, "role": role}
-    return Call("POST", "/admin/v1/keys", _as(NewKey), json=body, is_repeatable=False)
-
-
-def keys(tenant: str | None) -> Call[list[Key]]:
-    return Call("GET", "/admin/v1/keys", _as_list(Key), params={"tenant": tenant})
-
-
-def revoke_key(key_id: str) -> Call[None]:
-    return Call("DELETE", f"/admin/v1/keys/{_safe(key_id)}", _nothing)
+    return Call("GET", "/health/ready", nothing)
 
 
 def text_of(line: str) -> str | None:
@@ -184,7 +130,7 @@ def _task(
     given = {"adapter": adapter, "max_tokens": max_tokens}
     chosen = {name: value for name, value in given.items() if value is not None}
     body = {"documents": list(documents), **chosen}
-    return Call("POST", f"/v1/{task}", _as(reply), json=body)
+    return Call("POST", f"/v1/{task}", as_(reply), json=body)
 
 
 def _texts(documents: Sequence[Any]) -> list[Any]:
@@ -192,19 +138,19 @@ def _texts(documents: Sequence[Any]) -> list[Any]:
     return [{"text": one} if isinstance(one, str) else one for one in documents]
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     return quote(name, safe="")
 
 
-def _as(model: type[M]) -> Callable[[httpx.Response], M]:
+def as_(model: type[M]) -> Callable[[httpx.Response], M]:
     return lambda response: model.model_validate_json(response.content)
 
 
-def _as_list(model: type[M]) -> Callable[[httpx.Response], list[M]]:
+def as_list(model: type[M]) -> Callable[[httpx.Response], list[M]]:
     return lambda response: TypeAdapter(list[model]).validate_json(response.content)  # type: ignore[valid-type]
 
 
-def _nothing(response: httpx.Response) -> None:
+def nothing(response: httpx.Response) -> None:
     return None
 
 

@@ -8,7 +8,7 @@ What a call can come back with instead of an answer.
         ├── Unauthenticated  401: no key, or not a known one
         ├── Forbidden        403: the key is not for this
         ├── NotFound         404: no such adapter, alias or key for this tenant
-        ├── Conflict         412: written otherwise already, or moved meanwhile
+        ├── Conflict         412, 428: written otherwise already, moved meanwhile, or not said what
         └── ServerError      429, 5xx: the same request may succeed later
 """
 
@@ -73,6 +73,7 @@ BY_STATUS: dict[int, type[ApiError]] = {
     403: Forbidden,
     404: NotFound,
     412: Conflict,
+    428: Conflict,
     429: ServerError,
 }
 

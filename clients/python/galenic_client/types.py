@@ -137,13 +137,26 @@ class Model(BaseModel):
     adapter: dict[str, Any] | None
 
 
+class Signature(BaseModel):
+    """What the server has verified, and whose signature it was."""
+
+    policy: Literal["none", "optional", "required"]
+    is_verified: bool
+    signed_by: str | None
+
+
 class Adapter(BaseModel):
+    """*state* is ready once every replica of the server knows it."""
+
     tenant: str
     name: str
     version: int
     digest: str
+    state: Literal["checked", "ready"]
     num_bytes: int
     created: datetime
+    deleted: datetime | None
+    signature: Signature
     manifest: dict[str, Any]
 
 
@@ -152,10 +165,55 @@ class AdapterPage(BaseModel):
     next: str | None
 
 
+class Fault(BaseModel):
+    """*path* is a JSON path into the package, or what was sent beside it."""
+
+    path: str
+    problem: str
+
+
+class TriedOut(BaseModel):
+    accepted: bool
+    digest: str
+    faults: list[Fault]
+
+
+class Upload(BaseModel):
+    """*id* is the Idempotency-Key; *adapter* the version that it made."""
+
+    id: str
+    name: str
+    digest: str
+    state: Literal["received", "checked", "ready", "failed"]
+    created: datetime
+    adapter: str | None
+    faults: list[Fault]
+
+
+class Canary(BaseModel):
+    adapter: str
+    weight: int
+
+
 class Alias(BaseModel):
+    """*converged*: every replica answers by this; else those in *waiting_for* may not yet."""
+
     tenant: str
     alias: str
     adapter: str
+    canary: Canary | None
+    previous: str | None
+    changed: datetime
+    etag: str
+    converged: bool
+    waiting_for: list[str]
+
+
+class Share(BaseModel):
+    owner: str
+    name: str
+    tenants: list[str]
+    with_everyone: bool
 
 
 class Key(BaseModel):
@@ -165,9 +223,43 @@ class Key(BaseModel):
     created: datetime
     expires: datetime | None
     revoked: datetime | None
+    label: str
+    replaced_by: str | None
 
 
 class NewKey(Key):
     """*key* is shown this once."""
 
     key: str
+
+
+class Tenant(BaseModel):
+    """What is its own of quotas, and what it keeps."""
+
+    tenant: str
+    created: datetime
+    suspended: datetime | None
+    max_adapters: int | None
+    max_bytes: int | None
+    num_adapters: int
+    num_bytes: int
+
+
+class TenantPage(BaseModel):
+    tenants: list[Tenant]
+    next: str | None
+
+
+class Brought(BaseModel):
+    num_adapters: int
+    num_deleted: int
+    num_aliases: int
+    num_shares: int
+
+
+class Replica(BaseModel):
+    id: str
+    place: str
+    started: datetime
+    heard: datetime
+    seen: int

@@ -43,6 +43,16 @@ def _models(store: SqlStore, tenant: str) -> Iterator[dict[str, Any]]:
                 yield _model(alias.name, entries[alias.ref])
         for ref, entry in entries.items():
             yield _model(str(ref), entry)
+    for owner, name in store.lent_to(tenant):
+        yield from _lent(store, owner, name)
+
+
+def _lent(store: SqlStore, owner: str, name: str) -> Iterator[dict[str, Any]]:
+    """What another tenant lets this one ask, under the names by which it does."""
+    if (alias := store.aliases(owner).get(name)) is not None:
+        yield _model(f"{owner}/{name}", store.describe(alias.ref))
+    for entry in store.versions(owner, name):
+        yield _model(f"{owner}/{entry.ref}", entry)
 
 
 def _all(store: SqlStore, owner: str) -> Iterator[Entry]:
