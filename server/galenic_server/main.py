@@ -116,10 +116,10 @@ def join(
     service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(SqlLimits(store.database), limiter, settings)
     store.default_quota = settings.quota
-    registry = Registry(store, admitted, backbone=backbone, signatures=settings.signatures)
+    registry = Registry(store, engine, backbone=backbone, signatures=settings.signatures)
     follower = Follower(
         store,
-        admitted,
+        engine,
         place=settings.place,
         silent_seconds=settings.stale_seconds + MARGIN_SECONDS,
         retention=timedelta(days=settings.retention_days),
