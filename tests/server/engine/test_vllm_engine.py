@@ -13,7 +13,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from galenic_adapters.errors import NotFound, Unavailable
+from galenic_adapters.errors import EngineDied, NotFound, Unavailable
 from galenic_server.engine.base import complete
 from tests.support.engines import RunningEngine
 
@@ -168,8 +168,8 @@ def kill_core(engine: RunningEngine) -> list[psutil.Process]:
 class TestACrash:
     def test_everyone_hears_once_and_the_adapters_come_back(self, vllm_engine):
         """
-        Kill -9: requests in flight end with one `Unavailable` each, callers meanwhile get the
-        same at once, and the new core holds every resident before it is healthy.
+        Kill -9: requests in flight end with one `EngineDied` each, callers meanwhile get
+        `Unavailable` at once, and the new core holds every resident before it is healthy.
         """
         residents = [vllm_engine.adapters.add(rank=rank) for rank in (1, 4, 2)]
         expected = [vllm_engine.ask(adapter=digest).text for digest in residents]
@@ -200,7 +200,7 @@ class TestACrash:
         after = stats(vllm_engine)
         again = [vllm_engine.ask(adapter=digest).text for digest in residents]
 
-        assert [Unavailable] * 16 == [type(one) for one in said]
+        assert [EngineDied] * 16 == [type(one) for one in said]
         assert before.restarts + 1 == after.restarts
         assert before.resident_adapters == after.resident_adapters
         assert expected == again
