@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.support.engines import RunningEngine, running
+from tests.support import engines
+from tests.support.engines import RunningEngine
+from tests.support.http_fixtures import backbone, running, vllm_running  # noqa: F401  by name
 from tests.support.tiny_models import tiny_llama
 
 settings.register_profile("full", max_examples=20_000)
@@ -29,12 +31,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vllm_engine(llama: Path) -> Iterator[RunningEngine]:
     """vLLM over the tiny Llama, with 8 slots."""
-    with running("vllm", llama) as engine:
+    with engines.running("vllm", llama) as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
 def transformers_engine(llama: Path) -> Iterator[RunningEngine]:
     """The reference over the same tiny Llama."""
-    with running("transformers", llama) as engine:
+    with engines.running("transformers", llama) as engine:
         yield engine

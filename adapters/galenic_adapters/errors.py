@@ -13,6 +13,7 @@ Everything that can go wrong, as one tree; the server maps it to HTTP in one tab
     ├── QuotaExceeded       the tenant has no room for that
     ├── WrongTask           the adapter answers another task than the route's
     ├── LimitReached        a tenant has used what it may, for now
+    ├── NotServed           a route that this server's engine does not have
     └── Unavailable         the engine or the database is not there just now
         └── EngineDied      the engine ended while it worked on this
             └── Quarantined the engine ended more than once while it worked on this
@@ -90,6 +91,10 @@ class QuotaExceeded(GalenicError):
 
 class WrongTask(GalenicError):
     """The adapter was trained for another task."""
+
+
+class NotServed(GalenicError):
+    """Nothing to try again: this server is not set up for it."""
 
 
 class Unavailable(GalenicError):

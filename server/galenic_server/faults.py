@@ -75,6 +75,7 @@ TABLE: dict[type[Exception], Kind] = {
     errors.WrongTask: Kind(422, "wrong_task"),
     errors.LimitReached: Kind(429, "rate_limit_exceeded"),
     errors.Quarantined: Kind(503, "quarantined", {"retry-after": "3600"}),
+    errors.NotServed: Kind(501, "not_served", {"x-should-retry": "false"}),
     errors.Unavailable: Kind(503, "unavailable", {"retry-after": "5"}),
     Unauthorized: Kind(401, "invalid_api_key", {"www-authenticate": "Bearer"}),
     Forbidden: Kind(403, "forbidden"),

@@ -4,8 +4,8 @@ What Galenic answers, told without HTTP: a batch of documents, or a chat.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -14,6 +14,7 @@ from anyio.to_thread import run_sync
 from galenic_adapters import chat
 from galenic_adapters.errors import (
     BadInput,
+    NotServed,
     TooLong,
     Unavailable,
     WrongTask,
@@ -24,16 +25,16 @@ from galenic_adapters.tasks.base import (
     Answer,
     Choice,
     Completion,
-    Constraint,
     Message,
     Task,
     TaskName,
 )
 from galenic_adapters.tasks.registry import make_task
-from galenic_server.engine.base import Delta, Engine, Request, Sampling, complete
+from galenic_server.chat import ChatBody, OpenAIBody
+from galenic_server.clinical import Clinical
+from galenic_server.engine.base import Call, Engine, OpenAIReply, Request, Sampling, complete
 from galenic_server.remembered import Remembered
-
-DEFAULT_ANSWER_TOKENS = 1024
+from galenic_server.schemas import Used
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,21 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A chat that has been checked; its deltas come when they are asked for."""
+    """An OpenAI client's request under way; *clinical* where it is a task's."""
 
     adapter: Resolved | None
-    deltas: AsyncIterator[Delta]
+    call: Call
+    clinical: Clinical | None
+    reply: OpenAIReply
+
+    def told(self) -> dict[str, Any]:
+        """What the reply says beyond OpenAI's own fields, once it is complete."""
+        used = (
+            {"adapter": Used.of(self.adapter).model_dump()} if self.adapter else {"adapter": None}
+        )
+        if self.clinical is None:
+            return used
+        return used | {"metadata": self.clinical.metadata(self.call.completion)}
 
 
 class Service:
@@ -119,32 +131,23 @@ class Service:
         pairs = zip(completions, ask.documents, strict=True)
         return Answered(adapter, tuple(task.read(*pair) for pair in pairs), completions)
 
-    async def chat(
-        self,
-        origin: Origin,
-        model: str,
-        messages: tuple[Message, ...],
-        sampling: Sampling,
-        constraint: Constraint | None,
-    ) -> Talk:
-        """max_tokens of 0: as many as fit, up to an ordinary answer's length."""
+    async def talk(self, origin: Origin, body: OpenAIBody) -> Talk:
+        """
+        Answered by the engine's own OpenAI handlers, and begun when this returns.
+
+        A plain chat with an adapter is the adapter's task.
+        """
         self._check_ready()
-        bare = model == self.backbone.name
-        adapter = None if bare else await self._fitting(origin, model)
-        [ids] = await self._encode([messages])
-        used = len(ids) + self._num_virtual(adapter)
-        free = self.engine.config.context_tokens - used
-        room = sampling.max_tokens or max(1, min(free, DEFAULT_ANSWER_TOKENS))
-        self._check_length("messages", len(ids), adapter, room)
-        request = Request(
-            f"{origin.request_id}-{_nonce()}",
-            origin.tenant,
-            ids,
-            replace(sampling, max_tokens=room),
-            adapter.digest if adapter else None,
-            constraint,
-        )
-        return Talk(adapter, self.engine.generate(request))
+        body.check()
+        bare = body.model == self.backbone.name
+        adapter = None if bare else await self._fitting(origin, body.model)
+        if self.engine.openai is None:
+            raise NotServed("OpenAI's routes need GALENIC_ENGINE=vllm, this server has another")
+        clinical = None
+        if adapter is not None and isinstance(body, ChatBody) and body.is_plain:
+            clinical = Clinical.of(adapter, body)
+        call = self._call(origin, body, adapter, clinical)
+        return Talk(adapter, call, clinical, await self.engine.openai.answer(body.api, call))
 
     async def resolve(self, tenant: str, name: str) -> Resolved:
         """What *tenant* means by an alias, ``name@version`` or a name; its own first."""
@@ -176,12 +179,37 @@ class Service:
         requests, nonce = [], _nonce()
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
-            self._check_length(f"documents[{i}]", len(ids), adapter, room)
+            self._check_length(f"documents[{i}]", len(ids), room)
             constraint = task.constraint(fields)
             sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
             id_ = f"{origin.request_id}-{nonce}-{i}"
             requests.append(Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint))
         return requests
+
+    def _call(
+        self,
+        origin: Origin,
+        body: OpenAIBody,
+        adapter: Resolved | None,
+        clinical: Clinical | None,
+    ) -> Call:
+        fields = body.fields()
+        if clinical is not None:
+            fields = {"max_tokens": clinical.max_tokens} | fields
+            fields["messages"] = [asdict(message) for message in clinical.messages]
+        is_silent = fields.get("max_tokens") == 0
+        return Call(
+            f"{origin.request_id}-{_nonce()}",
+            origin.tenant,
+            str(adapter.ref) if adapter else self.backbone.name,
+            fields | ({"max_tokens": 1} if is_silent else {}),
+            body.text_field,
+            adapter.digest if adapter else None,
+            is_task=clinical is not None,
+            constraint=clinical.constraint if clinical else None,
+            with_logprob=clinical is not None and isinstance(clinical.constraint, Choice),
+            is_silent=is_silent,
+        )
 
     async def _encode(self, chats: list[tuple[Message, ...]]) -> list[list[int]]:
         def encode() -> list[list[int]]:
@@ -189,18 +217,16 @@ class Service:
 
         return await run_sync(encode, limiter=self._tokenizing)
 
-    def _check_length(self, path: str, num_ids: int, adapter: Resolved | None, room: int) -> None:
+    def _check_length(self, path: str, num_ids: int, room: int) -> None:
         """Nothing is cut off in silence: what does not fit is refused with its numbers."""
-        context, virtual = self.engine.config.context_tokens, self._num_virtual(adapter)
+        config = self.engine.config
+        context, virtual = config.context_tokens, config.metaprompt.num_positions
         if num_ids + virtual + room > context:
             parts = (
                 f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"
             )
             total = f"needs {num_ids + virtual + room:,} tokens ({parts})"
             raise TooLong(path, f"{total}; the context holds {context:,}")
-
-    def _num_virtual(self, adapter: Resolved | None) -> int:
-        return self.engine.config.metaprompt.num_positions if adapter else 0
 
     async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
         """Side by side; where one fails the others are aborted."""

@@ -59,15 +59,16 @@ class TestTheTasks:
         assert 0 < (nli.documents[0].confidence or 0) <= 1
         assert "truncated" == summary.documents[0].reading
 
-    def test_chat_whole_and_in_pieces(self, client: Client):
+    def test_chat_whole_and_in_pieces(self, vllm_running: Running):
         """
         The pieces make the whole.
         """
-        whole = client.chat("tiny-ner", MESSAGES, max_tokens=8)
+        with Client(vllm_running.url, api_key=vllm_running.key("north")) as client:
+            whole = client.chat("tiny-ner", MESSAGES, max_tokens=8)
 
-        assert whole.text == "".join(client.stream("tiny-ner", MESSAGES, max_tokens=8))
-        assert whole.adapter is not None
-        assert "ner" in {model.id for model in client.models()}
+            assert whole.text == "".join(client.stream("tiny-ner", MESSAGES, max_tokens=8))
+            assert whole.adapter is not None
+            assert "ner" in {model.id for model in client.models()}
 
 
 class TestAdministration:
@@ -273,13 +274,14 @@ class TestRetries:
 
 
 class TestTheAsyncClient:
-    def test_does_what_the_blocking_one_does(self, running: Running):
+    def test_does_what_the_blocking_one_does(self, vllm_running: Running):
         """
         Side by side, in one event loop.
         """
 
         async def both() -> tuple[list[str | None], str, str]:
-            async with AsyncClient(running.url, api_key=running.key("north")) as client:
+            key = vllm_running.key("north")
+            async with AsyncClient(vllm_running.url, api_key=key) as client:
                 asked = [client.nli([{"premise": "a", "hypothesis": "b"}]) for _ in range(4)]
                 labels = [reply.documents[0].label for reply in await asyncio.gather(*asked)]
                 whole = await client.chat("tiny-ner", MESSAGES, max_tokens=8)

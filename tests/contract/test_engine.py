@@ -6,7 +6,7 @@ import math
 import jsonschema
 import pytest
 
-from galenic_adapters.errors import BadFactor, BadInput, NotFound, TooLong, Unavailable, Unsupported
+from galenic_adapters.errors import BadFactor, BadInput, NotFound, TooLong, Unavailable
 from galenic_adapters.tasks.base import Choice, Grammar, JsonSchema
 from galenic_server.engine.make import make_engine
 from tests.support.engines import CONTEXT_TOKENS, RunningEngine
@@ -89,6 +89,21 @@ class TestAnAnswer:
         assert len(set(drawn)) > 1
 
 
+class TestPenalties:
+    def test_a_repeated_token_becomes_less_likely(self, running):
+        """
+        Of two letters, the one said already costs more, and the text's own letters do too.
+        """
+        letters = Grammar("root ::= [ab]{12}")
+
+        def said(**penalty: float) -> str:
+            return running.ask("aaaa", constraint=letters, **penalty).text
+
+        alone, both = said(), said(frequency_penalty=2.0, presence_penalty=2.0)
+        assert both.count("a") - both.count("b") in range(-4, 5)
+        assert said(repetition_penalty=10.0) != alone or {"a", "b"} <= set(alone)
+
+
 class TestAConstraint:
     def test_a_choice_yields_a_label(self, running):
         """
@@ -154,9 +169,9 @@ BAD_REQUESTS = {
     "an id of another slot": ({"text_ids": [5, 10**6]}, BadInput, "1000000"),
     "a negative id": ({"text_ids": [-1]}, BadInput, "-1"),
     "no answer": ({"max_tokens": 0}, BadInput, "max_tokens"),
-    "presence penalty": ({"presence_penalty": 0.5}, Unsupported, "presence_penalty"),
-    "frequency penalty": ({"frequency_penalty": 0.5}, Unsupported, "frequency_penalty"),
-    "repetition penalty": ({"repetition_penalty": 1.5}, Unsupported, "repetition_penalty"),
+    "presence penalty": ({"presence_penalty": 2.5}, BadInput, "presence_penalty"),
+    "frequency penalty": ({"frequency_penalty": math.nan}, BadInput, "frequency_penalty"),
+    "repetition penalty": ({"repetition_penalty": 0.0}, BadInput, "repetition_penalty"),
     "negative temperature": ({"temperature": -1.0}, BadInput, "temperature"),
     "endless temperature": ({"temperature": math.inf}, BadInput, "temperature"),
     "no top_p": ({"top_p": 0.0}, BadInput, "top_p"),

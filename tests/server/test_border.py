@@ -214,6 +214,10 @@ class TestAClientThatLeaves:
         with client, suppress(httpx.ReadTimeout), asked as reply:
             next(reply.iter_lines())
 
+    @pytest.fixture
+    def running(self, vllm_running: Running) -> Running:
+        return vllm_running
+
     def told(self, running: Running, pattern: str) -> list[str]:
         return re.findall(pattern, running.anyone.get("/metrics").text)
 

@@ -1,4 +1,4 @@
-"""OpenAI's chat, whole and streamed, with adapters as models."""
+"""OpenAI's chat over vLLM's handlers, whole and streamed, with adapters as models."""
 
 import json
 from typing import Any
@@ -11,10 +11,16 @@ from galenic_adapters.refs import SHARED
 from tests.support.serving import Running, package
 
 URL = "/v1/chat/completions"
+BRIEF = {"role": "system", "content": "Be brief."}  # with it, a chat is no task's question
+
+
+@pytest.fixture
+def running(vllm_running: Running) -> Running:
+    return vllm_running
 
 
 def chat(model: str = "tiny-ner", content: Any = "He has gout.", **more: Any) -> dict[str, Any]:
-    messages = [{"role": "user", "content": content}]
+    messages = [BRIEF, {"role": "user", "content": content}]
     return {"model": model, "messages": messages, "max_tokens": 12, **more}
 
 
@@ -106,11 +112,11 @@ class TestAStream:
         """
         The status is not sent before the engine has taken the request.
         """
-        more = {"stream": True, "presence_penalty": 1.0}
+        more = {"stream": True, "max_tokens": 639}
         reply = running.client("north").post(URL, json=chat(**more))
 
-        assert 400 == reply.status_code
-        assert "presence_penalty" == reply.json()["error"]["param"]
+        assert 413 == reply.status_code
+        assert "messages" == reply.json()["error"]["param"]
 
 
 class TestAFormat:
@@ -151,8 +157,9 @@ class TestARefusal:
         "field",
         [
             "prompt_logprobs", "prompt_embeds", "prompt_token_ids", "cache_salt", "chat_template",
-            "priority", "kv_transfer_params", "mm_processor_kwargs", "echo", "tools", "top_k",
-            "logit_bias", "guided_json", "repetition_penalty",
+            "chat_template_kwargs", "priority", "kv_transfer_params", "mm_processor_kwargs",
+            "guided_json", "structured_outputs", "request_id", "return_token_ids", "vllm_xargs",
+            "use_beam_search", "truncate_prompt_tokens", "documents", "session_id", "functions",
         ],
     )  # fmt: skip
     def test_names_the_dangerous_field(self, running: Running, field: str):
@@ -170,9 +177,30 @@ class TestARefusal:
             ("n", 10**9),
             ("n", 2),
             ("max_tokens", 10**12),
-            ("max_tokens", 0),
             ("max_tokens", "many"),
-            ("logprobs", True),
+            ("n", -1),
+            ("max_tokens", -1),
+            ("logprobs", 10**6),
+            ("top_logprobs", 10**6),
+            ("top_logprobs", 2),
+            ("logit_bias", {"foo": 1}),
+            ("logit_bias", {"1": 101}),
+            ("logit_bias", {"1000000": 1}),
+            ("stop_token_ids", [10**6]),
+            ("allowed_token_ids", [10**6]),
+            ("allowed_token_ids", []),
+            ("bad_words", [""]),
+            ("min_tokens", 13),
+            ("min_p", 2),
+            ("top_k", 0.5),
+            ("repetition_penalty", 0),
+            ("presence_penalty", 2.5),
+            ("frequency_penalty", -2.5),
+            ("tools", []),
+            ("tools", [{"type": "function", "function": {"name": "a b"}}]),
+            ("tool_choice", "auto"),
+            ("tool_choice", {"type": "function", "function": {"name": "a"}}),
+            ("reasoning_effort", "endless"),
             ("temperature", 3),
             ("temperature", -1),
             ("top_p", 0),
@@ -181,16 +209,13 @@ class TestARefusal:
             ("stop", ["a" * 10_000]),
             ("stop", [""]),
             ("messages", []),
-            ("messages", [{"role": "tool", "content": "a"}]),
             ("messages", [{"role": "user", "content": ""}]),
             ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}]),
             ("messages", [{"role": "user", "content": "a\0"}]),
             ("model", ""),
             ("stream", "perhaps"),
-            ("stream_options", {"colour": 1}),
             ("response_format", {"type": "json_schema"}),
             ("response_format", {"type": "regex"}),
-            ("colour", 1),
         ],
     )
     def test_names_the_wrong_value(self, running: Running, field: str, value: Any):
@@ -202,16 +227,6 @@ class TestARefusal:
         assert 422 == reply.status_code, reply.text
         assert reply.json()["error"]["param"].startswith(field)
 
-    @pytest.mark.parametrize("field", ["presence_penalty", "frequency_penalty"])
-    def test_penalties_are_refused_beside_an_adapter(self, running: Running, field: str):
-        """
-        They index the vocabulary by prompt ids, and virtual ids lie past it.
-        """
-        reply = running.client("north").post(URL, json=chat(**{field: 0.5}))
-
-        assert 400 == reply.status_code
-        assert field == reply.json()["error"]["param"]
-
     def test_more_tokens_than_the_context_holds_are_refused_with_numbers(self, running: Running):
         """
         Answer and text count together.
@@ -220,6 +235,130 @@ class TestARefusal:
 
         assert 413 == reply.status_code
         assert "the context holds 640" in reply.json()["error"]["message"]
+
+
+class TestAFieldThatIsNotHere:
+    def test_is_passed_over_and_named_in_a_header(self, running: Running):
+        """
+        Clients send what other servers have; its value is not repeated.
+        """
+        more = {"colour": "blue", "verbosity": "low", "ä b\r\nx: y": 1}
+        reply = running.client("north").post(URL, json=chat(**more))
+
+        assert 200 == reply.status_code
+        assert "colour, verbosity, 1 more" == reply.headers["x-galenic-ignored"]
+        assert "x" not in reply.headers
+
+    def test_is_not_named_where_there_is_none(self, running: Running):
+        """
+        The header is a warning.
+        """
+        reply = running.client("north").post(URL, json=chat())
+
+        assert "x-galenic-ignored" not in reply.headers
+
+
+class TestSampling:
+    def test_is_greedy_unless_asked(self, running: Running):
+        """
+        The same note gets the same answer; several at once need a temperature.
+        """
+        drawn = ask(running, n=3, temperature=1.5, seed=1)["choices"]
+
+        assert ask(running)["choices"] == ask(running, temperature=0)["choices"]
+        assert [0, 1, 2] == [choice["index"] for choice in drawn]
+        assert len({choice["message"]["content"] for choice in drawn}) > 1
+
+    def test_tells_the_likeliest_tokens(self, running: Running):
+        """
+        None of them is of the adapter's prompt.
+        """
+        told = ask(running, logprobs=True, top_logprobs=3, max_tokens=4)["choices"][0]["logprobs"]
+
+        assert [3] * 4 == [len(step["top_logprobs"]) for step in told["content"]]
+        assert all(
+            step["logprob"] == step["top_logprobs"][0]["logprob"] for step in told["content"]
+        )
+
+    def test_a_bias_and_a_ban_reach_the_engine(self, running: Running):
+        """
+        Token 40 is a letter of the tiny tokenizer.
+        """
+        biased = ask(running, logit_bias={"40": 100, "foo": 0}, max_tokens=3)
+        allowed = ask(running, allowed_token_ids=[40], max_tokens=3)
+        letter = allowed["choices"][0]["message"]["content"][0]
+
+        assert biased["choices"][0]["message"]["content"] == letter * 3
+        assert allowed["choices"][0]["message"]["content"] == letter * 3
+
+    def test_no_tokens_are_no_answer(self, running: Running):
+        """
+        The text is read, and nothing is said.
+        """
+        told = ask(running, max_tokens=0)
+
+        assert ("", "length") == (
+            told["choices"][0]["message"]["content"],
+            told["choices"][0]["finish_reason"],
+        )
+        assert 0 == told["usage"]["completion_tokens"]
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "dose",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"mg": {"enum": [5, 10]}},
+            "required": ["mg"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+class TestTools:
+    def test_one_that_is_named_is_called(self, running: Running):
+        """
+        Under its schema, whatever the weights would say.
+        """
+        choice = {"type": "function", "function": {"name": "dose"}}
+        told = ask(running, tools=[TOOL], tool_choice=choice, max_tokens=200)
+        (call,) = told["choices"][0]["message"]["tool_calls"]
+
+        assert "dose" == call["function"]["name"]
+        assert json.loads(call["function"]["arguments"])["mg"] in (5, 10)
+
+    def test_what_it_said_is_taken_back(self, running: Running):
+        """
+        A call and its result are turns of the chat.
+        """
+        call = {"id": "1", "type": "function", "function": {"name": "dose", "arguments": "{}"}}
+        messages = [
+            BRIEF,
+            {"role": "user", "content": "How much?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "5 mg"},
+        ]
+
+        assert ask(running, messages=messages, tools=[TOOL])["choices"]
+
+
+class TestTokensOfControl:
+    @pytest.mark.parametrize(
+        "content", ["cough<|im_end|>", [{"type": "text", "text": "<|im_end|>"}]]
+    )
+    def test_in_a_message_stay_text(self, running: Running, content: Any):
+        """
+        They cost as many tokens as their letters.
+        """
+        text = content if isinstance(content, str) else content[0]["text"]
+        plain = ask(running, messages=[BRIEF, {"role": "user", "content": "x" * len(text)}])
+        told = ask(running, messages=[BRIEF, {"role": "user", "content": content}])
+
+        assert plain["usage"]["prompt_tokens"] == told["usage"]["prompt_tokens"]
 
 
 class TestOpenAIsOwnClient:

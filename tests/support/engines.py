@@ -3,6 +3,7 @@ Real engines over tiny backbones, each started once a run, and random adapters f
 """
 
 import asyncio
+import gc
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -117,3 +118,5 @@ def running(kind: str, backbone: Path | str, **config: Any) -> Iterator[RunningE
             yield RunningEngine(engine, adapters, runner)
         finally:
             runner.run(engine.stop())
+            del engine
+            gc.collect()  # here, where tests forgive vLLM the context of its sockets

@@ -1,6 +1,8 @@
 """One server over a tiny random backbone, for all tests of the HTTP surface."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -26,9 +28,21 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def running(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """With one shared adapter a task, which is that task's default."""
+    with _serving(backbone, tmp_path_factory.mktemp("home"), "transformers") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def vllm_running(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The same over vLLM, for what only vLLM does: OpenAI's API."""
+    with _serving(backbone, tmp_path_factory.mktemp("vllm_home"), "vllm") as server:
+        yield server
+
+
+@contextmanager
+def _serving(backbone: str, home: Path, engine: str) -> Iterator[Running]:
     logs.configure("critical")
-    parts = make_parts(backbone, tmp_path_factory.mktemp("home"))
-    with serving(parts) as server:
+    with serving(make_parts(backbone, home, engine=engine)) as server:
         for seed, (task, labels) in enumerate(SHARED_ADAPTERS.items()):
             server.publish(SHARED, f"tiny-{task}", package(task, labels, seed))
             moved = server.admin.put(

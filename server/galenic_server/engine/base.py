@@ -6,9 +6,11 @@ holds that adapter in a slot while the request runs, puts its virtual prompt bef
 keeps tenants' caches apart. Virtual token ids never leave the engine.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from galenic_adapters.factor import Factor, Metaprompt
@@ -82,6 +84,7 @@ class EngineConfig:
     num_slots: adapters resident at once.   max_rank: the highest rank a slot can hold.
     num_components: ranks of all residents together; none for four a slot, on average.
     context_tokens: prompt, text and answer together.   secret: keys the tenants' caches apart.
+    tool_parser: how this backbone writes calls of tools, in vLLM's name for it.
     """
 
     backbone: str
@@ -94,6 +97,7 @@ class EngineConfig:
     context_tokens: int = 4096
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
+    tool_parser: str = "hermes"
     options: dict[str, Any] = field(default_factory=dict)  # passed on to vLLM's engine arguments
 
 
@@ -161,6 +165,67 @@ class OpenGate:
         yield AnyTime()
 
 
+class Api(StrEnum):
+    """What OpenAI's clients ask, by the last part of the address."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """
+    One request of an OpenAI client, checked, and what it has cost so far.
+
+    model: how the reply names what answers.   adapter: its digest, or none for the bare backbone.
+    body: the request's own fields; *text_field* is the one that holds the text.
+    is_task: its messages are a task's, to be rendered as in training and answered under
+    *constraint*, with the answer's probability if *with_logprob*.
+    is_silent: its answer of one token is made and not shown.
+    """
+
+    id: str
+    tenant: str
+    model: str
+    body: Mapping[str, Any]
+    text_field: str
+    adapter: str | None = None
+    is_task: bool = False
+    constraint: Constraint | None = None
+    with_logprob: bool = False
+    is_silent: bool = False
+    text: str = ""
+    finish: str | None = None
+    logprob: float | None = None
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    num_cached_tokens: int = 0
+    failure: Exception | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def completion(self) -> Completion:
+        """What was said; of several answers, all of them run together."""
+        counts = (self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens)
+        return Completion(self.text, self.finish or "length", *counts, self.logprob)
+
+
+OpenAIReply = dict[str, Any] | AsyncGenerator[str]
+"""An object of OpenAI's, or server-sent events as they come; closing them aborts the request."""
+
+
+class OpenAI(Protocol):
+    """The OpenAI API over an engine; an adapter's virtual tokens show in nothing that it says."""
+
+    async def answer(self, api: Api, call: Call) -> OpenAIReply:
+        """
+        Returns once something has been said, so what is refused is an error and no stream.
+
+        Raises what `Engine.generate` raises, also from the events.
+        """
+
+
 class Engine(Protocol):
     """One resident backbone; every request may bring another adapter."""
 
@@ -170,6 +235,10 @@ class Engine(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The backbone's Hugging Face tokenizer, with the backbone's true vocabulary."""
+
+    @property
+    def openai(self) -> OpenAI | None:
+        """OpenAI's API, where this engine has it."""
 
     async def start(self) -> None:
         """Load the backbone; returns once it has really answered a request."""
@@ -184,7 +253,7 @@ class Engine(Protocol):
         The answer, piece by piece; closing the iterator aborts the request.
 
         Raises `BadInput` (an id outside the vocabulary, a constraint that does not compile),
-        `TooLong`, `Unsupported` (penalties beside an adapter), `NotFound` (the adapter),
+        `TooLong`, `Unsupported` (what this engine cannot do), `NotFound` (the adapter),
         `Unavailable`, `EngineDied` where it died meanwhile.
         """
 

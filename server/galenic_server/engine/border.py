@@ -1,11 +1,12 @@
 """
 What every engine refuses, checked once and before anything runs.
 
-An id past the vocabulary would read another adapter's prompt, and a penalty indexes the vocabulary
-by the ids of every prompt in the batch: neither may ever reach a running engine.
+An id past the vocabulary would read another adapter's prompt, and penalties index the vocabulary by
+the ids of every prompt in the batch: no engine is asked for them that is not guarded against that.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,50 +24,88 @@ class _BackboneShape(Protocol):
     max_position_embeddings: int
 
 
+class Penalties(Protocol):
+    """Ours, or vLLM's sampling parameters."""
+
+    @property
+    def presence_penalty(self) -> float: ...
+    @property
+    def frequency_penalty(self) -> float: ...
+    @property
+    def repetition_penalty(self) -> float: ...
+
+
+NEUTRAL = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
+
+
 @dataclass(frozen=True, slots=True)
 class Border:
-    """The sizes that a request is measured against."""
+    """
+    The sizes that a request is measured against.
+
+    is_guarded: virtual ids are kept from what indexes the vocabulary by prompt ids.
+    """
 
     vocab_size: int
     num_positions: int
     context_tokens: int
+    is_guarded: bool = True
 
     def check(self, request: Request) -> None:
         """Raises `BadInput`, `TooLong` or `Unsupported`, naming the field."""
-        self._check_ids(request)
-        self._check_length(request)
+        self.check_text(request.text_ids, request.adapter, request.sampling.max_tokens)
+        self.check_penalties(request.sampling)
         _check_sampling(request.sampling)
         if isinstance(request.constraint, Choice) and not request.constraint.labels:
             raise BadInput("constraint", "a choice needs at least one label")
 
-    def _check_ids(self, request: Request) -> None:
-        if not request.text_ids:
-            raise BadInput("text", "is empty")
-        for extreme in (min(request.text_ids), max(request.text_ids)):
-            if not 0 <= extreme < self.vocab_size:
-                raise BadInput("text", f"token id {extreme} is outside 0 to {self.vocab_size - 1}")
-
-    def _check_length(self, request: Request) -> None:
-        if request.sampling.max_tokens < 1:
-            raise BadInput("max_tokens", f"is {request.sampling.max_tokens}, at least 1 is needed")
-        parts = {
-            "prompt": self.num_positions if request.adapter else 0,
-            "text": len(request.text_ids),
-            "answer": request.sampling.max_tokens,
-        }
-        needed = sum(parts.values())
-        if needed > self.context_tokens:
+    def check_text(
+        self, ids: Sequence[int], adapter: str | None, num_answer: int, field: str = "text"
+    ) -> None:
+        """Whether *ids* are the vocabulary's and fit the context with prompt and answer."""
+        self._check_ids(ids, field)
+        if num_answer < 1:
+            raise BadInput("max_tokens", f"is {num_answer}, at least 1 is needed")
+        if num_answer > self.room(len(ids), adapter):
+            parts = {
+                "prompt": self._num_virtual(adapter),
+                "text": len(ids),
+                "answer": num_answer,
+            }
             told = ", ".join(f"{count} for the {name}" for name, count in parts.items() if count)
-            problem = f"needs {needed} tokens ({told}), the context holds {self.context_tokens}"
-            raise TooLong("text", problem)
+            needed = f"needs {sum(parts.values())} tokens ({told})"
+            raise TooLong(field, f"{needed}, the context holds {self.context_tokens}")
+
+    def check_penalties(self, sampling: Penalties) -> None:
+        """Whether this engine can take what *sampling* says of tokens of the prompt."""
+        for field, neutral in NEUTRAL.items():
+            if not self.is_guarded and getattr(sampling, field) != neutral:
+                raise Unsupported(field, f"cannot work on this engine yet, leave {neutral}")
+
+    def room(self, num_ids: int, adapter: str | None) -> int:
+        """Tokens that are left for the answer to a text of *num_ids*."""
+        return self.context_tokens - num_ids - self._num_virtual(adapter)
+
+    def _num_virtual(self, adapter: str | None) -> int:
+        return self.num_positions if adapter else 0
+
+    def _check_ids(self, ids: Sequence[int], field: str) -> None:
+        if not ids:
+            raise BadInput(field, "is empty")
+        for extreme in (min(ids), max(ids)):
+            if not 0 <= extreme < self.vocab_size:
+                raise BadInput(field, f"token id {extreme} is outside 0 to {self.vocab_size - 1}")
 
 
 def _check_sampling(sampling: Sampling) -> None:
-    neutral = Sampling(max_tokens=1)
-    for field in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
-        if getattr(sampling, field) != getattr(neutral, field):
-            neutral_value = getattr(neutral, field)
-            raise Unsupported(field, f"cannot work beside virtual prompts, leave {neutral_value}")
+    for field, lowest, highest in (
+        ("presence_penalty", -2.0, 2.0),
+        ("frequency_penalty", -2.0, 2.0),
+        ("repetition_penalty", 0.01, 10.0),
+    ):
+        value = getattr(sampling, field)
+        if not lowest <= value <= highest:
+            raise BadInput(field, f"is {value}, not within {lowest} to {highest}")
     if not (math.isfinite(sampling.temperature) and 0 <= sampling.temperature <= 10):
         raise BadInput("temperature", f"is {sampling.temperature}, not within 0 to 10")
     if not 0 < sampling.top_p <= 1:

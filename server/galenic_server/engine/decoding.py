@@ -4,6 +4,7 @@ One answer, token by token, on a plain transformers model.
 Dimension key:  T tokens   V vocabulary   P prompt positions   D model width
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ class Decoding:
         self._random.seed() if request.sampling.seed is None else self._random.manual_seed(
             request.sampling.seed
         )
+        self._penalties = Penalties(request)
         self._cache: Any = None
         self._token: int | None = None
         self._num_tokens = 0
@@ -64,7 +66,8 @@ class Decoding:
         logits_V = self._logits()
         if self._matcher is not None:
             logits_V = self._backbone.constrainer.mask(logits_V, self._matcher)
-        self._token = pick(logits_V, self._request.sampling, self._random)
+        self._token = pick(self._penalties(logits_V), self._request.sampling, self._random)
+        self._penalties.add(self._token)
         if self._matcher is not None:
             self._matcher.accept_token(self._token)
         self._num_tokens += 1
@@ -109,6 +112,32 @@ def pick(logits_V: Tensor, sampling: Sampling, random: torch.Generator) -> int:
     probs_V, order_V = (logits_V / sampling.temperature).softmax(-1).sort(descending=True)
     probs_V[probs_V.cumsum(-1) - probs_V >= sampling.top_p] = 0
     return int(order_V[torch.multinomial(probs_V, 1, generator=random)])
+
+
+class Penalties:
+    """
+    OpenAI's presence and frequency penalties, which count what was said, and the repetition penalty
+    (arXiv 1909.05858), which counts the text too. The adapter's prompt has no tokens.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._sampling = request.sampling
+        self._text = set(request.text_ids)
+        self._said: Counter[int] = Counter()
+
+    def add(self, token: int) -> None:
+        self._said[token] += 1
+
+    def __call__(self, logits_V: Tensor) -> Tensor:
+        sampling, penalized_V = self._sampling, logits_V.clone()
+        if sampling.repetition_penalty != 1.0:
+            seen = list(self._text | self._said.keys())
+            factor = sampling.repetition_penalty
+            at = penalized_V[seen]
+            penalized_V[seen] = torch.where(at > 0, at / factor, at * factor)
+        for token, count in self._said.items():
+            penalized_V[token] -= sampling.frequency_penalty * count + sampling.presence_penalty
+        return penalized_V
 
 
 class _Text:

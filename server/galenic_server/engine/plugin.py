@@ -26,6 +26,11 @@ DISCREET = "GALENIC_DISCREET_LOGS"
 OUTSPOKEN_LOGGERS = (
     "vllm.logging_utils.dump_input",  # after a crash, every request's sampling parameters
     "vllm.v1.structured_output",  # lines of a grammar that does not compile
+    "vllm.renderers",  # what a chat template says of the messages
+    "vllm.entrypoints",  # errors of requests, with their traces; ours are told once, by us
+    "vllm.parser",  # what a model said that is no call of a tool
+    "vllm.reasoning",
+    "vllm.tool_parsers",
 )
 
 
@@ -40,7 +45,9 @@ def register() -> None:
         TokenizerRegistry.register(
             TOKENIZER_MODE, "galenic_server.engine.tokenizer", "PromptedTokenizer"
         )
-        RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm.renderers.hf", "HfRenderer")
+        RENDERER_REGISTRY.register(
+            TOKENIZER_MODE, "galenic_server.engine.openai.renderer", "PromptedRenderer"
+        )
     if os.environ.get(DISCREET):
         for name in OUTSPOKEN_LOGGERS:
-            logging.getLogger(name).disabled = True
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)

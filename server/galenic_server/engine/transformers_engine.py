@@ -54,6 +54,10 @@ class TransformersEngine:
     def tokenizer(self) -> Any:
         return self._tokenizer
 
+    @property
+    def openai(self) -> None:
+        return None
+
     async def start(self) -> None:
         self._backbone = await asyncio.to_thread(
             Backbone.load, self._config.backbone, self._dtype, self._tokenizer

@@ -25,32 +25,35 @@ os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
 
 import torch
 from transformers import AutoTokenizer
-from vllm import AsyncEngineArgs, SamplingParams
+from vllm import AsyncEngineArgs, RequestOutput, SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import TokensInput, tokens_input
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from galenic_adapters.constraints import choice_grammar
 from galenic_adapters.errors import BadInput, EngineDied, NotFound, Unavailable
 from galenic_adapters.factor import Factor
-from galenic_adapters.tasks.base import Choice, Constraint, Grammar
 from galenic_server.engine.base import (
     WARM_UP,
+    Api,
+    Call,
     Delta,
     EngineConfig,
     EngineStats,
     FactorOf,
     Gate,
+    OpenAI,
+    OpenAIReply,
     Request,
-    Sampling,
     Work,
 )
 from galenic_server.engine.border import check_factor, fit
 from galenic_server.engine.embedding import Layout
+from galenic_server.engine.openai.client import PromptingClient
+from galenic_server.engine.openai.surface import Surface
 from galenic_server.engine.plugin import DISCREET, LAYOUT_KEY, TOKENIZER_MODE
+from galenic_server.engine.sampling import sampling_params
 from galenic_server.engine.slots import Place, Slots, seat_all
 from galenic_server.engine.worker import pack
 
@@ -84,6 +87,7 @@ class VllmEngine:
             self._layout.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load
         )
         self._llm: AsyncLLM | None = None
+        self._surface: Surface | None = None
         self._making: asyncio.Task[AsyncLLM] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._next_message: asyncio.Task[None] | None = None
@@ -99,6 +103,10 @@ class VllmEngine:
     @property
     def tokenizer(self) -> Any:
         return self._tokenizer
+
+    @property
+    def openai(self) -> OpenAI:
+        return self
 
     # Life
 
@@ -135,8 +143,14 @@ class VllmEngine:
                 seated, max_rank=self._layout.max_rank, metaprompt=self._config.metaprompt
             )
             await self._send(packed)
+            is_guarded = all(await self._call("guard_vocabulary"))
+            self._border = replace(self._border, is_guarded=is_guarded)
         async for _ in self._answer(WARM_UP):
             pass
+        self._surface = Surface(
+            PromptingClient(self._llm, self.run, self._border),
+            tool_parser=self._config.tool_parser,
+        )
         self._is_ready = True
 
     async def _stop_core(self) -> None:
@@ -182,59 +196,62 @@ class VllmEngine:
             async for delta in deltas:
                 yield delta
 
+    async def answer(self, api: Api, call: Call) -> OpenAIReply:
+        if self._surface is None or not await self.healthy():
+            raise Unavailable("the engine is starting")
+        return await self._surface.answer(api, call)
+
     async def _answer(self, request: Request) -> AsyncGenerator[Delta]:
+        params = sampling_params(request.sampling, request.constraint)
+        outputs = self.run(request.id, Work.of(request), params)
+        async with aclosing(outputs):
+            async for output in outputs:
+                yield _delta(request, output)
+
+    async def run(
+        self, id_: str, work: Work, params: SamplingParams, **more: Any
+    ) -> AsyncGenerator[RequestOutput]:
+        """vLLM's outputs for a text with the adapter's prompt before it, and without it in them."""
         async with AsyncExitStack() as held:
-            turn = await held.enter_async_context(self._gate.enter(Work.of(request)))
+            turn = await held.enter_async_context(self._gate.enter(work))
             prompt_ids: list[int] = []
-            if request.adapter is not None:
-                place = await held.enter_async_context(self._slots.hold(request.adapter))
+            if work.adapter is not None:
+                place = await held.enter_async_context(self._slots.hold(work.adapter))
                 prompt_ids.extend(self._layout.virtual_ids(self._border.vocab_size, place.slot))
-            prompt = tokens_input(
-                [*prompt_ids, *request.text_ids], cache_salt=self._cache_salt(request)
-            )
-            async with aclosing(self._run(request, prompt, turn.priority)) as outputs:
+            salt = self._cache_salt(work.tenant, work.adapter)
+            prompt = tokens_input([*prompt_ids, *work.text_ids], cache_salt=salt)
+            more["priority"] = turn.priority
+            async with aclosing(self._run(id_, prompt, params, **more)) as outputs:
                 async for output in outputs:
-                    turn.said(len(output.outputs[0].token_ids))
-                    yield self._delta(request, output, num_virtual=len(prompt_ids))
+                    turn.said(sum(len(said.token_ids) for said in output.outputs))
+                    if output.finished:
+                        num_tokens = len(prompt_ids) + len(work.text_ids)
+                        self._count_prefix(num_tokens, output.num_cached_tokens or 0)
+                    yield _without_prompt(output, len(prompt_ids))
 
     async def _run(
-        self, request: Request, prompt: TokensInput, priority: int
-    ) -> AsyncGenerator[Any]:
+        self, id_: str, prompt: TokensInput, params: SamplingParams, **more: Any
+    ) -> AsyncGenerator[RequestOutput]:
         """vLLM's outputs, and its errors as ours."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
-        params = _sampling_params(request.sampling, request.constraint)
         try:
-            asked = llm.generate(prompt, params, request.id, priority=priority)
-            async with aclosing(asked) as outputs:
+            async with aclosing(llm.generate(prompt, params, id_, **more)) as outputs:
                 async for output in outputs:
                     yield output
         except EngineDeadError as death:
             raise EngineDied("the engine died") from death
-        except VLLMClientError as refusal:  # all else was checked at the border
-            raise BadInput("constraint", "does not compile") from refusal
+        except VLLMClientError as refusal:  # its message may quote the request
+            named = getattr(refusal, "parameter", None) or "structured_outputs"
+            field = "constraint" if named.startswith("structured_outputs") else named
+            raise BadInput(field, "is not taken by the engine") from refusal
         except EngineGenerateError as failure:
             raise Unavailable("the engine failed on this request") from failure
 
-    def _delta(self, request: Request, output: Any, *, num_virtual: int) -> Delta:
-        said = output.outputs[0]
-        if said.finish_reason not in (None, "stop", "length"):
-            raise Unavailable(f"the engine ended this request: {said.finish_reason}")
-        if said.finish_reason is not None:
-            self._count_prefix(num_virtual + len(request.text_ids), output.num_cached_tokens or 0)
-        return Delta(
-            text=said.text,
-            num_tokens=len(said.token_ids),
-            finish=said.finish_reason,
-            num_prompt_tokens=len(request.text_ids),
-            num_cached_tokens=max(0, (output.num_cached_tokens or 0) - num_virtual),
-            logprob=said.cumulative_logprob if request.sampling.with_logprob else None,
-        )
-
-    def _cache_salt(self, request: Request) -> str:
+    def _cache_salt(self, tenant: str, adapter: str | None) -> str:
         """Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat."""
-        owner = f"{len(request.tenant)}:{request.tenant}:{request.adapter or 'bare'}"
+        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}"
         return hmac.new(self._config.secret, owner.encode(), hashlib.sha256).hexdigest()
 
     def _count_prefix(self, num_tokens: int, num_cached: int) -> None:
@@ -285,17 +302,20 @@ class VllmEngine:
             await self._send(pack(unsent, max_rank=self._layout.max_rank))
 
     async def _send(self, packed: bytes) -> None:
-        """Call the workers; vLLM leaves a call unanswered when its core dies, so watch it."""
+        await self._call("load_prompts", packed)
+
+    async def _call(self, method: str, *args: Any) -> list[Any]:
+        """Ask the workers; vLLM leaves a call unanswered when its core dies, so watch it."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
-        call = asyncio.ensure_future(llm.collective_rpc("load_prompts", args=(packed,)))
+        call = asyncio.ensure_future(llm.collective_rpc(method, args=args))
         while not call.done():
             await asyncio.wait({call}, timeout=POLL_SECONDS)
             if llm.errored:
                 call.cancel()
                 raise Unavailable("the engine died")
-        call.result()
+        return call.result()
 
 
 def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
@@ -338,25 +358,27 @@ def _share_the_cpu(num_workers: int) -> None:
     )
 
 
-def _sampling_params(sampling: Sampling, constraint: Constraint | None) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-        stop=list(sampling.stop),
-        logprobs=0 if sampling.with_logprob else None,
-        ignore_eos=sampling.ignore_end,
-        structured_outputs=_structured(constraint),
-        output_kind=RequestOutputKind.DELTA,
+def _delta(request: Request, output: RequestOutput) -> Delta:
+    said = output.outputs[0]
+    return Delta(
+        text=said.text,
+        num_tokens=len(said.token_ids),
+        finish=said.finish_reason,
+        num_prompt_tokens=len(request.text_ids),
+        num_cached_tokens=output.num_cached_tokens or 0,
+        logprob=said.cumulative_logprob if request.sampling.with_logprob else None,
     )
 
 
-def _structured(constraint: Constraint | None) -> StructuredOutputsParams | None:
-    if constraint is None:
-        return None
-    if isinstance(constraint, Choice):
-        return StructuredOutputsParams(grammar=choice_grammar(constraint))
-    if isinstance(constraint, Grammar):
-        return StructuredOutputsParams(grammar=constraint.ebnf)
-    return StructuredOutputsParams(json=constraint.schema)
+def _without_prompt(output: RequestOutput, num_virtual: int) -> RequestOutput:
+    """*output* as if the text were all that there is; raises where vLLM gave up on it."""
+    for said in output.outputs:
+        if said.finish_reason not in (None, "stop", "length"):
+            raise Unavailable(f"the engine ended this request: {said.finish_reason}")
+    output.num_cached_tokens = max(0, (output.num_cached_tokens or 0) - num_virtual)
+    output.num_cache_creation_tokens = None
+    if output.prompt_token_ids is not None:
+        output.prompt_token_ids = output.prompt_token_ids[num_virtual:]
+    if output.prompt_logprobs is not None:
+        output.prompt_logprobs = output.prompt_logprobs[num_virtual:]
+    return output

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_server.engine.embedding import PromptedEmbedding
+from galenic_server.engine.guards import guard
 from galenic_server.engine.slots import Place
 
 
@@ -27,6 +28,10 @@ class PromptWorker:
         for module in model.modules():
             if isinstance(module, PromptedEmbedding):
                 module.load(tensors)
+
+    def guard_vocabulary(self) -> bool:
+        """Whether requests may ask for what indexes the vocabulary by prompt ids."""
+        return guard(self.model_runner)
 
 
 def pack(

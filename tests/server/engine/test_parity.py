@@ -60,6 +60,43 @@ class TestLlama:
         assert NUM_POSITIONS == prefix_hits(vllm_engine) - before
 
 
+PENALTIES = (
+    {},
+    {"presence_penalty": 1.5},
+    {"frequency_penalty": -1.0},
+    {"repetition_penalty": 1.8},
+)
+ALL_PENALTIES = {"presence_penalty": -0.5, "frequency_penalty": 1.2, "repetition_penalty": 0.7}
+
+
+class TestPenalties:
+    def test_count_the_text_and_what_was_said(self, vllm_engine, transformers_engine):
+        """
+        In one burst of short and long texts, bare and with adapters of every rank, each kind of
+        penalty beside all three and none: what transformers says of each alone, and nobody's
+        virtual ids are counted, nor end the engine.
+        """
+        cases = [
+            (text, rank, penalty)
+            for text in TEXTS
+            for rank in (None, *RANKS)
+            for penalty in (*PENALTIES, ALL_PENALTIES)
+        ]
+
+        def requests(engine: RunningEngine):
+            digests = {None: None} | engine.adapters.of_rank
+            for text, rank, penalty in cases:
+                yield engine.request(text, adapter=digests[rank], max_tokens=24, **penalty)
+
+        expected = [
+            transformers_engine.ask_all(request)[0] for request in requests(transformers_engine)
+        ]
+        said = vllm_engine.ask_all(*requests(vllm_engine))
+
+        assert [answer.text for answer in expected] == [answer.text for answer in said]
+        assert len({answer.text for answer in expected}) > len(cases) // 2
+
+
 @pytest.mark.slow
 class TestOtherBackbones:
     """
