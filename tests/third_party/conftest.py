@@ -1,0 +1,35 @@
+"""A tiny server for other people's tests, and the environment that those run in."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from galenic_adapters.refs import SHARED
+from tests.support.serving import Running, package
+from tests.third_party.tools import Tools
+
+ROOT = Path(__file__).parents[2]
+SUITES = Path(__file__).parent / "suites"
+OPENAIS_MODELS = ("gpt-6-astra", "gpt-3.5-turbo-instruct")
+"""What the tests of OpenAI's client call a model."""
+
+
+@pytest.fixture(scope="session")
+def server(vllm_running: Running) -> Running:
+    for seed, name in enumerate(OPENAIS_MODELS):
+        vllm_running.publish(SHARED, name, package("summarization", (), 90 + seed))
+    return vllm_running
+
+
+@pytest.fixture(scope="session")
+def tools(server: Running) -> Tools:
+    """The environment of `make test-third-party`; elsewhere by THIRD_PARTY."""
+    folder = Path(os.environ.get("THIRD_PARTY", ROOT / ".venv-third-party"))
+    assert (folder / "bin/python").exists(), f"{folder} is set up by `make test-third-party`"
+    environment = {
+        "OPENAI_BASE_URL": f"{server.url}/v1",
+        "OPENAI_API_KEY": server.key("north"),
+        "MODEL": "tiny-summarization",
+    }
+    return Tools(folder, environment)
