@@ -90,19 +90,10 @@ TASK_REQUESTS = {
 }
 
 CHATS = {
-    "presence penalty": (chat(presence_penalty=0.5), 400, "unsupported_field", "presence_penalty"),
-    "frequency penalty": (
-        chat(frequency_penalty=-0.5),
-        400,
-        "unsupported_field",
-        "frequency_penalty",
-    ),
-    "repetition penalty": (
-        chat(repetition_penalty=1.2),
-        400,
-        "unsupported_field",
-        "repetition_penalty",
-    ),
+    "presence penalty": (chat(presence_penalty=2.5), 422, "invalid_field", "presence_penalty"),
+    "frequency penalty": (chat(frequency_penalty=-9), 422, "invalid_field", "frequency_penalty"),
+    "repetition penalty": (chat(repetition_penalty=0), 422, "invalid_field", "repetition_penalty"),
+    "a bias past the vocabulary": (chat(logit_bias={"49152": 1}), 422, "bad_input", "logit_bias"),
     "prompt_logprobs": (chat(prompt_logprobs=1), 400, "unsupported_field", "prompt_logprobs"),
     "ids past the vocabulary": (
         chat(prompt_token_ids=[49_152, 10**6]),

@@ -23,6 +23,7 @@ router = APIRouter(
 log = structlog.get_logger(__name__)
 
 DONE = "data: [DONE]\n\n"
+NO_CHOICES = '"choices":[]'
 REPLIES: dict[str, Any] = {
     "response_model": None,
     "responses": {200: {"model": dict[str, Any], "content": {"text/event-stream": {}}}},
@@ -90,12 +91,15 @@ def _count(parts: Parts, origin: Origin, talk: Talk) -> None:
 async def _events(
     parts: Parts, origin: Origin, talk: Talk, reply: AsyncGenerator[str]
 ) -> AsyncGenerator[str]:
+    is_untold = talk.clinical is not None
     try:
         async with aclosing(reply):
             async for event in reply:
-                if event == DONE and talk.clinical is not None:
-                    yield _last_chunk(talk)
-                yield event
+                if is_untold and (event == DONE or NO_CHOICES in event):
+                    is_untold = False
+                    yield _with_answer(event, talk)
+                else:
+                    yield event
     except Exception as error:  # noqa: BLE001 the status is sent, so it is told in the stream
         log.warning("stream failed", **logs.where(error))
         yield _event(faults.body_of(error))
@@ -104,10 +108,13 @@ async def _events(
         _count(parts, origin, talk)
 
 
-def _last_chunk(talk: Talk) -> str:
-    """The structured answer, as one more chunk without choices."""
-    head = {"id": talk.call.id, "object": "chat.completion.chunk", "created": talk.call.created}
-    return _event(head | {"model": talk.call.model, "choices": []} | talk.told())
+def _with_answer(event: str, talk: Talk) -> str:
+    """The structured answer, in the chunk that tells the usage or in one of its own."""
+    call = talk.call
+    if event != DONE:
+        return _event(json.loads(event.removeprefix("data: ")) | talk.told())
+    head = {"id": call.id, "object": "chat.completion.chunk", "created": call.created}
+    return _event(head | {"model": call.model, "choices": []} | talk.told()) + DONE
 
 
 def _event(data: dict[str, Any]) -> str:
