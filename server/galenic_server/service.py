@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from galenic_adapters import chat
+from galenic_adapters.changes import Change, Kind
 from galenic_adapters.errors import (
     BadInput,
     NotServed,
@@ -20,6 +21,7 @@ from galenic_adapters.errors import (
     WrongTask,
 )
 from galenic_adapters.manifest import BackboneId
+from galenic_adapters.refs import SHARED
 from galenic_adapters.store import Resolved, SqlStore
 from galenic_adapters.tasks.base import (
     Answer,
@@ -35,6 +37,9 @@ from galenic_server.clinical import Clinical
 from galenic_server.engine.base import Call, Engine, OpenAIReply, Request, Sampling, complete
 from galenic_server.remembered import Remembered
 from galenic_server.schemas import Used
+
+RESOLVED_SECONDS = 60.0
+MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +103,14 @@ class Service:
         self.engine = engine
         self.backbone = backbone
         self._is_ready = False
-        # Asked each time, as an alias may have moved; remembered for when the database is away.
+        # True while changes are followed, and good enough while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
-            fresh_seconds=0.0, stale_seconds=stale_seconds
+            fresh_seconds=RESOLVED_SECONDS,
+            stale_seconds=stale_seconds,
+            is_current=lambda: store.is_current,
+            most=100_000,
         )
+        store.listen(self._heard)
         # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
         self._tokenizing = CapacityLimiter(2)
 
@@ -151,9 +160,19 @@ class Service:
 
     async def resolve(self, tenant: str, name: str) -> Resolved:
         """What *tenant* means by an alias, ``name@version`` or a name; its own first."""
+        if (known := self._resolved.recall((tenant, name))) is not None:
+            return known
         return await run_sync(
             self._resolved.get, (tenant, name), lambda: self.store.resolve(tenant, name)
         )
+
+    def _heard(self, changes: Sequence[Change] | None) -> None:
+        """What a name means may have changed, for its owner and for whom it is lent to."""
+        owners = {one.tenant for one in changes or () if one.kind in MEANING}
+        if changes is None or owners & {"", SHARED}:
+            self._resolved.forget()
+        elif owners:
+            self._resolved.forget(lambda key: not owners.isdisjoint(_owners(key)))
 
     # Steps
 
@@ -236,6 +255,12 @@ class Service:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return tuple(one.result() for one in running)
+
+
+def _owners(key: tuple[str, str]) -> tuple[str, str]:
+    """Whose changes may give the name another meaning."""
+    tenant, text = key
+    return tenant, text.partition("/")[0]
 
 
 def _nonce() -> str:

@@ -115,3 +115,47 @@ class TestASourceThatIsAway:
         source.now, source.says = 11.5, "second"
 
         assert "second" == remembered.get("key", source.look_up)
+
+
+class TestWhatHasToBeForgotten:
+    def test_is_not_fresh_where_it_is_not_known_what_changed(self, source: Source):
+        """
+        While changes are not followed, the source is asked each time.
+        """
+        is_current = True
+        kept = Remembered[str, str](
+            fresh_seconds=60, stale_seconds=60, is_current=lambda: is_current, clock=source.clock
+        )
+        kept.get("key", source.look_up)
+        source.says = "second"
+        told = [kept.get("key", source.look_up)]
+        is_current = False
+        told.append(kept.get("key", source.look_up))
+
+        assert ["first", "second"] == told
+
+    def test_is_some_or_all(self, source: Source, remembered: Remembered[str, str]):
+        """
+        The others stay.
+        """
+        for key in ("a", "b"):
+            remembered.get(key, source.look_up)
+        remembered.forget(lambda key: key == "a")
+
+        assert [None, "first"] == [remembered.recall("a"), remembered.recall("b")]
+        remembered.forget()
+        assert remembered.recall("b") is None
+
+    def test_is_not_remembered_when_it_was_on_its_way(
+        self, source: Source, remembered: Remembered[str, str]
+    ):
+        """
+        Case 52: an answer from before the change, which arrives after it, is said once, not kept.
+        """
+
+        def look_up() -> str:
+            remembered.forget()  # the change is heard of while the old row travels
+            return "old"
+
+        assert "old" == remembered.get("key", look_up)
+        assert remembered.recall("key") is None

@@ -32,6 +32,7 @@ from galenic_server.engine.base import EngineConfig
 from galenic_server.main import join
 from galenic_server.settings import Settings
 from galenic_server.tenants import Keys
+from galenic_server.tokens import Tokens
 from tests.support.tiny_models import WIDTH
 
 POSITIONS = 8
@@ -128,7 +129,14 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         enforce_eager=True,
         options=SMALL if chosen.engine == "vllm" else {},
     )
-    keys = Keys(store, SECRET, admin_key=ADMIN_KEY, stale_seconds=chosen.stale_seconds)
+    tokens = Tokens(chosen.provider) if chosen.provider else None
+    keys = Keys(
+        store,
+        SECRET,
+        admin_key=ADMIN_KEY,
+        stale_seconds=chosen.stale_seconds,
+        tokens=tokens,
+    )
     return join(chosen, store, keys, Chain(store.database, SECRET), config, BACKBONE)
 
 
