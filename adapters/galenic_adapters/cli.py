@@ -42,9 +42,6 @@ BackboneName = Annotated[
     typer.Option("--backbone", envvar="GALENIC_BACKBONE", help="A hub name or a local folder."),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Where the run lies; resumes what is there.")]
-Checkpointing = Annotated[
-    bool, typer.Option("--checkpointing", help="Compute layers again in the backward pass.")
-]
 TaskChoice = Literal["ner", "re", "qa", "nli", "summarization"]
 Existing = typer.Argument(exists=True, dir_okay=False)
 
@@ -274,22 +271,35 @@ def train(
         Path, typer.Option(exists=True, file_okay=False, help="Where the recipe's paths start.")
     ] = Path(),
     backbone: BackboneName = None,
-    checkpointing: Checkpointing = False,
 ) -> None:
-    """Learn a metaprompt, and a factor for every source of a recipe."""
+    """
+    Learn a metaprompt, and a factor for every source of a recipe. For several GPUs:
+    accelerate launch -m galenic_adapters.cli train ...
+    """
     from galenic_adapters.training import commands
     from galenic_adapters.training.recipe import Recipe
 
     with _told():
-        loaded = Recipe.load(recipe)
-        commands.train(
-            loaded,
-            folder,
-            data=data,
-            backbone=backbone,
-            checkpointing=checkpointing,
-            say=typer.echo,
-        )
+        commands.train(Recipe.load(recipe), folder, data=data, backbone=backbone, say=typer.echo)
+
+
+@app.command()
+def estimate(
+    recipe: Annotated[Path, Existing],
+    gpu: Annotated[str, typer.Option(help="H100, H200 or A100-80GB.")] = "H100",
+    gpus: Annotated[int, typer.Option(min=1)] = 1,
+    use: Annotated[
+        float, typer.Option(min=0.01, max=1, help="The share of its peak that is reached.")
+    ] = 0.35,
+) -> None:
+    """The memory and the hours that a recipe takes, computed from its backbone's shape."""
+    from galenic_adapters.training import estimate as estimates
+    from galenic_adapters.training.recipe import Recipe
+
+    with _told():
+        made = estimates.estimate(Recipe.load(recipe), gpu, gpus=gpus, use=use)
+        for line in made.lines():
+            typer.echo(line)
 
 
 @app.command()
@@ -323,7 +333,9 @@ def adapt(
     dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
     licence: Annotated[str, typer.Option(help="The data's licence.")] = "not stated",
     backbone: BackboneName = None,
-    checkpointing: Checkpointing = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute layers again in the backward pass.")
+    ] = False,
 ) -> None:
     """Learn one factor from examples, over a frozen metaprompt; ends with a package to push."""
     from galenic_adapters.training import commands
@@ -345,14 +357,13 @@ def adapt(
         learn = Phase(
             num_steps=steps, lr=rate, rows_per_source=rows, dev_every=25, patience=patience
         )
-        recipe = Recipe((source,), learn, rank=rank, seed=seed)
+        recipe = Recipe((source,), learn, rank=rank, seed=seed, checkpointing=checkpointing)
         commands.adapt(
             recipe,
             folder,
             metaprompt,
             start=start,
             backbone=backbone,
-            checkpointing=checkpointing,
             say=typer.echo,
         )
 

@@ -41,11 +41,10 @@ def train(
     *,
     data: Path = Path(),
     backbone: str | None = None,
-    checkpointing: bool = False,
     say: Say = print,
 ) -> None:
     """Learn a metaprompt with a factor for every source, and write all of them into *folder*."""
-    source, model = load(backbone, say, checkpointing=checkpointing)
+    source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
     learner, courses = learn_sources(recipe, model, folder, data=data)
     metaprompt = publish_metaprompt(learner, folder)
     how = f"With its metaprompt in {recipe.learn.num_steps} steps, seed {recipe.seed}"
@@ -64,11 +63,10 @@ def adapt(
     *,
     start: str = "nearest",
     backbone: str | None = None,
-    checkpointing: bool = False,
     say: Say = print,
 ) -> None:
     """Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each."""
-    source, model = load(backbone, say, checkpointing=checkpointing)
+    source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
     metaprompt = metaprompt_of(source, metaprompt_file)
     share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
     if share > MOST_SHARE:

@@ -64,10 +64,10 @@ class Loras(Learner):
 
         def add(layer: nn.Module, inputs: tuple[Tensor], said_BTO: Tensor) -> Tensor:
             assert self.which_B is not None
-            x_BTI = inputs[0].to(a_KRI.dtype)
-            low_BTR = torch.bmm(x_BTI, a_KRI[self.which_B].mT)
-            more_BTO = torch.bmm(low_BTR, b_KOR[self.which_B].mT) * self.scaling
-            return said_BTO + more_BTO.to(said_BTO.dtype)
+            x_BTI = inputs[0]  # the updates are kept in float32 and used in the backbone's type
+            low_BTR = torch.bmm(x_BTI, a_KRI[self.which_B].mT.to(x_BTI.dtype))
+            more_BTO = torch.bmm(low_BTR, b_KOR[self.which_B].mT.to(x_BTI.dtype))
+            return said_BTO + self.scaling * more_BTO
 
         return add
 

@@ -56,7 +56,15 @@ def learn_teachers(
         return None
     start_PD = backbone.embed_text(recipe.text, recipe.num_positions)
     teachers = DensePrompts(start_PD, [course.name for course in courses])
-    run = Run(teachers, backbone, courses, recipe.teach, folder, seed=recipe.seed)
+    run = Run(
+        teachers,
+        backbone,
+        courses,
+        recipe.teach,
+        folder,
+        seed=recipe.seed,
+        batch_tokens=recipe.batch_tokens,
+    )
     run.finish("teachers")
     run.take_best()
     return teachers.requires_grad_(False)
@@ -79,7 +87,16 @@ def learn_metaprompt(
         additive=recipe.additive,
     )
     teaching = Teaching(teachers, recipe.distil) if teachers and recipe.distil else None
-    run = Run(learner, backbone, courses, recipe.learn, folder, seed=recipe.seed, teaching=teaching)
+    run = Run(
+        learner,
+        backbone,
+        courses,
+        recipe.learn,
+        folder,
+        seed=recipe.seed,
+        teaching=teaching,
+        batch_tokens=recipe.batch_tokens,
+    )
     run.finish("metaprompt")
     return learner
 
