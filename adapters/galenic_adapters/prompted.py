@@ -127,7 +127,7 @@ class PromptedBackbone:
         if prompts_KPD is None:
             states: Tensor = self.model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
             return states
-        prompts_KPD = prompts_KPD.to(self.model.dtype)
+        prompts_KPD = prompts_KPD.to(self.device, self.model.dtype)
         if self.checkpointing:
             return self._hidden_apart(prompts_KPD[place_B], ids_BT)
         num_examples, num_columns = ids_BT.shape

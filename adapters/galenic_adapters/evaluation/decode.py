@@ -59,10 +59,11 @@ def answer(
 ) -> list[Completion]:
     """The greedy completion of every question, in order."""
     rows = [_Row(question, backbone.tokenizer, max_tokens) for question in asked]
+    matching = xgrammar.BatchGrammarMatcher()  # on several threads
     for group in _groups(rows, _room(backbone)):
         for row in group:
             row.begin(backbone.constrainer)
-        _decode(backbone, tuning, group)
+        _decode(backbone, tuning, group, matching)
     return [row.completion(backbone.tokenizer) for row in rows]
 
 
@@ -130,11 +131,16 @@ def _groups(rows: Sequence[_Row], room: int) -> Iterator[list[_Row]]:
         yield group
 
 
-def _decode(backbone: PromptedBackbone, tuning: Tuning, rows: list[_Row]) -> None:
+def _decode(
+    backbone: PromptedBackbone,
+    tuning: Tuning,
+    rows: list[_Row],
+    matching: xgrammar.BatchGrammarMatcher,
+) -> None:
     ends = backbone.end_tokens
     state = _State(backbone, tuning, rows)
     while True:
-        tokens, logprobs = _choose(backbone.logits(state.step()), rows)
+        tokens, logprobs = _choose(backbone.logits(state.step()), rows, matching)
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             if not row.finish:
                 row.take(token, logprob, ends)
@@ -204,20 +210,21 @@ class _State:
         self.tuning.choose(self.which_B)
 
 
-def _choose(logits_BV: Tensor, rows: Sequence[_Row]) -> tuple[list[int], list[float]]:
+def _choose(
+    logits_BV: Tensor, rows: Sequence[_Row], matching: xgrammar.BatchGrammarMatcher
+) -> tuple[list[int], list[float]]:
     """The likeliest token that each row's constraint allows, and its log-probability there."""
     bound = [i for i, row in enumerate(rows) if row.matcher and not row.finish]
     matchers = [rows[i].matcher for i in bound]
-    batch = xgrammar.BatchGrammarMatcher()
     if bound:
         mask_BW = xgrammar.allocate_token_bitmask(len(rows), logits_BV.shape[1])
-        batch.batch_fill_next_token_bitmask(matchers, mask_BW, bound)
+        matching.batch_fill_next_token_bitmask(matchers, mask_BW, bound)
         logits_BV = logits_BV.masked_fill(~_unpacked(mask_BW, logits_BV), float("-inf"))
     best_B = logits_BV.argmax(-1)
     logprob_B = logits_BV.gather(1, best_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
     tokens: list[int] = best_B.tolist()
     if bound:
-        batch.batch_accept_token(matchers, [tokens[i] for i in bound])
+        matching.batch_accept_token(matchers, [tokens[i] for i in bound])
     return tokens, logprob_B.tolist()
 
 

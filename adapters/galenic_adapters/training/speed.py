@@ -1,0 +1,114 @@
+"""
+How fast training is, beside a plain forward and backward pass through the frozen backbone.
+
+    python -m galenic_adapters.training.speed [--backbone NAME] [--tokens 2048] [--rounds 9]
+
+Plain: one prompt before every example, as any trainer would have it, no task and no teacher; the
+loss is the answers' and only they go through the output head. Both sides see the same examples,
+turn by turn, so that a busy machine slows both.
+
+Dimension key:  K tasks   P prompt positions   D model width   B examples   T text positions
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+from torch.nn import functional
+
+from galenic_adapters.backbone import ensure
+from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.training.batches import Batch, Encoded, Row, collate
+from galenic_adapters.training.learners import DensePrompts, Factors, Learner
+from galenic_adapters.training.losses import Teaching, losses
+from galenic_adapters.training.recipe import TEXT, Distillation
+
+NUM_TASKS, NUM_POSITIONS, RANK = 4, 64, 16
+LENGTHS = (60, 120)
+"""Text tokens of an example, from and to: sentences under their instruction."""
+NUM_ANSWER = 8
+
+
+def made_up(backbone: PromptedBackbone, num_tokens: int) -> Batch:
+    """Examples of random tokens, of several tasks, *num_tokens* in all."""
+    rng = random.Random(0)
+    rows: list[Row] = []
+    while sum(map(len, rows)) < num_tokens:
+        length = rng.randint(*LENGTHS)
+        ids = [rng.randrange(3, backbone.vocab_size) for _ in range(length)]
+        encoded = Encoded(tuple(ids[:-NUM_ANSWER]), tuple(ids[-NUM_ANSWER:]))
+        rows.append(Row(len(rows) % NUM_TASKS, encoded))
+    return collate(sorted(rows, key=len)).to(backbone.device)
+
+
+def sides(backbone: PromptedBackbone, batch: Batch) -> dict[str, Callable[[], None]]:
+    """A step's forward and backward pass, in each way."""
+    names = [str(k) for k in range(NUM_TASKS)]
+    start_PD = backbone.embed_text(TEXT, NUM_POSITIONS)
+    dense = DensePrompts(start_PD, names).to(backbone.device)
+    factors = Factors(start_PD, names, RANK).to(backbone.device)
+    teachers = DensePrompts(start_PD, names).to(backbone.device).requires_grad_(False)
+    teaching = Teaching(teachers, Distillation())
+
+    def plain() -> None:
+        prompt_BPD = start_PD.to(backbone.model.dtype).expand(len(batch.ids_BT), -1, -1)
+        texts_BTD = backbone.model.get_input_embeddings()(batch.ids_BT)
+        rows = torch.cat([prompt_BPD, texts_BTD], dim=1).requires_grad_()
+        states = backbone.model.model(inputs_embeds=rows, use_cache=False).last_hidden_state
+        answers_AD = states[:, NUM_POSITIONS:].flatten(0, 1)[batch.at_A]
+        torch.autograd.backward(functional.cross_entropy(backbone.logits(answers_AD), batch.next_A))
+
+    def step(learner: Learner, teaching: Teaching | None = None) -> Callable[[], None]:
+        return lambda: torch.autograd.backward(losses(backbone, learner, batch, teaching).total)
+
+    return {
+        "plain": plain,
+        "teachers": step(dense),
+        "factors": step(factors),
+        "distillation": step(factors, teaching),
+    }
+
+
+def compare(backbone: PromptedBackbone, num_tokens: int, rounds: int) -> dict[str, list[float]]:
+    """
+    Seconds of every side, a round after another, of which the first is not counted. On a CPU they
+    are the processor's, so that the work of others does not count.
+    """
+    is_gpu = backbone.device.type == "cuda"
+    clock = time.perf_counter if is_gpu else time.process_time
+    batch = made_up(backbone, num_tokens)
+    ways = sides(backbone, batch)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            began = clock()
+            way()
+            if is_gpu:
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(clock() - began)
+    return seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--backbone")
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=9)
+    asked = parser.parse_args(arguments)
+    backbone = PromptedBackbone(ensure(asked.backbone).path)
+    seconds = compare(backbone, asked.tokens, asked.rounds)
+    for name, taken in seconds.items():
+        ratios = [p / t for p, t in zip(seconds["plain"], taken, strict=True)]
+        speed = asked.tokens / median(taken)
+        print(  # noqa: T201  what the command is for
+            f"{name:<13} {speed:8.0f} text tokens/s, {median(ratios):.0%} of plain"
+            f" ({min(ratios):.0%} to {max(ratios):.0%} over {asked.rounds} rounds)"
+        )
+
+
+if __name__ == "__main__":
+    main()
