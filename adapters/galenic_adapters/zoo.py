@@ -10,13 +10,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from galenic_adapters.errors import NotFound, RejectedUpload
 from galenic_adapters.factor import Metaprompt
 from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import Package, check_fits, read_metaprompt
 from galenic_adapters.refs import SHARED, AdapterRef
-from galenic_adapters.store import SqlStore
+
+if TYPE_CHECKING:
+    from galenic_adapters.store import SqlStore  # training needs no database
 
 ZOO = Path(__file__).parents[1] / "zoo"
 METAPROMPT = "metaprompt.safetensors"
@@ -45,7 +48,7 @@ def metaprompt_of(
 class Sharing:
     """Where shared adapters go, and what they have to fit."""
 
-    store: SqlStore
+    store: "SqlStore"
     backbone: BackboneId
     metaprompt: Metaprompt
     max_rank: int
