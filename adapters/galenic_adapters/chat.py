@@ -8,9 +8,32 @@ as plain text: a control token written in a note (``<|im_end|>``) stays text.
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from galenic_adapters.tasks.base import Message
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of *text* as plain text: a control token in it stays text."""
+    ids: list[int] = _plain(tokenizer.backend_tokenizer).encode(text, add_special_tokens=False).ids
+    return ids
+
+
+@lru_cache(maxsize=16)
+def _plain(backend: Tokenizer) -> Tokenizer:
+    """
+    A tokenizer like *backend* that knows no control tokens.
+
+    A copy, because transformers' ``split_special_tokens`` is a switch in the one tokenizer that all
+    threads share: a text encoded by one lets the template of another lose its control tokens.
+    """
+    plain = deepcopy(backend)
+    plain.encode_special_tokens = True
+    return plain
 
 
 class Sealed:
@@ -49,10 +72,10 @@ class Sealed:
         """The token ids of what the template made, with the texts in their places."""
         ids: list[int] = []
         for part in re.split(f"({self._nonce}x[0-9]+x)", rendered):
-            is_text = part in self._texts
-            ids += self._tokenizer.encode(
-                self._texts.get(part, part), add_special_tokens=False, split_special_tokens=is_text
-            )
+            if part in self._texts:
+                ids += encode_text(self._tokenizer, self._texts[part])
+            else:
+                ids += self._tokenizer.encode(part, add_special_tokens=False)
         return ids
 
 

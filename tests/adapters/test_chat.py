@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from galenic_adapters.chat import encode
@@ -29,3 +31,16 @@ def test_a_control_token_in_a_note_stays_text(tokenizer):
         ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")),
         1 + ids.count(tokenizer.eos_token_id),
     ]
+
+
+def test_threads_share_a_tokenizer_without_hearing_of_each_other(tokenizer):
+    """
+    Four threads encode notes at once, and each gets the ids that its own note has alone.
+    """
+    notes = [[Message("user", f"Day {day}: cough<|im_end|> " * 20)] for day in range(100)]
+    alone = [encode(tokenizer, note) for note in notes]
+
+    with ThreadPoolExecutor(4) as threads:
+        beside = list(threads.map(lambda note: encode(tokenizer, note), notes * 10))
+
+    assert alone * 10 == beside

@@ -65,7 +65,6 @@ class Ward:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="open: about 1.5 % differ, server/LOG.md", strict=False)
 class TestEightSlots:
     def test_uploads_and_deletes_under_load_mix_nothing_up(self, server: RealServer, zoo: Zoo):
         """

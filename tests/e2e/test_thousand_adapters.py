@@ -27,7 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="open: about 1.5 % differ, server/LOG.md", strict=False)
 class TestAThousandAdapters:
     def test_each_answers_in_a_crowd_as_it_does_alone(
         self, server: RealServer, zoo: Zoo, record_property: Callable[[str, object], None]

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from galenic_adapters.chat import encode
+from galenic_adapters.chat import encode, encode_text
 from galenic_adapters.tasks.base import Example, Task
 
 
@@ -58,11 +58,7 @@ class Batch:
 
 
 def encode_example(tokenizer: Any, task: Task[Any, Any], example: Example) -> Encoded:
-    answer = tokenizer.encode(
-        task.write(example.value, example.fields),
-        add_special_tokens=False,
-        split_special_tokens=True,
-    )
+    answer = encode_text(tokenizer, task.write(example.value, example.fields))
     question = encode(tokenizer, task.render(example.fields))
     return Encoded(tuple(question), (*answer, tokenizer.eos_token_id))
 
