@@ -4,18 +4,17 @@ The ``galenic`` command. Each one imports what it needs when it runs, so that he
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from galenic_adapters.commands import aliases, keys, packages, tenants
+from galenic_adapters.commands.asking import Key, Url, asking, told
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from galenic_adapters.audit import Chain
-    from galenic_client import Client
 
 app = typer.Typer(
     help="One resident language model, and a few kilobytes for every clinical NLP task.",
@@ -23,17 +22,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-keys_app = typer.Typer(help="API keys: make, list, revoke (with an admin's key).")
-app.add_typer(keys_app, name="keys", no_args_is_help=True)
 audit_app = typer.Typer(help="The audit chain, read where the server's database and secret are.")
-app.add_typer(audit_app, name="audit", no_args_is_help=True)
+for name, commands in (
+    ("keys", keys.app),
+    ("alias", aliases.app),
+    ("adapters", packages.app),
+    ("tenants", tenants.app),
+    ("audit", audit_app),
+):
+    app.add_typer(commands, name=name, no_args_is_help=True)
+app.command()(packages.push)
+app.command()(packages.sign)
 
-Role = Literal["admin", "tenant-admin", "caller"]
-Url = Annotated[
-    str | None, typer.Option("--url", envvar="GALENIC_URL", help="Where the server is.")
-]
-Key = Annotated[str | None, typer.Option("--key", envvar="GALENIC_API_KEY", help="Your API key.")]
-Tenant = Annotated[str | None, typer.Option("--tenant", help="Whose; an admin may name any.")]
 AdapterName = Annotated[
     str | None, typer.Option("--adapter", "-a", help="name, name@version or alias.")
 ]
@@ -93,7 +93,7 @@ def ask(
     """Ask a running server one question, and print its reply as JSON."""
     text = sys.stdin.read() if text == "-" else text
     document = _document(task, text, hypothesis, context, option or [])
-    with _client(url, key) as client:
+    with asking(url, key) as client:
         ask_for: Any = getattr(client, task)
         _print(ask_for([document], adapter=adapter))
 
@@ -122,144 +122,6 @@ def _pairs(given: list[str], hint: str, form: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-@app.command()
-def push(
-    package: Annotated[Path, Existing],
-    name: Annotated[str | None, typer.Option(help="Its name there; the file's if unset.")] = None,
-    version: Annotated[int | None, typer.Option(help="Its version; the next if unset.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Then point this alias to it.")] = None,
-    tenant: Tenant = None,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Publish an adapter's package; it answers at once."""
-    with _client(url, key) as client:
-        made = client.push(name or package.stem, package, version=version, tenant=tenant)
-        ref = f"{made.name}@{made.version}"
-        typer.echo(f"{ref} of {made.tenant}: {made.digest}, {made.num_bytes:,} bytes")
-        if alias:
-            client.alias(alias, ref, tenant=tenant)
-            typer.echo(f"{alias} -> {ref}")
-
-
-@keys_app.command("create")
-def create_key(
-    tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
-    role: Annotated[Role, typer.Option(help="What it opens.")] = "caller",
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Make a key, and print it this once."""
-    with _client(url, key) as client:
-        made = client.create_key(tenant, role)
-        typer.echo(f"{made.key}  ({made.role} of {made.tenant}, id {made.id})")
-
-
-@keys_app.command("list")
-def list_keys(tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
-    """List keys by what they open."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("id", "tenant", "role", "created", "revoked", box=None)
-    with _client(url, key) as client:
-        for one in client.keys(tenant=tenant):
-            revoked = f"{one.revoked:%Y-%m-%d %H:%M}" if one.revoked else ""
-            table.add_row(one.id, one.tenant, one.role, f"{one.created:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="Its id, as `keys list` says.")],
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Make a key open nothing from now on."""
-    with _client(url, key) as client:
-        client.revoke_key(key_id)
-
-
-@contextmanager
-def _client(url: str | None, key: str | None) -> "Iterator[Client]":
-    """A client for one command; what the server refuses ends the command with its words."""
-    from galenic_client import Client
-    from galenic_client.errors import GalenicError
-
-    try:
-        with Client(url, api_key=key) as client:
-            yield client
-    except GalenicError as error:
-        _fail(error)
-
-
-# The audit chain
-
-DatabaseUrl = Annotated[
-    str | None,
-    typer.Option("--database", envvar="GALENIC_DATABASE_URL", help="The one in home if unset."),
-]
-Home = Annotated[
-    Path, typer.Option("--home", envvar="GALENIC_HOME", help="Where database and secret lie.")
-]
-Secret = Annotated[
-    str | None, typer.Option("--secret", envvar="GALENIC_SECRET", help="The file in home if unset.")
-]
-HOME = Path.home() / ".galenic"
-
-
-@audit_app.command("verify")
-def verify_audit(
-    head: Annotated[
-        str | None, typer.Option(help="NUMBER:MAC noted earlier, which the chain has to hold.")
-    ] = None,
-    database: DatabaseUrl = None,
-    home: Home = HOME,
-    secret: Secret = None,
-) -> None:
-    """Read the whole chain; says where it ends, or where it was tampered with (and ends with 1)."""
-    from galenic_adapters.audit import Head
-
-    with _told(), _chain(database, home, secret) as chain:
-        found = chain.verify(Head.parse(head) if head else None)
-        typer.echo(f"whole: {found.number:,} rows\nhead: {found}")
-
-
-@audit_app.command("export")
-def export_audit(
-    after: Annotated[int, typer.Option(min=0, help="The number of the last row to skip.")] = 0,
-    tenant: Annotated[str | None, typer.Option(help="Only what its keys did.")] = None,
-    database: DatabaseUrl = None,
-    home: Home = HOME,
-    secret: Secret = None,
-) -> None:
-    """Write rows as JSON lines, each with its MAC. Run `verify` first: this only reads."""
-    import json
-
-    with _told(), _chain(database, home, secret) as chain:
-        for record, mac in chain.rows(after):
-            if tenant in (None, record.get("tenant")):
-                typer.echo(json.dumps(record | {"mac": mac}))
-
-
-@contextmanager
-def _chain(url: str | None, home: Path, secret: str | None) -> "Iterator[Chain]":
-    from galenic_adapters.audit import Chain
-    from galenic_adapters.database import Database
-    from galenic_adapters.errors import NotFound
-
-    file, path = home / "galenic.db", home / "secret"
-    if not url and not file.exists():
-        raise NotFound(f"no database at {file}: name it by --database or --home")
-    if not secret and not path.exists():
-        raise NotFound(f"no secret at {path}: give the server's by GALENIC_SECRET or --home")
-    database = Database.open(url or f"sqlite:///{file.absolute()}")
-    try:
-        yield Chain(database, secret.encode() if secret else path.read_bytes())
-    finally:
-        database.close()
-
-
 # Learning
 
 
@@ -279,7 +141,7 @@ def train(
     from galenic_adapters.training import commands
     from galenic_adapters.training.recipe import Recipe
 
-    with _told():
+    with told():
         commands.train(Recipe.load(recipe), folder, data=data, backbone=backbone, say=typer.echo)
 
 
@@ -296,7 +158,7 @@ def estimate(
     from galenic_adapters.training import estimate as estimates
     from galenic_adapters.training.recipe import Recipe
 
-    with _told():
+    with told():
         made = estimates.estimate(Recipe.load(recipe), gpu, gpus=gpus, use=use)
         for line in made.lines():
             typer.echo(line)
@@ -341,7 +203,7 @@ def adapt(
     from galenic_adapters.training import commands
     from galenic_adapters.training.recipe import Phase, Recipe, Source
 
-    with _told():
+    with told():
         source = Source(
             name=name,
             task=task,
@@ -385,7 +247,7 @@ def reproduce(
     """Run the whole study of the method, piece by piece, and write its report."""
     from galenic_adapters.study import reproduce as study
 
-    with _told():
+    with told():
         study.reproduce(
             preset,
             folder,
@@ -428,14 +290,14 @@ def evaluate(
         if task is None:
             raise typer.BadParameter("a server's adapter needs one", param_hint="--task")
         target = records or Path(f"{package.replace('@', '.')}.{split}.server.jsonl")
-        with _told(), _client(server, key) as client:
+        with told(), asking(server, key) as client:
             commands.measure_remote(
                 client, package, data, target, task_name=task, limit=limit, say=typer.echo
             )
         return
     if not Path(package).is_file():
         raise typer.BadParameter(f"{package} is no file", param_hint="PACKAGE")
-    with _told():
+    with told():
         commands.measure(
             Path(package),
             data,
@@ -479,7 +341,7 @@ def convert(
     from galenic_adapters.data.conll import Columns
     from galenic_adapters.data.convert import Rules
 
-    with _told():
+    with told():
         rules = Rules(tuple(label or ()), discontinuous, overlaps, split, none_pairs)
         columns = Columns(token_column, tag_column)
         convert_files(form, source, out, task=task, rules=rules, columns=columns, say=typer.echo)
@@ -504,7 +366,7 @@ def convert_hub(
     from galenic_adapters.data.hub import HubSet
 
     columns = _pairs(column or [], "--column", "OURS=THEIRS")
-    with _told():
+    with told():
         source = HubSet(name, split, subset, revision, columns)
         commands.convert_hub(source, out, task=task, say=typer.echo)
 
@@ -523,7 +385,7 @@ def import_peft(
     """Make a package, and the metaprompt it scales, of a (multitask) prompt tuned by PEFT."""
     from galenic_adapters.interchange import commands
 
-    with _told():
+    with told():
         commands.import_peft(
             checkpoint,
             folder,
@@ -551,26 +413,10 @@ def export_peft(
     """Write packages of one metaprompt as a checkpoint that PEFT loads."""
     from galenic_adapters.interchange import commands
 
-    with _told():
+    with told():
         commands.export_peft(
             packages, folder, metaprompt_file=metaprompt, form=form, say=typer.echo
         )
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What goes wrong in our own words ends the command with them."""
-    from galenic_adapters.errors import GalenicError
-
-    try:
-        yield
-    except GalenicError as error:
-        _fail(error)
-
-
-def _fail(error: Exception) -> None:
-    typer.secho(f"galenic: {error}", err=True, fg=typer.colors.RED)
-    raise typer.Exit(1) from None
 
 
 def _print(reply: "BaseModel") -> None:

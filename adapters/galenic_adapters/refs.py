@@ -21,6 +21,14 @@ def check_name(field: str, value: str) -> str:
     return value
 
 
+def split_ref(text: str) -> tuple[str, int]:
+    """Name and version of ``name@version``; raises `BadInput`."""
+    name, at, version = text.partition("@")
+    if not at or not VERSION.fullmatch(version):
+        raise BadInput("adapter", "is not name@version")
+    return name, int(version)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class AdapterRef:
     """One immutable version of one tenant's adapter."""
@@ -38,10 +46,7 @@ class AdapterRef:
     @classmethod
     def parse(cls, tenant: str, text: str) -> Self:
         """The reference that *tenant* means by ``name@version``."""
-        name, at, version = text.partition("@")
-        if not at or not VERSION.fullmatch(version):
-            raise BadInput("adapter", "is not name@version")
-        return cls(tenant, name, int(version))
+        return cls(tenant, *split_ref(text))
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner, Result
 
 from galenic_adapters.cli import app
 from galenic_adapters.keys import Role
 from galenic_adapters.refs import SHARED
+from galenic_adapters.signatures import Policy, Signatures
 from tests.support.serving import Running, package
 
 
@@ -77,22 +80,123 @@ class TestPush:
         assert "by-command@1 of north: sha256:" in done.stdout
         assert 0 == run("ask", "ner", "a", "-a", "new", running=running).exit_code
 
+    def test_dry_run_tells_every_fault_and_writes_nothing(self, running: Running, tmp_path: Path):
+        """
+        And ends with 1 where there is one.
+        """
+        good, bad = tmp_path / "dry.safetensors", tmp_path / "bad.safetensors"
+        good.write_bytes(package(seed=4).data)
+        bad.write_bytes(package(template_version=7, metaprompt="sha256:" + "0" * 64).data)
+        admin = {"running": running, "role": Role.ADMIN}
+        fine = run("push", str(good), "--tenant", "north", "--dry-run", **admin)
+        refused = run("push", str(bad), "--tenant", "north", "--dry-run", **admin)
+        pushed = run("push", str(bad), "--tenant", "north", **admin)
+
+        assert (0, 1, 1) == (fine.exit_code, refused.exit_code, pushed.exit_code)
+        assert "would be accepted" in fine.stdout
+        for path in ("manifest.template_version", "manifest.metaprompt"):
+            assert path in refused.stdout
+            assert path in pushed.stderr
+        assert "dry@" not in run("adapters", "list", "--tenant", "north", **admin).stdout
+
+
+class TestAliases:
+    def test_turn_by_one_command_each(self, running: Running):
+        """
+        A canary is set, promoted and rolled back; waiting ends when all replicas answer by it.
+        """
+        for seed in (5, 6):
+            running.publish("turned", "wheel", package(seed=seed))
+        admin = {"running": running, "role": Role.ADMIN}
+        tenant = ("--tenant", "turned")
+        made = run("alias", "set", "live", "wheel@1", "--canary", "wheel@2", *tenant, **admin)
+        told = json.loads(run("alias", "get", "live", *tenant, **admin).stdout)
+        stale = run("alias", "promote", "live", "--etag", '"1"', *tenant, **admin)
+        promoted = run("alias", "promote", "live", "--etag", told["etag"], *tenant, **admin)
+        back = run("alias", "rollback", "live", "--wait", *tenant, **admin)
+        moved = run("alias", "set", "live", "wheel@2", *tenant, **admin)
+        listed = run("alias", "list", *tenant, **admin)
+        shared = run("alias", "share", "live", "--to", "south", *tenant, **admin)
+        dropped = run("alias", "drop", "live", *tenant, **admin)
+
+        assert "live -> wheel@1, 5% wheel@2\n" == made.stdout
+        assert 1 == stale.exit_code
+        assert "live -> wheel@2\n" == promoted.stdout
+        assert "live -> wheel@1\nevery replica answers by it\n" == back.stdout
+        assert "live -> wheel@2\n" == moved.stdout
+        assert "wheel@2" in listed.stdout
+        assert "turned/live: south\n" == shared.stdout
+        assert 0 == dropped.exit_code
+
+
+class TestTenants:
+    def test_leave_and_arrive_as_a_file(self, running: Running, tmp_path: Path):
+        """
+        With their deleted numbers; and versions come back before that.
+        """
+        for seed in (7, 8):
+            running.publish("exported", "x", package(seed=seed))
+        admin = {"running": running, "role": Role.ADMIN}
+        file = tmp_path / "tenant.jsonl"
+        deleted = run("adapters", "delete", "x@1", "--tenant", "exported", **admin)
+        back = run("adapters", "undelete", "x@1", "--tenant", "exported", **admin)
+        again = run("adapters", "delete", "x@1", "--tenant", "exported", **admin)
+        out = run("tenants", "export", "exported", str(file), **admin)
+        into = run("tenants", "import", "imported", str(file), **admin)
+        bounded = run("tenants", "set", "imported", "--max-adapters", "5", **admin)
+        listed = run("tenants", "list", **admin)
+        fleet = run("tenants", "replicas", **admin)
+
+        codes = [one.exit_code for one in (deleted, back, again, out, into, bounded, listed, fleet)]
+        assert [0] * 8 == codes
+        assert "1 adapters, 1 deleted numbers, 0 aliases, 0 shares\n" == into.stdout
+        assert 5 == json.loads(bounded.stdout)["max_adapters"]
+        assert "imported" in listed.stdout
+
+
+class TestSign:
+    def test_writes_a_signature_beside_the_package(self, running: Running, tmp_path: Path):
+        """
+        By a private key in PEM form; another kind is refused in words.
+        """
+        key, file = tmp_path / "key.pem", tmp_path / "a.safetensors"
+        private = ec.generate_private_key(ec.SECP256R1())
+        form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        key.write_bytes(private.private_bytes(*form))
+        file.write_bytes(package(seed=9).data)
+        done = run("sign", str(file), "--with", str(key), running=running)
+        key.write_bytes(b"nonsense")
+        refused = run("sign", str(file), "--with", str(key), running=running)
+        bundle = (tmp_path / "a.safetensors.sig").read_bytes()
+        trusting = Signatures(Policy.REQUIRED, {"own": private.public_key()})
+        signed = trusting.check(package(seed=9).digest, bundle)
+
+        assert (0, 1) == (done.exit_code, refused.exit_code)
+        assert signed is not None
+        assert "own" == signed.by
+
 
 class TestKeys:
-    def test_are_made_listed_and_revoked(self, running: Running):
+    def test_are_made_listed_rotated_ended_and_revoked(self, running: Running):
         """
-        The key is printed by create, and never by list.
+        The key is printed by create and rotate, and never by list.
         """
-        made = run("keys", "create", "commanded", running=running, role=Role.ADMIN).stdout
-        key, id_ = made.split()[0], made.rsplit("id ", 1)[1].rstrip(")\n")
-        listed = run("keys", "list", "--tenant", "commanded", running=running, role=Role.ADMIN)
-        revoked = run("keys", "revoke", id_, running=running, role=Role.ADMIN)
+        admin = {"running": running, "role": Role.ADMIN}
+        made = run("keys", "create", "commanded", "--label", "nightly", "--days", "1", **admin)
+        key, id_ = made.stdout.split()[0], made.stdout.rsplit("id ", 1)[1].rstrip(")\n")
+        new = run("keys", "rotate", id_, "--grace-hours", "0", **admin).stdout
+        new_key, new_id = new.split()[0], new.rsplit("id ", 1)[1].rstrip(")\n")
+        listed = run("keys", "list", "--tenant", "commanded", **admin)
+        found = [running.parts.keys.find(one) is not None for one in (key, new_key)]
+        ended = run("keys", "expire", new_id, "--in-hours", "1", **admin)
+        revoked = run("keys", "revoke", new_id, **admin)
 
-        assert key.startswith("gal_")
+        assert key.startswith("gal_") and new_key.startswith("gal_")
         assert id_ in listed.stdout
         assert key not in listed.stdout
-        assert 0 == revoked.exit_code
-        assert running.parts.keys.find(key) is None
+        assert [False, True] == found
+        assert (0, 0) == (ended.exit_code, revoked.exit_code)
+        assert running.parts.keys.find(new_key) is None
 
 
 class TestHelp:
