@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import Conflict, NotFound
+from galenic_adapters.training.learn import CHECKPOINT
 
 DONE = "done.json"
 Say = Callable[[str], None]
@@ -61,4 +62,5 @@ class Pieces:
         part = folder / f"{DONE}.part"
         part.write_text(json.dumps(done) + "\n", "utf-8")
         part.replace(folder / DONE)
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # of hundreds of LoRAs, gigabytes
         self.say(f"{name}: {seconds:.0f} s")

@@ -27,7 +27,10 @@ from galenic_adapters.training.losses import Teaching, losses
 from galenic_adapters.training.recipe import Phase
 from galenic_adapters.training.stream import Share, stream
 
+CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 30.0
+SAVING_SHARE = 0.1
+"""At most, of a run's time."""
 CLIP_NORM = 1.0
 LOWEST_RATE = 0.05  # of the peak, at the cosine's end
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
@@ -80,7 +83,7 @@ class Run:
         """Go on from where the folder says, to the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), CHECKPOINT_SECONDS
         rows = _rows_until(self.folder / "log.jsonl", self.step)
         said = ""
         with _bar(self.crew.rank == 0) as bar:
@@ -93,9 +96,10 @@ class Run:
                     said = _dev_said(row["dev"])
                 speed = f"{row['tokens'] / row['seconds']:.0f} tokens/s"
                 bar.update(shown, advance=1, said=f"loss {row['mean']:.3f}{said}  {speed}")
-                if time.monotonic() - saved > CHECKPOINT_SECONDS or self.is_over:
+                if (began := time.monotonic()) - saved > pause or self.is_over:
                     self.save(rows)
                     saved = time.monotonic()
+                    pause = max(CHECKPOINT_SECONDS, (saved - began) / SAVING_SHARE)
 
     def _is_time_to_look(self) -> bool:
         every = self.phase.dev_every
@@ -203,11 +207,11 @@ class Run:
         torch.save(parts, whole)
         log = "".join(json.dumps(row) + "\n" for row in rows).encode()
         _replace(self.folder / "log.jsonl", log, self.step)
-        _replace(self.folder / "checkpoint.pt", whole.getvalue(), self.step)
+        _replace(self.folder / CHECKPOINT, whole.getvalue(), self.step)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one, with the examples that come next."""
-        path = self.folder / "checkpoint.pt"
+        path = self.folder / CHECKPOINT
         if not path.exists():
             return
         parts = torch.load(path, weights_only=True, map_location=self.backbone.device)
