@@ -5,6 +5,7 @@ made up here.
 
 import json
 import shutil
+import sys
 from re import findall
 
 import pytest
@@ -213,3 +214,15 @@ def test_what_is_not_known_is_told_with_what_is(study, data):
 
     assert "no preset 'nowhere': it is a file or one of cpu, gpu, smoke" in unknown.output
     assert "everything is none of main, zoo, few_shot, variants" in part.output
+
+
+def test_where_nothing_can_score_the_records_are_kept_for_later(study, data, monkeypatch, tmp_path):
+    """A machine that lacks nervaluate."""
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(study, elsewhere)
+    monkeypatch.setitem(sys.modules, "nervaluate", None)
+
+    result = reproduce(elsewhere, data, "--report-only")
+
+    assert 0 == result.exit_code
+    assert "NER scores need nervaluate: pip install 'galenic[train]'; the rec" in result.output
