@@ -25,12 +25,14 @@ class Evaluation:
     completions: Sequence[Completion]
     answers: Sequence[Answer[Any]]
 
-    def lines(self) -> Iterator[str]:
-        """Each metric with its 95 % bootstrap interval, and how many answers were not clean."""
-        for metric, tally in self.scores.tallies.items():
-            low, high = interval(tally)
-            yield f"{metric} {tally.value():.4f} [{low:.4f}, {high:.4f}]"
-        yield f"{self.scores.num_unread} of {self.scores.num_examples} not clean"
+
+def said_of(scores: Scores) -> str:
+    """Each metric with its 95 % bootstrap interval, and how many answers were not clean."""
+    parts = []
+    for metric, tally in scores.tallies.items():
+        low, high = interval(tally)
+        parts.append(f"{metric} {tally.value():.4f} [{low:.4f}, {high:.4f}]")
+    return ", ".join([*parts, f"{scores.num_unread} of {scores.num_examples} not clean"])
 
 
 def records_of(

@@ -167,6 +167,7 @@ class Cost:
     training_seconds: float
     seconds: float
     device: str
+    gigabytes: float | None
 
 
 def costs(folder: Path) -> list[Cost]:
@@ -185,6 +186,7 @@ def costs(folder: Path) -> list[Cost]:
                 sum(row["seconds"] for row in rows),
                 facts["seconds"],
                 facts["device"],
+                facts["gigabytes"],
             )
         )
     return found

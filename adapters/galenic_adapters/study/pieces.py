@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from galenic_adapters.errors import Conflict, NotFound
 from galenic_adapters.training.learn import CHECKPOINT
 
@@ -58,9 +60,18 @@ class Pieces:
         self.say(f"{name} ...")
         work(folder)
         seconds = time.monotonic() - began
-        done = {"seconds": round(seconds, 1), "device": self.device}
+        done = {"seconds": round(seconds, 1), "device": self.device, "gigabytes": _peak()}
         part = folder / f"{DONE}.part"
         part.write_text(json.dumps(done) + "\n", "utf-8")
         part.replace(folder / DONE)
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of hundreds of LoRAs, gigabytes
         self.say(f"{name}: {seconds:.0f} s")
+
+
+def _peak() -> float | None:
+    """Gigabytes of the GPU's memory that the piece took at most."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return round(peak / 1e9, 1)

@@ -174,12 +174,12 @@ def _few_shot(learned: Sequence[Curve], preset: Preset) -> Lines:
 def _costs(folder: Path) -> Lines:
     yield "## What it took"
     yield ""
-    yield "| piece | steps | text tokens | training, s | in all, s | device |"
-    yield "|---|---|---|---|---|---|"
+    yield "| piece | steps | text tokens | training, s | in all, s | device | GPU memory, GB |"
+    yield "|---|---|---|---|---|---|---|"
     for one in costs(folder):
         yield (
             f"| {one.piece} | {one.steps} | {one.tokens:,} | {one.training_seconds:.0f} |"
-            f" {one.seconds:.0f} | {one.device} |"
+            f" {one.seconds:.0f} | {one.device} | {one.gigabytes or ''} |"
         )
 
 

@@ -11,7 +11,7 @@ from galenic_adapters.backbone import Backbone, ensure
 from galenic_adapters.data.examples import read_dataset, unsayable
 from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.cards import model_card, scored
-from galenic_adapters.evaluation.evaluate import evaluate, records_of, reread
+from galenic_adapters.evaluation.evaluate import evaluate, records_of, reread, said_of
 from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.factor import Factor, Metaprompt, compose
 from galenic_adapters.manifest import BackboneId, Manifest
@@ -175,7 +175,7 @@ def measure(
             package_file.with_suffix(f".{split}.{who}.jsonl"),
             records_of(task, examples, one.completions),
         )
-        say(f"{package.manifest.name} {who}: {', '.join(one.lines())}")
+        say(f"{package.manifest.name} {who}: {said_of(one.scores)}")
     package_file.write_bytes(package.data)
     package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
 
@@ -195,8 +195,7 @@ def measure_remote(
     examples = read.examples[:limit]
     scores, rows = evaluate_remote(client, adapter, make_task(task_name, read.labels), examples)
     _write_records(records, rows)
-    said = ", ".join(f"{metric} {value:.4f}" for metric, value in scores.metrics.items())
-    say(f"{adapter}: {said}, {scores.num_unread} of {scores.num_examples} not clean")
+    say(f"{adapter}: {said_of(scores)}")
 
 
 def _write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:
