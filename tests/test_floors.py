@@ -22,7 +22,7 @@ FLOORS = {
         {"app", "border", "connections"},
         {"routes"},
         {"deps", "faults"},
-        {"service", "registry", "schemas", "admin_schemas", "chat", "clinical"},
+        {"service", "registry", "schemas", "admin_schemas", "chat", "clinical", "responses"},
         {
             "tenants",
             "tokens",

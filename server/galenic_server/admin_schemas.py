@@ -4,9 +4,9 @@ What travels over HTTP for the admin API. Unknown fields are refused by name.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from galenic_adapters.aliases import Alias, Canary
 from galenic_adapters.changes import Replica
@@ -20,11 +20,20 @@ from galenic_adapters.signatures import Policy
 from galenic_adapters.store import Entry
 from galenic_adapters.tenants import Quota, Tenant
 from galenic_adapters.uploads import State, Upload
-from galenic_server.schemas import Body
+from galenic_server.schemas import Body, Flag, Real
 
 TenantName = Annotated[str, Field(min_length=1, max_length=64)]
 RefText = Annotated[str, Field(min_length=3, max_length=80)]
 Bound = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+
+
+def _no_number(value: Any) -> Any:
+    if isinstance(value, int | float):
+        raise ValueError("seconds since when?")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 MAX_SECONDS = 10 * 366 * 24 * 3600
 
 
@@ -179,7 +188,7 @@ class KeyBody(Body):
 
     tenant: TenantName
     role: Role = Role.CALLER
-    expires: AwareDatetime | None = None
+    expires: Moment | None = None
     label: Annotated[str, Field(max_length=100)] = ""
 
 
@@ -187,11 +196,11 @@ class RotateBody(Body):
     """grace_seconds: how long the old key goes on opening. expires: of the new one."""
 
     grace_seconds: Annotated[int, Field(ge=0, le=30 * 24 * 3600, strict=True)] = 24 * 3600
-    expires: AwareDatetime | None = None
+    expires: Moment | None = None
 
 
 class ExpireBody(Body):
-    expires: AwareDatetime
+    expires: Moment
 
 
 class KeyInfo(BaseModel):
@@ -226,7 +235,7 @@ class TenantBody(Body):
 
     max_adapters: Bound | None = None
     max_bytes: Bound | None = None
-    suspended: bool = False
+    suspended: Flag = False
 
     def quota(self) -> Quota:
         return Quota(self.max_adapters, self.max_bytes)
@@ -318,7 +327,7 @@ class LoadBody(Body):
 
     lora_name: Annotated[str, Field(min_length=1, max_length=64)]
     lora_path: Annotated[str, Field(min_length=1, max_length=200)]
-    load_inplace: bool = False
+    load_inplace: Flag = False
     is_3d_lora_weight: Literal[False] = False
 
 
@@ -336,7 +345,7 @@ class LimitsBody(Body):
     requests_per_minute: Rate = None
     tokens_per_minute: Rate = None
     concurrent: Rate = None
-    weight: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+    weight: Annotated[Real, Field(ge=0.001, le=1000)] = 1.0
 
     def limits(self) -> Limits:
         return Limits(**self.model_dump())

@@ -63,6 +63,7 @@ def make_app(
         title="Galenic",
         description="One resident language model, and a few kilobytes for every clinical task.",
         lifespan=lifespan,
+        responses=faults.DOCUMENTED,
         docs_url="/docs" if shown else None,
         redoc_url=None,
         openapi_url="/openapi.json" if shown else None,

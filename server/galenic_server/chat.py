@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from galenic_adapters.errors import BadInput, Unsupported
 from galenic_adapters.tasks.base import check_text
 from galenic_server.engine.base import Api
-from galenic_server.schemas import Body
+from galenic_server.schemas import Body, Flag, Real
 
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_ANSWERS = 16
@@ -62,8 +62,8 @@ REFUSED = frozenset(
 
 Count = Annotated[int, Field(ge=0, le=MAX_TOKENS, strict=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[Real, Field(ge=-2, le=2)]
+Bias = Annotated[Real, Field(ge=-100, le=100)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 TokenIds = Annotated[list[TokenId], Field(max_length=4096)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -122,14 +122,14 @@ class Turn(Lenient):
 
 
 class StreamOptions(Lenient):
-    include_usage: bool = False
+    include_usage: Flag = False
 
 
 class SchemaFormat(Lenient):
     name: Annotated[str, Field(max_length=64)] = "answer"
     description: str | None = None
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class ResponseFormat(Lenient):
@@ -147,7 +147,7 @@ class Function(Lenient):
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class Tool(Lenient):
@@ -177,9 +177,9 @@ class OpenAIBody(Body):
     text_field: ClassVar[str]
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    stream: bool | None = None
+    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
+    stream: Flag | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
@@ -228,16 +228,16 @@ class SampledBody(OpenAIBody):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
 
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[Real, Field(gt=0, le=10)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS, strict=True)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Annotated[Real, Field(ge=0, le=1)] | None = None
     min_tokens: Count | None = None
     stop_token_ids: TokenIds | None = None
     allowed_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
     bad_words: Annotated[list[StopString], Field(max_length=256)] | None = None
-    ignore_eos: bool | None = None
-    skip_special_tokens: bool | None = None
-    include_stop_str_in_output: bool | None = None
+    ignore_eos: Flag | None = None
+    skip_special_tokens: Flag | None = None
+    include_stop_str_in_output: Flag | None = None
 
     def check(self) -> None:
         if self.response_format:
@@ -271,13 +271,13 @@ class ChatBody(SampledBody):
 
     messages: Annotated[list[Turn], Field(min_length=1, max_length=1000)]
     max_completion_tokens: Count | None = None
-    logprobs: bool | None = None
+    logprobs: Flag | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    include_reasoning: bool | None = None
+    include_reasoning: Flag | None = None
 
     def check(self) -> None:
         super().check()
@@ -337,7 +337,7 @@ class CompletionBody(SampledBody):
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[list[TokenId]], Field(min_length=1, max_length=256)]
     )
-    echo: bool | None = None
+    echo: Flag | None = None
     logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
 
     def check(self) -> None:

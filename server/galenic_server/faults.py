@@ -11,9 +11,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from galenic_adapters import errors
 
@@ -86,6 +88,26 @@ TABLE: dict[type[Exception], Kind] = {
     ClientLeft: Kind(499, "client_left"),
     ClientDisconnect: Kind(499, "client_left"),
 }
+
+
+class Problem(BaseModel):
+    """param: the field at fault.   code: the kind of error, for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    error: Problem
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody}
+    for status in sorted({kind.status for kind in TABLE.values()} - {499} | {405, 500})
+}
+"""What any route may answer besides its reply, for the OpenAPI document."""
 
 
 def body(message: str, kind: Kind, param: str | None = None, **more: Any) -> dict[str, Any]:
@@ -198,4 +220,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     known = {404: "no such route", 405: "no such method on this route", 400: "body is not JSON"}
     kind = Kind(error.status_code, "http_error")
     message = known.get(error.status_code, "refused")
-    return JSONResponse(body(message, kind), error.status_code, error.headers)
+    headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return JSONResponse(body(message, kind), error.status_code, headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path: each is a route of its own, and only one of them was asked."""
+    routes = [one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for one in routes for method in one.methods or ()}))

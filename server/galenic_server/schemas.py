@@ -16,6 +16,10 @@ from galenic_adapters.tasks.qa import QaFields
 from galenic_adapters.tasks.re import ReFields
 from galenic_adapters.tasks.summarization import SummarizationFields
 
+Flag = Annotated[bool, Field(strict=True)]
+Real = Annotated[float, Field(strict=True)]
+"""As in JSON: nothing that could be read as one is taken for one."""
+
 
 class Body(BaseModel):
     """JSON from a caller: nothing unknown, no NaN, and no value ever in an error."""

@@ -65,6 +65,10 @@ class TestAQuarantine:
 
 
 class TestADeath:
+    @pytest.fixture
+    def running(self, vllm_running: Running) -> Running:
+        return vllm_running
+
     def ask(self, running: Running, *bodies: dict[str, Any], tenant: str) -> list[httpx.Response]:
         """Replies to what was in flight when the engine died."""
         replies: list[httpx.Response] = []

@@ -41,6 +41,10 @@ def waited(running: Running, count: int, **wanted: Any) -> list[dict[str, Any]]:
 
 
 class TestAnAnswer:
+    @pytest.fixture
+    def running(self, vllm_running: Running) -> Running:
+        return vllm_running
+
     def test_leaves_who_which_when_and_how_much(self, running: Running):
         """
         By its request's id: the key, the adapter's digest, the sizes; never a text.
@@ -180,7 +184,7 @@ class TestAnAdminsAct:
         document = running.anyone.get("/openapi.json").json()
         admin = {path for path in document["paths"] if path.startswith("/admin")}
         audited = {
-            route.path
+            route.path_format
             for router in _routers()
             for route in router.routes
             if isinstance(route, AdminRoute)

@@ -166,6 +166,10 @@ def limit(running: Running) -> Iterator[str]:
 
 
 class TestOverHttp:
+    @pytest.fixture
+    def running(self, vllm_running: Running) -> Running:
+        return vllm_running
+
     def test_one_request_too_many_is_a_429(self, running: Running, limit: str):
         """
         With Retry-After and what is left, in the form that OpenAI's clients wait by.

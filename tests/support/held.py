@@ -10,33 +10,32 @@ from contextlib import aclosing, contextmanager
 from typing import Any
 
 from galenic_adapters.errors import EngineDied
-from galenic_server.engine.base import Delta, Request
 from tests.support.serving import Running, eventually
 
-Decode = Callable[[Request], AsyncGenerator[Delta]]
+Work = Callable[..., AsyncGenerator[Any]]
 
 
 class Held:
     """What it works on, stopped; *held* are the requests that stand still."""
 
-    def __init__(self, decode: Decode) -> None:
-        self._decode = decode
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._is_open = threading.Event()
         self._is_dead = threading.Event()
-        self.held: list[Request] = []
+        self.held: list[Any] = []
         self.let_go = self._is_open.set
         self.die = self._is_dead.set
 
     def wait_for(self, count: int) -> None:
         eventually(lambda: len(self.held) == count)
 
-    async def __call__(self, request: Request) -> AsyncGenerator[Delta]:
-        async with aclosing(self._decode(request)) as deltas:
-            async for delta in deltas:
-                yield delta
+    async def __call__(self, request: Any, *more: Any, **named: Any) -> AsyncGenerator[Any]:
+        async with aclosing(self._work(request, *more, **named)) as pieces:
+            async for piece in pieces:
+                yield piece
                 await self._stand_still(request)
 
-    async def _stand_still(self, request: Request) -> None:
+    async def _stand_still(self, request: Any) -> None:
         self.held.append(request)
         try:
             while not self._is_open.is_set():
@@ -49,12 +48,14 @@ class Held:
 
 @contextmanager
 def held(running: Running) -> Iterator[Held]:
-    """The server's engine (on transformers), held until the block ends."""
+    """The server's engine, held until the block ends."""
     engine: Any = running.parts.service.engine
-    decode = engine._decode
-    engine._decode = still = Held(decode)
+    name = "_decode" if hasattr(engine, "_decode") else "_run"  # transformers', and vLLM's
+    work = getattr(engine, name)
+    still = Held(work)
+    setattr(engine, name, still)
     try:
         yield still
     finally:
         still.let_go()
-        engine._decode = decode
+        setattr(engine, name, work)

@@ -155,7 +155,7 @@ class VllmEngine:
 
     async def _stop_core(self) -> None:
         self._is_ready = False
-        making, self._making, self._llm = self._making, None, None
+        making, self._making, self._llm, self._surface = self._making, None, None, None
         if making is None:
             return
         await asyncio.wait({making})  # also for one whose start was given up midway

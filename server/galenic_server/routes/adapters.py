@@ -36,7 +36,9 @@ async def _package_bytes(request: Request) -> bytes:
     media = request.headers.get("content-type", MEDIA[0]).partition(";")[0].strip().lower()
     if media not in MEDIA:
         raise WrongMedia(f"send the package as {MEDIA[0]}")
-    return await request.body()
+    if not (data := await request.body()):
+        raise BadInput("package", "is empty")
+    return data
 
 
 def _bundle(x_galenic_signature: Annotated[str | None, Header()] = None) -> bytes | None:
@@ -94,7 +96,7 @@ async def publish(sent: SentDep, registry: RegistryDep, response: Response) -> A
     return await _publish(registry, sent.offer(), response)
 
 
-@router.put("/adapters/{name}/{version}", status_code=201, openapi_extra=PACKAGE)
+@router.put("/adapters/{name}/{version:int}", status_code=201, openapi_extra=PACKAGE)
 async def put(
     version: int, sent: SentDep, registry: RegistryDep, response: Response
 ) -> AdapterInfo:
@@ -142,7 +144,7 @@ async def get_current(
     return await _described(registry, found.ref, response)
 
 
-@router.get("/adapters/{name}/{version}")
+@router.get("/adapters/{name}/{version:int}")
 async def describe(
     name: str, version: int, tenant: TenantDep, registry: RegistryDep, response: Response
 ) -> AdapterInfo:
@@ -155,14 +157,14 @@ async def _described(registry: Registry, ref: AdapterRef, response: Response) ->
     return await _info(registry, entry)
 
 
-@router.get("/adapters/{name}/{version}/package", response_class=Response)
+@router.get("/adapters/{name}/{version:int}/package", response_class=Response)
 async def download(name: str, version: int, tenant: TenantDep, registry: RegistryDep) -> Response:
     """The package's bytes, as they were published."""
     package = await run_sync(registry.store.get, AdapterRef(tenant, name, version))
     return Response(package.data, media_type=MEDIA[0], headers={"etag": f'"{package.digest}"'})
 
 
-@router.delete("/adapters/{name}/{version}", status_code=204, response_class=Response)
+@router.delete("/adapters/{name}/{version:int}", status_code=204, response_class=Response)
 async def delete(
     name: str,
     version: int,
@@ -179,7 +181,7 @@ async def delete(
     await registry.delete(AdapterRef(tenant, name, version), digest=digest, keep=not purge)
 
 
-@router.post("/adapters/{name}/{version}/undelete")
+@router.post("/adapters/{name}/{version:int}/undelete")
 async def undelete(
     name: str, version: int, tenant: TenantDep, registry: RegistryDep
 ) -> AdapterInfo:

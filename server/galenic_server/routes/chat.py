@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from galenic_server import faults, logs
 from galenic_server.chat import ChatBody, CompletionBody, OpenAIBody
 from galenic_server.deps import KeyedRoute, OriginDep, Parts, PartsDep, bearer, while_there
+from galenic_server.responses import ResponsesBody
 from galenic_server.service import Origin, Talk
 
 router = APIRouter(
@@ -60,6 +61,14 @@ async def completions(
     body: CompletionBody, request: Request, origin: OriginDep, parts: PartsDep
 ) -> Response:
     """OpenAI's completions: the answer goes on where the prompt ends."""
+    return await _answer(request, origin, parts, body)
+
+
+@router.post("/responses", **REPLIES)
+async def responses(
+    body: ResponsesBody, request: Request, origin: OriginDep, parts: PartsDep
+) -> Response:
+    """OpenAI's Responses, of which none is stored."""
     return await _answer(request, origin, parts, body)
 
 

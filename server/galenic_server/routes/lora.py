@@ -5,8 +5,10 @@ The routes by which tools load adapters into vLLM: here they point an alias to w
 `PUT /admin/v1/adapters/{name}`.
 """
 
+from typing import Any
+
 from anyio.to_thread import run_sync
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, Response
 
 from galenic_adapters.aliases import Match, absent, anyhow
 from galenic_adapters.errors import Conflict, NotFound, Unsupported
@@ -20,27 +22,33 @@ from galenic_server.routes.admin import admin_router
 router = admin_router("/v1")
 
 
+TEXT: dict[str, Any] = {
+    "response_model": None,
+    "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+}
+
+
 class AlreadyLoaded(Unsupported):
     """In vLLM's words and with its status, which its tools look for."""
 
 
-@router.post("/load_lora_adapter", response_class=PlainTextResponse)
-async def load(body: LoadBody, tenant: TenantDep, registry: RegistryDep) -> str:
+@router.post("/load_lora_adapter", **TEXT)
+async def load(body: LoadBody, tenant: TenantDep, registry: RegistryDep) -> Response:
     """Point the alias *lora_name* to the version that *lora_path* names, and seat it."""
     match = anyhow if body.load_inplace else absent
     digest = await run_sync(_load, registry.store, tenant, body, match)
     await registry.engine.seat([digest])
-    return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
-@router.post("/unload_lora_adapter", response_class=PlainTextResponse)
-async def unload(body: UnloadBody, tenant: TenantDep, registry: RegistryDep) -> str:
+@router.post("/unload_lora_adapter", **TEXT)
+async def unload(body: UnloadBody, tenant: TenantDep, registry: RegistryDep) -> Response:
     """Drop the alias; the version stays in the registry."""
     try:
         await run_sync(registry.store.drop_alias, tenant, body.lora_name)
     except NotFound:
         raise NotFound(f"The lora adapter {body.lora_name!r} cannot be found.") from None
-    return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
 def _load(store: SqlStore, tenant: str, body: LoadBody, match: Match) -> str:

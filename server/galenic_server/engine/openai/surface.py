@@ -91,8 +91,10 @@ class Surface:
         if isinstance(reply, BaseModel):
             return reply.model_dump(mode="json", by_alias=True)
         events = _events(reply, call)
-        first = await anext(events)
-        return with_sse_keep_alive(_joined(first, events), KEEP_ALIVE_SECONDS)
+        heard = [await anext(events)]
+        while not call.num_tokens and call.finish is None:
+            heard.append(await anext(events))  # that a response was begun is not yet an answer
+        return with_sse_keep_alive(_joined(heard, events), KEEP_ALIVE_SECONDS)
 
 
 _TEMPLATE_OF_CHAT = {"chat_template": None, "chat_template_content_format": "auto"}
@@ -124,9 +126,10 @@ def _event_of(event: Any) -> str:
     return f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
 
 
-async def _joined(first: str, rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
+async def _joined(heard: list[str], rest: AsyncGenerator[str]) -> AsyncGenerator[str]:
     async with aclosing(rest):
-        yield first
+        for event in heard:
+            yield event
         async for event in rest:
             yield event
 

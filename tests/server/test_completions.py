@@ -1,0 +1,154 @@
+"""OpenAI's completions and Responses over vLLM's handlers."""
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.support.serving import Running
+
+URL = "/v1/completions"
+NOTE = "He has gout."
+
+
+@pytest.fixture
+def running(vllm_running: Running) -> Running:
+    return vllm_running
+
+
+def ask(running: Running, **more: Any) -> dict[str, Any]:
+    body = {"model": "tiny-ner", "prompt": NOTE, "max_tokens": 6, **more}
+    reply = running.client("north").post(URL, json=body)
+    assert 200 == reply.status_code, reply.text
+    told: dict[str, Any] = reply.json()
+    return told
+
+
+class TestACompletion:
+    def test_goes_on_from_one_prompt_or_several(self, running: Running):
+        """
+        As texts or as ids of the vocabulary, each answered by its index.
+        """
+        ids = running.parts.service.engine.tokenizer.encode(NOTE)
+        alone = ask(running)["choices"][0]["text"]
+        several = ask(running, prompt=[NOTE, "She has"])["choices"]
+
+        assert alone == ask(running, prompt=ids)["choices"][0]["text"]
+        assert [0, 1] == [choice["index"] for choice in several]
+        assert alone == several[0]["text"]
+
+    def test_counts_the_text_alone(self, running: Running):
+        """
+        An adapter's prompt costs nothing, in one prompt or in several.
+        """
+        bare = ask(running, model="tiny-llama", prompt=[NOTE, NOTE])["usage"]
+
+        assert len(NOTE) * 2 == bare["prompt_tokens"]
+        assert bare["prompt_tokens"] == ask(running, prompt=[NOTE, NOTE])["usage"]["prompt_tokens"]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_echoes_the_text_alone(self, running: Running, stream: bool):
+        """
+        Of the virtual prompt nothing is repeated.
+        """
+        body = {"model": "tiny-ner", "prompt": NOTE, "max_tokens": 3, "echo": True}
+        reply = running.client("north").post(URL, json=body | {"stream": stream}).text
+        pieces = [reply] if not stream else [line[6:] for line in reply.split("\n\n")[:-2]]
+
+        text = "".join(json.loads(piece)["choices"][0]["text"] for piece in pieces)
+        assert text.startswith(NOTE)
+        assert len(text) <= len(NOTE) + 3
+
+    def test_tells_how_likely_the_text_was(self, running: Running):
+        """
+        Each token of the text given the adapter's prompt and what stands before it; with the prompt
+        before it the first one has a probability too.
+        """
+        told = ask(running, echo=True, logprobs=1, max_tokens=2)["choices"][0]["logprobs"]
+        bare = ask(running, model="tiny-llama", echo=True, logprobs=1, max_tokens=2)["choices"][0]
+
+        assert [*NOTE] == told["tokens"][: len(NOTE)]
+        assert len(NOTE) + 2 == len(told["token_logprobs"])
+        assert all(one < 0 for one in told["token_logprobs"])
+        assert bare["logprobs"]["token_logprobs"][0] is None
+        assert told["token_logprobs"][1:] != bare["logprobs"]["token_logprobs"][1:]
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("prompt", [300, 10**6]),
+            ("prompt", [[5], [10**6]]),
+            ("prompt", [-1]),
+            ("prompt", ""),
+            ("prompt", []),
+            ("prompt", [""]),
+            ("prompt", "a\0"),
+            ("logprobs", 10**6),
+            ("max_tokens", 10**12),
+            ("n", 10**9),
+            ("echo", "perhaps"),
+        ],
+    )
+    def test_a_wrong_field_is_named(self, running: Running, field: str, value: Any):
+        """
+        Ids of other adapters' prompts above all.
+        """
+        body = {"model": "tiny-ner", "prompt": NOTE} | {field: value}
+        reply = running.client("north").post(URL, json=body)
+
+        assert 422 == reply.status_code, reply.text
+        assert reply.json()["error"]["param"].startswith(field)
+
+
+class TestResponses:
+    @pytest.fixture
+    def client(self, running: Running) -> openai.OpenAI:
+        key = running.key("north")
+        return openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
+
+    def test_answer_whole_and_in_events(self, client: openai.OpenAI):
+        """
+        The deltas are the text; the adapter's prompt is not counted.
+        """
+        asked: Any = {"model": "tiny-summarization", "input": NOTE, "max_output_tokens": 12}
+        whole = client.responses.create(**asked)
+        events = list(client.responses.create(**asked, stream=True))
+        text = "".join(one.delta for one in events if one.type == "response.output_text.delta")
+
+        assert "tiny-summarization@1" == whole.model
+        assert whole.output_text == text
+        assert 12 == whole.usage.output_tokens
+        assert whole.usage.input_tokens < 100
+
+    def test_keep_a_schema(self, client: openai.OpenAI):
+        """
+        Of the caller's.
+        """
+        schema = {"type": "string", "enum": ["yes", "no"]}
+        form: Any = {"format": {"type": "json_schema", "name": "a", "schema": schema}}
+        told = client.responses.create(model="tiny-ner", input=NOTE, text=form)
+
+        assert json.loads(told.output_text) in ("yes", "no")
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_are_refused_before_they_begin(self, running: Running, stream: bool):
+        """
+        Also as a stream: no event is sent for what does not fit.
+        """
+        body = {"model": "tiny-ner", "input": NOTE, "max_output_tokens": 640, "stream": stream}
+        reply = running.client("north").post("/v1/responses", json=body)
+
+        assert 413 == reply.status_code, reply.text
+        assert "input" == reply.json()["error"]["param"]
+
+    @pytest.mark.parametrize("field", ["previous_response_id", "conversation", "background"])
+    def test_refer_to_nothing_stored(self, running: Running, field: str):
+        """
+        Nothing is: no note stays on the server.
+        """
+        body = {"model": "tiny-ner", "input": NOTE, field: "a"}
+        reply = running.client("north").post("/v1/responses", json=body)
+
+        assert 400 == reply.status_code
+        assert field == reply.json()["error"]["param"]
