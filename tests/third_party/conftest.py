@@ -10,7 +10,6 @@ from tests.support.serving import Running, package
 from tests.third_party.tools import Tools
 
 ROOT = Path(__file__).parents[2]
-SUITES = Path(__file__).parent / "suites"
 OPENAIS_MODELS = ("gpt-6-astra", "gpt-3.5-turbo-instruct")
 """What the tests of OpenAI's client call a model."""
 
@@ -31,5 +30,6 @@ def tools(server: Running) -> Tools:
         "OPENAI_BASE_URL": f"{server.url}/v1",
         "OPENAI_API_KEY": server.key("north"),
         "MODEL": "tiny-summarization",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # nothing here asks the internet
     }
     return Tools(folder, environment)

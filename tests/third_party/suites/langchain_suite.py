@@ -18,6 +18,7 @@ class TestChatOpenAI(ChatModelIntegrationTests):
             "model": os.environ["MODEL"],
             "base_url": os.environ["OPENAI_BASE_URL"],
             "api_key": os.environ["OPENAI_API_KEY"],
-            "max_tokens": 64,
+            "max_tokens": 256,
             "max_retries": 0,
+            "stream_usage": True,
         }

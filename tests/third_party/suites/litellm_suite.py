@@ -11,7 +11,9 @@ MESSAGES = [{"role": "user", "content": "He has gout."}]
 
 @pytest.fixture(scope="module")
 def proxy() -> openai.OpenAI:
-    return openai.OpenAI(base_url=os.environ["PROXY_URL"], api_key="sk-1234", max_retries=0)
+    return openai.OpenAI(
+        base_url=os.environ["PROXY_URL"], api_key=os.environ["PROXY_KEY"], max_retries=0
+    )
 
 
 def ask(stream: bool = False, **more):

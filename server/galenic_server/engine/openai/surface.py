@@ -62,6 +62,7 @@ class Surface:
         is_harmony = client.model_config.hf_config.model_type == "gpt_oss"
         parsers = {
             "enable_auto_tools": True,
+            "tool_strict_level": "parameter",  # arguments keep their schema, whatever is asked
             "tool_parser": "openai" if is_harmony else tool_parser,
             "reasoning_parser": "openai_gptoss" if is_harmony else "",
         }

@@ -1,0 +1,36 @@
+"""Our OpenAPI document, and whether the server keeps it."""
+
+import pytest
+
+from tests.support.serving import ADMIN_KEY, Running
+from tests.third_party.tools import SUITES, Tools
+
+pytestmark = pytest.mark.third_party
+
+EXAMPLES = 8  # of each operation and phase; with a fixed seed
+
+
+class TestTheDocument:
+    def test_is_kept_by_the_server(self, server: Running, tools: Tools, record_property):
+        """
+        All of schemathesis' checks over every operation, with the key of an admin: no server error,
+        no undocumented status, type or method, nothing wrong accepted, nothing open without a key.
+        """
+        said = tools.run(
+            "st",
+            "--config-file",
+            SUITES / "schemathesis.toml",
+            "run",
+            f"{server.url}/openapi.json",
+            "--checks=all",
+            f"--header=Authorization: Bearer {ADMIN_KEY}",
+            "--seed=1",
+            f"--max-examples={EXAMPLES}",
+            "--continue-on-failure",
+            cwd=SUITES,
+            PYTHONPATH=str(SUITES),
+            SCHEMATHESIS_HOOKS="schemathesis_hooks",
+        )
+        record_property("schemathesis", said.splitlines()[-1])
+
+        assert "No issues found" in said or "passed" in said.splitlines()[-1]
