@@ -52,6 +52,7 @@ REFUSED = frozenset(
         "return_tokens_as_token_ids",
         "session_id",
         "structured_outputs",
+        "tenant",
         "truncate_prompt_tokens",
         "use_beam_search",
         "vllm_xargs",

@@ -147,7 +147,7 @@ class TestWhatIsNoSafetensors:
 
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
     def test_no_pickle_runs(self, protocol: int) -> None:
-        """A pickle that would end this very process is refused like any other file."""
+        """Case 19: a pickle that would end this very process is refused like any other file."""
         assert faults_of(pickle.dumps(Exits(), protocol=protocol))
 
     @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100])
@@ -177,12 +177,12 @@ class TestSizes:
             Package.read(GOOD.data, max_bytes=100)
 
     def test_huge_header_is_refused_before_parsing(self) -> None:
-        """A header that says 90 MB, or all there is in 64 bits, costs nothing."""
+        """Case 21: a header that says 90 MB, or all there is in 64 bits, costs nothing."""
         for size in (90 * 10**6, 2**63, 2**64 - 1, MAX_HEADER_BYTES + 1):
             assert "at most 65536" in faults_of(struct.pack("<Q", size) + b"{")["header"]
 
     def test_half_a_million_empty_tensors(self) -> None:
-        """Refused in no time and no space."""
+        """Case 22: refused in no time and no space."""
         empty = '"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
         data = file(("{" + ",".join(empty % i for i in range(500_000)) + "}").encode())
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
@@ -228,7 +228,7 @@ class TestHeader:
 
     @pytest.mark.parametrize("where", ["header", "entry", "manifest"])
     def test_keys_stand_once(self, where: str) -> None:
-        """Parsers disagree about which twin counts, so there are no twins at any depth."""
+        """Case 23: parsers disagree about which twin counts, so there are no twins at any depth."""
         manifest = json.dumps(MANIFEST).replace('"rank": 1', '"rank": 1, "rank": 1')
         text = json.dumps(HEADER)
         twins = {
@@ -295,15 +295,17 @@ class TestTensors:
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     def test_not_finite(self, value: float) -> None:
+        """Case 20."""
         broken = U.clone()
         broken[1, 0] = value
         assert {"tensors.u": "holds NaN or infinity"} == faults_of(with_tensors(u=broken, v=V))
 
     def test_huge_values(self) -> None:
+        """Case 25."""
         assert "at most 10000" in faults_of(with_tensors(u=U * 1e6, v=V))["tensors.u"]
 
     def test_product_that_overflows(self) -> None:
-        """Either half looks harmless; their product is what the prompt is scaled by."""
+        """Case 26: either half looks harmless; their product is what the prompt is scaled by."""
         faults = faults_of(with_tensors(u=torch.full_like(U, 5e3), v=torch.full_like(V, 5e3)))
         assert {"tensors": "u·v may reach 2.5e+07, at most 10000"} == faults
 
@@ -359,7 +361,7 @@ class TestFits:
             assert str(theirs) in said
 
     def test_another_metaprompt(self) -> None:
-        """Both digests are named."""
+        """Case 24: both digests are named."""
         said = self.problem(metaprompt=make_metaprompt(7))
         assert "manifest.metaprompt" in said
         assert make_metaprompt().digest in said

@@ -122,7 +122,7 @@ class TestMetrics:
 
     def test_and_docs_are_hidden_on_an_open_address(self, backbone: str, tmp_path: Path):
         """
-        There metrics take an admin's key, and docs are not there at all.
+        Case 12: there metrics take an admin's key, and docs are not there at all.
         """
         with serving(make_parts(backbone, tmp_path, host="0.0.0.0")) as server:
             reply = server.anyone.get("/metrics")

@@ -23,7 +23,7 @@ def routes(running: Running) -> list[tuple[str, str]]:
 class TestWithoutAKey:
     def test_every_route_of_the_document_is_a_401(self, running: Running):
         """
-        Health and the loopback's metrics aside. A body that is no JSON changes nothing.
+        Case 1: health and the loopback's metrics aside. A body that is no JSON changes nothing.
         """
         for method, path in routes(running):
             if path in OPEN:
@@ -40,13 +40,15 @@ class TestWithoutAKey:
             "Bearer",
             "Bearer gal_x",
             "Bearer " + "a" * 10_240,
+            "Bearer e30.e30.e30",
+            "Bearer " + "a" * 5_000 + "." + "b" * 5_000 + ".c",
             "gal_" + "a" * 43,
             "Bearer gal_" + "é" * 43,
         ],
     )
     def test_a_wrong_one_is_a_401(self, running: Running, header: str):
         """
-        Another scheme, none, a made-up one, one of 10 KB.
+        Case 2: another scheme, none, a made-up one, one of 10 KB, tokens of no provider.
         """
         reply = running.anyone.get("/v1/models", headers={"authorization": header.encode()})
 
@@ -56,7 +58,7 @@ class TestWithoutAKey:
 class TestRoles:
     def test_a_caller_does_not_administer(self, running: Running):
         """
-        Every admin route is a 403 to it.
+        Case 3: every admin route is a 403 to it.
         """
         north = running.client("north")
         for method, path in routes(running):
@@ -124,7 +126,7 @@ class TestAKey:
 
     def test_revoked_on_another_replica_opens_no_longer_than_five_seconds(self, running: Running):
         """
-        What a replica remembers of a key it forgets in time.
+        Case 9: what a replica remembers of a key it forgets in time.
         """
         other_replica = running.parts.keys._store
         made = running.admin.post("/admin/v1/keys", json={"tenant": "north"}).json()
@@ -138,7 +140,7 @@ class TestAKey:
 
     def test_has_256_bits_and_is_nowhere_in_the_database(self, running: Running):
         """
-        A dump holds HMACs, which open nothing; nor does a listing tell it again.
+        Case 10: a dump holds HMACs, which open nothing; nor does a listing tell it again.
         """
         made: dict[str, Any] = running.admin.post("/admin/v1/keys", json={"tenant": "north"}).json()
         listed = running.admin.get("/admin/v1/keys").text
@@ -154,7 +156,7 @@ class TestAKey:
 
     def test_of_another_servers_secret_opens_nothing(self, running: Running):
         """
-        Whoever takes the database and not the secret holds no key.
+        Case 10: whoever takes the database and not the secret holds no key.
         """
         key = running.key("north")
         elsewhere = Keys(running.parts.keys._store, b"another secret")
