@@ -3,13 +3,17 @@
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test check bench setup weights
+.PHONY: serve test test-third-party check bench setup weights
 
 serve: weights  ## serve on 127.0.0.1:8000
 	@exec galenic serve
 
 test: check  ## the whole suite, as CI runs it
 	python -m pytest
+
+test-third-party: setup  ## other people's tests of what we serve
+	@deploy/setup-third-party
+	python -m pytest -m third_party tests/third_party
 
 check: setup  ## lint, format, types
 	ruff check

@@ -83,6 +83,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         context_tokens=settings.context_tokens,
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,
+        tool_parser=settings.tool_parser,
     )
     sharing = zoo.Sharing(store, backbone, metaprompt, config.max_rank)
     with acting({"action": "share_zoo", "actor": "server"}):

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     context_tokens: int = Field(default=4096, ge=256)
     enforce_eager: bool = False
     tensor_parallel_size: int = Field(default=1, ge=1)
+    tool_parser: str = "hermes"
 
     max_body_bytes: int = Field(default=4 << 20, ge=1024)
     requests_per_minute: int | None = Field(default=None, ge=1)
