@@ -14,6 +14,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.convert_slow_tokenizer import TikTokenConverter
 
 WIDTH = 64
 NUM_POSITIONS = 64
@@ -62,8 +63,13 @@ def tiny_llama(folder: Path, *, tied: bool = False) -> str:
 def tiny_gpt_oss(folder: Path) -> str:
     """Two layers, one of them with a sliding window that is shorter than prompt and text."""
     tokenizer = tiny_tokenizer()
-    config = GptOssConfig(
-        vocab_size=len(tokenizer) + 5,
+    config = _gpt_oss_config(len(tokenizer) + 5, eos_token_id=tokenizer.eos_token_id)
+    return _save(config, tokenizer, folder)
+
+
+def _gpt_oss_config(vocab_size: int, *, eos_token_id: int) -> GptOssConfig:
+    return GptOssConfig(
+        vocab_size=vocab_size,
         hidden_size=WIDTH,
         intermediate_size=WIDTH,
         num_hidden_layers=2,
@@ -74,11 +80,41 @@ def tiny_gpt_oss(folder: Path) -> str:
         num_experts_per_tok=2,
         sliding_window=48,
         max_position_embeddings=CONTEXT_TOKENS,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=eos_token_id,
         bos_token_id=None,
         pad_token_id=None,
         initializer_range=0.2,
     )
+
+
+SPECIAL_OF_HARMONY = {
+    199998: "<|startoftext|>",
+    199999: "<|endoftext|>",
+    200002: "<|return|>",
+    200003: "<|constrain|>",
+    200005: "<|channel|>",
+    200006: "<|start|>",
+    200007: "<|end|>",
+    200008: "<|message|>",
+    200012: "<|call|>",
+}
+VOCABULARY_OF_HARMONY = 200_020
+
+
+def tiny_harmony(folder: Path, encoding: Path) -> str:
+    """A gpt-oss with the vocabulary of Harmony, of which *encoding* is the file."""
+    converter = TikTokenConverter(vocab_file=str(encoding))
+    converter.extra_special_tokens = [
+        SPECIAL_OF_HARMONY.get(id_, f"<|reserved_{id_}|>")
+        for id_ in range(199_998, VOCABULARY_OF_HARMONY)
+    ]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=converter.converted(), eos_token="<|return|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_start|>", "<|start|>").replace(
+        "<|im_end|>", "<|end|>"
+    )
+    config = _gpt_oss_config(VOCABULARY_OF_HARMONY, eos_token_id=200_002)
     return _save(config, tokenizer, folder)
 
 

@@ -77,10 +77,14 @@ class Border:
             raise TooLong(field, f"{needed}, the context holds {self.context_tokens}")
 
     def check_penalties(self, sampling: Penalties) -> None:
-        """Whether this engine can take what *sampling* says of tokens of the prompt."""
+        """Whether this engine can take what *sampling* asks of the tokens of a prompt."""
+        if self.is_guarded:
+            return
         for field, neutral in NEUTRAL.items():
-            if not self.is_guarded and getattr(sampling, field) != neutral:
+            if getattr(sampling, field) != neutral:
                 raise Unsupported(field, f"cannot work on this engine yet, leave {neutral}")
+        if getattr(sampling, "prompt_logprobs", None) is not None:  # vLLM's only
+            raise Unsupported("echo", "with logprobs cannot work on this engine yet")
 
     def room(self, num_ids: int, adapter: str | None) -> int:
         """Tokens that are left for the answer to a text of *num_ids*."""

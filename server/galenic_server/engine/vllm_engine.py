@@ -24,7 +24,7 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from vllm import AsyncEngineArgs, RequestOutput, SamplingParams
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import TokensInput, tokens_input
@@ -203,7 +203,8 @@ class VllmEngine:
 
     async def _answer(self, request: Request) -> AsyncGenerator[Delta]:
         params = sampling_params(request.sampling, request.constraint)
-        outputs = self.run(request.id, Work.of(request), params)
+        # A constraint holds from the first token, also where the backbone would reason before.
+        outputs = self.run(request.id, Work.of(request), params, reasoning_ended=True)
         async with aclosing(outputs):
             async for output in outputs:
                 yield _delta(request, output)
@@ -335,13 +336,19 @@ def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
         "tokenizer_mode": TOKENIZER_MODE,
         "worker_extension_cls": "galenic_server.engine.worker.PromptWorker",
         "additional_config": {LAYOUT_KEY: asdict(layout)},
-        "structured_outputs_config": {"backend": "xgrammar"},
+        "structured_outputs_config": {"backend": "xgrammar"} | _reasoning_of(config.backbone),
         "disable_log_stats": True,
         "enable_log_requests": False,
     }
     if current_platform.is_cpu():
         arguments |= {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | config.options))
+
+
+def _reasoning_of(backbone: str) -> dict[str, str]:
+    """How the engine tells when a backbone's reasoning is over, and a format begins to bind."""
+    is_harmony = AutoConfig.from_pretrained(backbone).model_type == "gpt_oss"
+    return {"reasoning_parser": "openai_gptoss"} if is_harmony else {}
 
 
 def _share_the_cpu(num_workers: int) -> None:
