@@ -123,12 +123,15 @@ class Reply(BaseModel, Generic[A]):
 
 
 class ChatReply(BaseModel):
+    """metadata: of a question to an adapter's task, the structured answer, as JSON."""
+
     id: str
     model: str
     adapter: Used | None
     text: str
     finish_reason: str
     usage: Usage
+    metadata: dict[str, str] | None = None
 
 
 class Model(BaseModel):
