@@ -51,7 +51,8 @@ def main() -> int:
         settings = Settings()
     except ValidationError as error:
         for fault in error.errors(include_input=False):
-            _say(f"galenic: GALENIC_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}")
+            name = "_".join(map(str, fault["loc"])).upper()
+            _say(f"galenic: GALENIC_{name or 'settings'}: {fault['msg']}")
         return 1
     logs.configure(settings.log_level)
     try:

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from galenic_adapters.errors import BadInput
 from galenic_adapters.keys import Role
 from galenic_adapters.limits import Limits
 from galenic_adapters.signatures import Policy, Signatures, read_keys
@@ -29,6 +30,10 @@ class Settings(BaseSettings):
     than one tenant is about.   patience_seconds: how long a client may take to send a request's
     head, its body, and to read on.   stale_seconds: how long keys, adapters and limits seen before
     hold while the database is away.   engine_deaths: with so many of them a request is refused.
+    max_adapters, max_adapter_bytes: what a tenant may keep that has no quota of its own.
+    retention_days: how long what was deleted can come back.   signature_policy, signing_keys:
+    whether packages have to be signed, and the folder of the public keys that may.   jwt_…: whose
+    tokens are taken beside keys, and where they say tenant and role (deploy/TENANTS.md).
     """
 
     model_config = SettingsConfigDict(env_prefix="GALENIC_", frozen=True, env_ignore_empty=True)
@@ -113,6 +118,8 @@ class Settings(BaseSettings):
     def signatures(self) -> Signatures:
         """What is asked of a package's signature; reads the trusted keys. Raises `BadInput`."""
         keys = read_keys(self.signing_keys) if self.signing_keys else {}
+        if self.signature_policy is not Policy.NONE and not keys:
+            raise BadInput("signing_keys", f"{self.signing_keys} holds no public key (*.pem)")
         return Signatures(self.signature_policy, keys)
 
     @property

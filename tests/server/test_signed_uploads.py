@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from galenic_adapters.errors import BadInput
 from galenic_adapters.signatures import sign
+from galenic_server.settings import Settings
 from tests.support.serving import Running, make_parts, package, serving
 
 KIND = {"content-type": "application/octet-stream"}
@@ -43,6 +45,11 @@ def put(server: Running, signature: bytes | None, data: bytes = GOOD) -> httpx.R
     text = base64.b64encode(signature).decode() if signature is not None else None
     headers = KIND | ({"x-galenic-signature": text} if text is not None else {})
     return server.admin.put("/admin/v1/adapters/signed?tenant=ward", content=data, headers=headers)
+
+
+def versions(server: Running) -> list[str]:
+    listed = server.admin.get("/admin/v1/adapters?tenant=ward").json()["adapters"]
+    return [f"{one['name']}@{one['version']} {one['digest']}" for one in listed]
 
 
 class TestASignedUpload:
@@ -83,12 +90,12 @@ class TestASignedUpload:
         url = "/admin/v1/aliases/live?tenant=ward"
         headers = {"if-match": "*"} if strict.admin.get(url).is_success else {}
         strict.admin.put(url, json={"adapter": "signed@1"}, headers=headers).raise_for_status()
-        before = strict.admin.get("/admin/v1/adapters?tenant=ward").json()
+        before = versions(strict)
         reply = put(strict, signature, package(seed=3).data)
 
         assert 422 == reply.status_code
         assert ["signature"] == [one["path"] for one in reply.json()["error"]["faults"]]
-        assert before == strict.admin.get("/admin/v1/adapters?tenant=ward").json()
+        assert before == versions(strict)
         assert "signed@1" == strict.admin.get(url).json()["adapter"]
 
     def test_tried_out_tells_of_its_signature_too(self, strict: Running):
@@ -109,7 +116,9 @@ class TestAServerWithoutKeys:
         """
         A policy that nobody could meet, or a file that is no key, is said at once.
         """
-        from galenic_server.settings import Settings
-
         with pytest.raises(ValueError, match="GALENIC_SIGNING_KEYS"):
             Settings(home=tmp_path, signature_policy="required")
+        with pytest.raises(BadInput, match="holds no public key"):
+            _ = Settings(
+                home=tmp_path, signature_policy="optional", signing_keys=tmp_path
+            ).signatures
