@@ -8,7 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
+from galenic_adapters import database
 from galenic_adapters.aliases import Canary, absent, existing, only, unsaid
 from galenic_adapters.changes import Change, Kind
 from galenic_adapters.errors import (
@@ -477,3 +480,37 @@ class TestReplicas:
         assert 1 == len(store.replicas())
         store.leave_silent(-1)
         assert [] == store.replicas()
+
+
+class TestAnOlderDatabase:
+    def test_has_its_tenants_counted_when_it_is_opened(self, url: str) -> None:
+        """Whoever has an adapter or a key is a tenant, charged for the bytes that are there."""
+        old = database._engine(database._parsed(url))
+        with old.begin() as db:
+            config = Config(attributes={"connection": db})
+            config.set_main_option("script_location", str(database.MIGRATIONS))
+            command.upgrade(config, "0001")
+            for name, payload in (("a", b"xyz"), ("b", None)):
+                row = {"name": name, "payload": payload, "digest": ONE.digest}
+                manifest = {"manifest": ONE.manifest.model_dump_json()}
+                db.execute(sa.text(OLD_ADAPTER), row | manifest)
+            db.execute(sa.text(OLD_KEY.format("00" * 32)))
+        old.dispose()
+        store = SqlStore.open(url)
+
+        assert [("north", 1, 3), ("south", 0, 0)] == [
+            (one.name, one.num_adapters, one.num_bytes) for one in store.tenants()
+        ]
+        assert "south" == store.find_key("00" * 32).tenant
+        assert NORTH_1 == store.publish("north", "discharge", ONE)
+        store.close()
+
+
+OLD_ADAPTER = """
+    INSERT INTO adapters (tenant, name, version, digest, manifest, num_bytes, created, payload)
+    VALUES ('north', :name, 1, :digest, :manifest, 3, '2026-01-31', :payload)
+"""
+OLD_KEY = """
+    INSERT INTO api_keys (id, tenant, role, hmac_sha256, created)
+    VALUES ('k', 'south', 'caller', '{}', '2026-01-31')
+"""
