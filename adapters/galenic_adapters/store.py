@@ -101,6 +101,9 @@ class SqlStore(SqlUploads):
                 for ref, package in sorted(packages.items(), key=lambda pair: pair[0])
             ]
             writing.is_change = any(new)
+            if len(packages) > 1:
+                digests = {str(ref): package.digest for ref, package in packages.items()}
+                note(adapter=None, digest=None, signed_by=None, digests=digests)
 
     def publish(
         self,

@@ -90,6 +90,9 @@ class TestAnArchive:
         assert ("a@2", "a@3") == (alias["adapter"], alias["canary"]["adapter"])
         assert 412 == taken.status_code
         assert b"gal_" not in archive and b"hmac" not in archive
+        told = [record for record, _ in running.parts.trail.chain.rows()]
+        brought = [one for one in told if one.get("action") == "bring" and "digests" in one]
+        assert {"a@2", "a@3"} == set(brought[0]["digests"])
 
     def test_cut_or_changed_brings_nothing(self, running: Running, archive: bytes):
         """
