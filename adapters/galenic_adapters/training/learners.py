@@ -87,7 +87,11 @@ class Factors(Learner):
         self.u_KPR = nn.Parameter(ones.u_PR.repeat(len(names), 1, 1))
         self.v_KRD = nn.Parameter(ones.v_RD.repeat(len(names), 1, 1))
         if additive:
-            self.a_KPR = nn.Parameter(torch.randn_like(self.u_KPR[:1]).repeat(len(names), 1, 1))
+            # As large as the rows are, so that the sum moves as much as the product does.
+            a_KPR = (
+                ones.u_PR.repeat(len(names), 1, 1) * meta_PD.float().square().mean().sqrt().cpu()
+            )
+            self.a_KPR = nn.Parameter(a_KPR)
             self.b_KRD = nn.Parameter(torch.zeros_like(self.v_KRD))
 
     @classmethod

@@ -34,12 +34,14 @@ def test_prompts_are_what_the_server_composes():
 
 
 def test_the_additive_kind_starts_as_the_plain_one_and_learns_more():
-    learner = Factors(torch.zeros(P, D), ["a", "b"], 2, additive=True)
-    assert 0 == learner.prompts(ALL).abs().max()
+    meta_PD = torch.randn(P, D)
+    meta_PD[:, 0] = 0  # where the product has nothing to scale
+    learner = Factors(meta_PD, ["a", "b"], 2, additive=True)
+    assert torch.equal(meta_PD.expand(2, P, D), learner.prompts(ALL))
 
     learner.prompts(ALL).sum().backward()
 
-    assert learner.b_KRD.grad.abs().min() > 0  # where the product has nothing to scale
+    assert 0 == learner.v_KRD.grad[..., 0].abs().max() < learner.b_KRD.grad[..., 0].abs().min()
     assert 2 * 2 * (P + D) == learner.num_own()
 
 
