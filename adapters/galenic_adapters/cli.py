@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from galenic_adapters.commands import aliases, keys, packages, tenants
+from galenic_adapters.commands import aliases, audit, keys, packages, tenants
 from galenic_adapters.commands.asking import Key, Url, asking, told
 
 if TYPE_CHECKING:
@@ -22,13 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-audit_app = typer.Typer(help="The audit chain, read where the server's database and secret are.")
 for name, commands in (
     ("keys", keys.app),
     ("alias", aliases.app),
     ("adapters", packages.app),
     ("tenants", tenants.app),
-    ("audit", audit_app),
+    ("audit", audit.app),
 ):
     app.add_typer(commands, name=name, no_args_is_help=True)
 app.command()(packages.push)
