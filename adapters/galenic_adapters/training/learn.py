@@ -214,7 +214,7 @@ class Run:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
-        parts = torch.load(path, weights_only=True, map_location=self.backbone.device)
+        parts = torch.load(path, weights_only=True, map_location="cpu")
         self.learner.load_state_dict(parts["learner"])
         for _ in range(parts["step"]):
             next(self.stream)

@@ -60,9 +60,8 @@ class Loras(Learner):
                 hook.remove()
 
     def _hook(self, number: int) -> Any:
-        a_KRI, b_KOR = getattr(self, f"a{number}"), getattr(self, f"b{number}")
-
         def add(layer: nn.Module, inputs: tuple[Tensor], said_BTO: Tensor) -> Tensor:
+            a_KRI, b_KOR = getattr(self, f"a{number}"), getattr(self, f"b{number}")
             assert self.which_B is not None
             x_BTI = inputs[0]  # the updates are kept in float32 and used in the backbone's type
             low_BTR = torch.bmm(x_BTI, a_KRI[self.which_B].mT.to(x_BTI.dtype))

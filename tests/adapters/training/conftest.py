@@ -9,7 +9,7 @@ from tests.support.tiny_models import tiny_llama
 DRUGS = ("aspirin", "metformin", "insulin")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Tiny models gain nothing from a second one, and lose much where the other core is busy."""
     import torch
