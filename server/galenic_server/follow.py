@@ -51,26 +51,33 @@ class Follower:
         self._retention = retention
         self._id: str | None = None
         self._seen = 0
+        self._reported = self._swept = -float("inf")
         self._warming: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Returns only when cancelled; then nobody waits for this replica any more."""
-        loop = asyncio.get_running_loop()
-        reported = swept = -float("inf")
         try:
             while True:
-                with suppress(Unavailable):
-                    has_moved = await self._look()
-                    if has_moved or loop.time() - reported > REPORT_SECONDS:
-                        await self._report()
-                        reported = loop.time()
-                    if loop.time() - swept > SWEEP_SECONDS:
-                        await run_sync(self._sweep)
-                        swept = loop.time()
+                try:
+                    await self._step()
+                except Unavailable:
+                    pass  # it is asked again
+                except Exception as error:  # noqa: BLE001  whoever stops following is believed dead
+                    log.error("changes cannot be followed", **logs.where(error))
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             with suppress(GalenicError):
                 await asyncio.shield(run_sync(self._leave))
+
+    async def _step(self) -> None:
+        now = asyncio.get_running_loop().time()
+        has_moved = await self._look()
+        if has_moved or now - self._reported > REPORT_SECONDS:
+            await self._report()
+            self._reported = now
+        if now - self._swept > SWEEP_SECONDS:
+            await run_sync(self._sweep)
+            self._swept = now
 
     async def _look(self) -> bool:
         if self._id is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from galenic_adapters.keys import Role
 from tests.support.postgres import Postgres
@@ -155,6 +156,27 @@ class TestAnAliasMove:
         for replica in ids:
             fleet.one.admin.delete(f"/admin/v1/replicas/{replica}").raise_for_status()
         eventually(lambda: len(fleet.one.admin.get("/admin/v1/replicas").json()) == 2, 15)
+
+
+class TestAReplica:
+    def test_follows_again_after_whatever_went_wrong(self, fleet: Fleet):
+        """
+        Meanwhile it asks the database each time, so it is never wrong; then it is current again.
+        """
+        fleet.one.publish("north", "robust", package(seed=30))
+        store = fleet.other.parts.registry.store
+        with store.database.writing() as db:
+            db.execute(sa.text("ALTER TABLE clock RENAME TO hidden"))
+        try:
+            eventually(lambda: not store.is_current, 10)
+            assert 200 == ask(fleet.other, "north", "robust").status_code
+        finally:
+            with store.database.writing() as db:
+                db.execute(sa.text("ALTER TABLE hidden RENAME TO clock"))
+        eventually(lambda: store.is_current, 10)
+        fleet.one.publish("north", "robust", package(seed=31))
+        url = "/admin/v1/adapters/robust/2?tenant=north"
+        eventually(lambda: fleet.one.admin.get(url).json()["state"] == "ready", 10)
 
 
 class TestAKey:
