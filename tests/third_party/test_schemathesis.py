@@ -1,5 +1,7 @@
 """Our OpenAPI document, and whether the server keeps it."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.serving import ADMIN_KEY, Running
@@ -11,7 +13,9 @@ EXAMPLES = 8  # of each operation and phase; with a fixed seed
 
 
 class TestTheDocument:
-    def test_is_kept_by_the_server(self, server: Running, tools: Tools, record_property):
+    def test_is_kept_by_the_server(
+        self, server: Running, tools: Tools, record_property, tmp_path: Path
+    ):
         """
         All of schemathesis' checks over every operation, with the key of an admin: no server error,
         no undocumented status, type or method, nothing wrong accepted, nothing open without a key.
@@ -27,7 +31,7 @@ class TestTheDocument:
             "--seed=1",
             f"--max-examples={EXAMPLES}",
             "--continue-on-failure",
-            cwd=SUITES,
+            cwd=tmp_path,
             PYTHONPATH=str(SUITES),
             SCHEMATHESIS_HOOKS="schemathesis_hooks",
         )
