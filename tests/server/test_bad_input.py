@@ -324,3 +324,23 @@ class TestAnAdapterFromAnEarlierServer:
         ):
             assert 422 == reply.status_code
             assert said in reply.json()["error"]["message"]
+
+
+class TestAnEngineWithoutOpenAIsApi:
+    @pytest.mark.parametrize(
+        ("path", "asked"),
+        [
+            ("chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+            ("completions", {"prompt": "a"}),
+            ("responses", {"input": "a"}),
+        ],
+    )
+    def test_says_which_one_has_it(self, running: Running, path: str, asked: dict[str, Any]):
+        """
+        A 501 that clients do not send again.
+        """
+        body = {"model": "tiny-llama"} | asked
+        reply = running.client("north").post(f"/v1/{path}", json=body)
+
+        assert "GALENIC_ENGINE=vllm" in error_of(reply, 501)["message"]
+        assert "false" == reply.headers["x-should-retry"]
