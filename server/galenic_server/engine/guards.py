@@ -1,10 +1,14 @@
 """
-Virtual ids kept from where vLLM's runner indexes the vocabulary by the ids of a prompt.
+What vLLM's runner must not meet, kept from it.
 
-Penalties count the prompt ids of the whole batch as soon as one request has any, and the
-log-probabilities of a prompt are looked up by its ids. An id past the vocabulary would end the
-engine there. The runner pads with the vocabulary's size, which it counts for nobody, so that is
-what it is shown in their place.
+Virtual ids, where it indexes the vocabulary by the ids of a prompt: penalties count the prompt ids
+of the whole batch as soon as one request has any, and the log-probabilities of a prompt are looked
+up by its ids. An id past the vocabulary would end the engine there. The runner pads with the
+vocabulary's size, which it counts for nobody, so that is what it is shown in their place.
+
+A seed's generator, where a long prompt is read in parts: the token drawn after each part but the
+last is thrown away, and the generator wound back, by an offset that CPU generators do not have.
+That too would end the engine.
 
 Dimension key:  B requests of a batch   T tokens
 """
@@ -13,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.v1.worker.gpu_input_batch import InputBatch
 
@@ -24,6 +29,8 @@ def guard(runner: Any) -> bool:
         return False
     _guard_penalties(batch)
     _guard_prompt_logprobs(runner, batch.vocab_size)
+    if runner.device.type == "cpu":
+        _guard_generators(runner)
     return True
 
 
@@ -59,3 +66,34 @@ def _masked(requests: list[Any], vocab_size: int) -> Iterator[None]:
     finally:
         for request, ids in zip(requests, true_ids, strict=True):
             request.prompt_token_ids = ids
+
+
+def _guard_generators(runner: Any) -> None:
+    """Wound back by their state; the runner does not see those that it would wind back itself."""
+    sample, keep_books = runner._sample, runner._bookkeeping_sync
+
+    def wound_back(*args: Any, **named: Any) -> Any:
+        states = [(drawn, drawn.get_state()) for drawn in _thrown_away(runner).values()]
+        sampled = sample(*args, **named)
+        for drawn, state in states:
+            drawn.set_state(state)
+        return sampled
+
+    def without_them(*args: Any, **named: Any) -> Any:
+        hidden = _thrown_away(runner)
+        generators = runner.input_batch.generators
+        for i in hidden:
+            del generators[i]
+        try:
+            return keep_books(*args, **named)
+        finally:
+            generators.update(hidden)
+
+    runner._sample, runner._bookkeeping_sync = wound_back, without_them
+
+
+def _thrown_away(runner: Any) -> dict[int, torch.Generator]:
+    """The generators of requests whose prompt is not read to its end, by place in the batch."""
+    batch = runner.input_batch
+    mask = runner.discard_request_mask.np[: batch.num_reqs]
+    return {i: drawn for i, drawn in batch.generators.items() if i < len(mask) and mask[i]}

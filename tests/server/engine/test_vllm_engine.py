@@ -89,6 +89,28 @@ class TestSlots:
             assert transformers_engine.ask(adapter=digest, max_tokens=6).text == text
 
 
+class TestASeed:
+    def test_draws_the_same_where_a_text_is_read_in_parts(self, vllm_engine):
+        """
+        Twenty-four long texts at once fill more than one batch, so some are read in two: their
+        draws are those of each alone, and the engine lives.
+        """
+        adapters = list(vllm_engine.adapters.of_rank.values())
+
+        def requests():
+            for i in range(24):
+                text = f"{i}: " + "denies pain, " * 30
+                yield vllm_engine.request(
+                    text, adapter=adapters[i % 3], temperature=1.0, seed=i, max_tokens=6
+                )
+
+        restarts = stats(vllm_engine).restarts
+        alone = [vllm_engine.ask_all(request)[0].text for request in requests()]
+
+        assert alone == [answer.text for answer in vllm_engine.ask_all(*requests())]
+        assert restarts == stats(vllm_engine).restarts
+
+
 class TestTheCache:
     def test_a_reused_slot_meets_no_old_block(self, vllm_engine, transformers_engine):
         """
