@@ -19,9 +19,10 @@ pytestmark = pytest.mark.third_party
 class TestLangChain:
     def test_finds_its_standard_chat_model(self, tools: Tools, record_property):
         """
-        Its integration tests with ChatOpenAI: invoking, streaming, batches, tools, JSON schemas.
+        Its integration tests with ChatOpenAI: invoking, streaming, batches, tools, JSON schemas;
+        without the agent, which has to know by itself when it is done.
         """
-        counts = tools.suite("langchain_suite.py")
+        counts = tools.suite("langchain_suite.py", "-k", "not agent_loop")
         record_property("langchain", counts)
 
         assert "failed" not in counts

@@ -57,7 +57,7 @@ def text_ids(vocabulary: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def server(
+def reasoner(
     vocabulary: Path, text_ids: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """A tiny gpt-oss that learned to reason and to answer, bare and behind an adapter."""
@@ -80,8 +80,10 @@ def server(
 
 
 @pytest.fixture
-def client(server: Running) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key("north"), max_retries=0)
+def client(reasoner: Running) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{reasoner.url}/v1", api_key=reasoner.key("north"), max_retries=0
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)

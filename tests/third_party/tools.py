@@ -10,8 +10,9 @@ from pathlib import Path
 
 SUITES = Path(__file__).parent / "suites"
 COUNT = re.compile(r"(\d+) (passed|failed|error|skipped|deselected|xfailed|xpassed)")
-ALONE = ["-c", os.devnull, "--noconftest", "-o", "asyncio_mode=auto"]
-"""Nothing of our own tests' configuration."""
+ONE_LOOP = [f"-oasyncio_default_{what}_loop_scope=session" for what in ("test", "fixture")]
+ALONE = ["-c", os.devnull, "--noconftest", "-o", "asyncio_mode=auto", *ONE_LOOP]
+"""Nothing of our own tests' configuration; one event loop, as cached clients live in one."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Tools:
         said = self.run(*command, cwd=cwd, **more)
         return {kind: int(count) for count, kind in COUNT.findall(said.splitlines()[-1])}
 
-    def suite(self, name: str, **more: str) -> dict[str, int]:
+    def suite(self, name: str, *arguments: str, **more: str) -> dict[str, int]:
         """Of one of the files beside this one."""
-        return self.pytest(*ALONE, SUITES / name, cwd=SUITES, **more)
+        return self.pytest(*ALONE, SUITES / name, *arguments, cwd=SUITES, **more)
 
     def _command(self, program: str | Path, *arguments: str | Path) -> list[str | Path]:
         return [self.folder / "bin" / program, *arguments]

@@ -2,12 +2,13 @@
 API keys: made, listed, rotated, given an end, revoked.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import Query, Response
 
+from galenic_adapters.errors import BadInput
 from galenic_adapters.keys import Role
 from galenic_server.admin_schemas import ExpireBody, KeyBody, KeyInfo, NewKey, RotateBody
 from galenic_server.deps import ManagerDep, PartsDep
@@ -29,6 +30,8 @@ async def create_key(body: KeyBody, caller: ManagerDep, parts: PartsDep) -> NewK
     allowed = body.tenant == caller.tenant and body.role is not Role.ADMIN
     if caller.role is not Role.ADMIN and not allowed:
         raise Forbidden("a tenant-admin makes keys of its own tenant, below admin")
+    if body.expires is not None and body.expires <= datetime.now(UTC):
+        raise BadInput("expires", "has passed")
     made = await run_sync(
         lambda: parts.keys.create(body.tenant, body.role, expires=body.expires, label=body.label)
     )

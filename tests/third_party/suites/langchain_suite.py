@@ -1,5 +1,6 @@
 """LangChain's standard tests of a chat model, with ChatOpenAI before our server."""
 
+import json
 import os
 
 from langchain_core.language_models import BaseChatModel
@@ -20,5 +21,7 @@ class TestChatOpenAI(ChatModelIntegrationTests):
             "api_key": os.environ["OPENAI_API_KEY"],
             "max_tokens": 256,
             "max_retries": 0,
+            # Random weights end no string by themselves.
+            "logit_bias": json.loads(os.environ["BIAS"]),
             "stream_usage": True,
         }

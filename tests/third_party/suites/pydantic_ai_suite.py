@@ -20,6 +20,6 @@ def test_the_answer_is_a_dose(form: type) -> None:
     As a JSON schema and as a tool, from an adapter of random weights, which would not spell it.
     """
     agent = Agent(OpenAIChatModel(os.environ["MODEL"]), output_type=form(Dose, strict=True))
-    done = agent.run_sync("5 mg, twice a day.", model_settings={"max_tokens": 300})
+    done = agent.run_sync("5 mg, twice a day.", model_settings={"max_tokens": 200})
 
     assert isinstance(done.output, Dose)
