@@ -36,3 +36,10 @@ def tools(server: Running) -> Tools:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # nothing here asks the internet
     }
     return Tools(folder, environment)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many of other people's tests ran."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

@@ -35,6 +35,7 @@ class TestTheDocument:
             PYTHONPATH=str(SUITES),
             SCHEMATHESIS_HOOKS="schemathesis_hooks",
         )
-        record_property("schemathesis", said.splitlines()[-1])
+        (cases,) = [line for line in said.splitlines() if "generated" in line]
+        record_property("schemathesis", cases.strip())
 
-        assert "No issues found" in said or "passed" in said.splitlines()[-1]
+        assert "failure" not in said.splitlines()[-1]

@@ -21,7 +21,8 @@ class TestChatOpenAI(ChatModelIntegrationTests):
             "api_key": os.environ["OPENAI_API_KEY"],
             "max_tokens": 256,
             "max_retries": 0,
-            # Random weights end no string by themselves.
+            # Random weights end neither a string nor a list of calls by themselves.
             "logit_bias": json.loads(os.environ["BIAS"]),
+            "model_kwargs": {"parallel_tool_calls": False},
             "stream_usage": True,
         }
