@@ -43,6 +43,7 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logs.tell_of_tasks(asyncio.get_running_loop())
         parts.trail.start()
         tasks = [
             asyncio.create_task(_start(parts.service, on_ready, on_failed_start)),

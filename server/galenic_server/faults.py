@@ -5,7 +5,7 @@ No message holds what the caller sent: only field names, numbers and names of ad
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,17 +166,38 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = [_fault(one) for one in error.errors()[:20]]
+    names = _names_of(request.app)
+    faults = [_fault(one, names) for one in error.errors()[:20]]
     message = "; ".join(f"{fault['path']}: {fault['problem']}" for fault in faults)
     param = faults[0]["path"] if faults else None
     return JSONResponse(body(message, Kind(422, "invalid_field"), param, faults=faults), 422)
 
 
-def _fault(one: Mapping[str, Any]) -> dict[str, str]:
+def _fault(one: Mapping[str, Any], names: Set[str]) -> dict[str, str]:
     """Where and what, without the value: pydantic's own messages may quote it."""
-    path = _path(one["loc"])
+    path = _path(one["loc"], names)
     problem = PROBLEMS.get(one["type"]) or _limits(one) or "is not valid"
     return {"path": path, "problem": problem}
+
+
+def _names_of(app: FastAPI) -> frozenset[str]:
+    """Every name that the API itself has, collected once."""
+    if not hasattr(app.state, "names"):
+        app.state.names = frozenset(_names_in(app.openapi()))
+    names: frozenset[str] = app.state.names
+    return names
+
+
+def _names_in(document: Any) -> Iterator[str]:
+    if isinstance(document, Mapping):
+        yield from document.get("properties", ())
+        if "in" in document and "name" in document:  # a parameter
+            yield document["name"]
+        document = document.values()
+    elif not isinstance(document, list):
+        return
+    for part in document:
+        yield from _names_in(part)
 
 
 PROBLEMS = {
@@ -208,11 +229,15 @@ def _limits(one: Mapping[str, Any]) -> str | None:
     return f"must be: {', '.join(told)}" if told else None
 
 
-def _path(where: Sequence[str | int]) -> str:
+def _path(where: Sequence[str | int], names: Set[str]) -> str:
+    """A name that is none of ours was sent, and may be anything: it is not repeated."""
     path = ""
     for step in where[1:] if len(where) > 1 and where[0] in ("body", "query", "path") else where:
-        path += f"[{step}]" if isinstance(step, int) else f".{step[:64]}"
-    return _printable(path.lstrip("."))
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += f".{step}" if step in names or step == "body" else ".?"
+    return path.lstrip(".")
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

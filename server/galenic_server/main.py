@@ -55,6 +55,7 @@ def main() -> int:
             _say(f"galenic: GALENIC_{name or 'settings'}: {fault['msg']}")
         return 1
     logs.configure(settings.log_level)
+    logs.adopt()
     try:
         parts = assemble(settings, say=_say)
         key = first_key(parts.keys, settings)
@@ -164,7 +165,7 @@ def serve(parts: Parts, invitation: str) -> int:
         make_app(parts, on_ready=lambda: _say(invitation), on_failed_start=give_up),
         host=settings.host,
         port=settings.port,
-        log_level="warning",
+        log_config=None,  # its lines are ours
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,

@@ -79,12 +79,12 @@ TASK_REQUESTS = {
     ),
     "unknown adapter": (ner(adapter="nobody@3"), 404, "not_found", None, "'nobody@3'"),
     "adapter of another task": (ner(adapter="nli"), 422, "wrong_task", None, "is for nli"),
-    "unknown field": (ner(colour=CANARY), 422, "invalid_field", "colour", "is not a known field"),
+    "unknown field": (ner(colour=CANARY), 422, "invalid_field", "?", "is not a known field"),
     "unknown field of a document": (
         {"documents": [{"text": NOTE, "colour": CANARY}]},
         422,
         "invalid_field",
-        "documents[0].colour",
+        "documents[0].?",
         "is not a known field",
     ),
 }

@@ -1,12 +1,14 @@
 """What every request passes: ids, logs, counts, readiness."""
 
+import gc
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -101,6 +103,55 @@ class TestTheLog:
 
         assert "RuntimeError" == told["error"]
         assert CANARY not in str(told)
+
+
+class TestOthersLines:
+    def line(self, message: str, *values: object, error: Exception | None = None) -> dict[str, Any]:
+        info = (type(error), error, None) if error else None
+        record = logging.LogRecord("vllm", logging.WARNING, "", 1, message, values, info)
+        told: dict[str, Any] = json.loads(logs.Discreet().format(record))
+        return told
+
+    def test_are_json_with_their_numbers_and_without_their_texts(self):
+        """
+        A library that quotes what it was asked quotes nothing here.
+        """
+        told = self.line("request %s failed after %d tokens in %.1f s", CANARY, 7, 0.5)
+
+        assert "request … failed after 7 tokens in 0.5 s" == told["event"]
+        assert ("vllm", "warning") == (told["logger"], told["level"])
+
+    @pytest.mark.parametrize("values", [(CANARY,), (), (1, 2), ({"a": CANARY},)])
+    def test_are_told_whatever_is_wrong_with_them(self, values: tuple[Any, ...]):
+        """
+        A template that does not fit its values stands as it is.
+        """
+        assert self.line("%d", *values)["event"] in ("%d", "…")
+
+    def test_tell_an_error_by_its_type(self):
+        """
+        Its message may hold anything.
+        """
+        told = self.line("failed", error=RuntimeError(CANARY))
+
+        assert ("RuntimeError", "failed") == (told["error"], told["event"])
+        assert CANARY not in str(told)
+
+    def test_come_to_the_servers_log(self, running: Running, written: io.StringIO):
+        """
+        A task that nobody waits for is told too, and not by asyncio.
+        """
+
+        async def fail() -> None:
+            raise RuntimeError(CANARY)
+
+        loop = running.parts.trail._writing.get_loop()
+        loop.call_soon_threadsafe(lambda: loop.create_task(fail()))
+        loop.call_soon_threadsafe(gc.collect)
+        eventually(lambda: "task failed" in written.getvalue())
+
+        assert "RuntimeError" in written.getvalue()
+        assert CANARY not in written.getvalue()
 
 
 class TestMetrics:

@@ -22,6 +22,8 @@ from typing import Any
 # Read by vLLM when it is imported, so set before.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
+# In every process of its own too: no line of vLLM's quotes what it was asked.
+os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).parent / "vllm_logging.json"))
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
