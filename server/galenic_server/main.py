@@ -128,7 +128,9 @@ def join(
         retention=timedelta(days=settings.retention_days),
     )
     trail = Trail(chain)
-    return Parts(service, registry, keys, Metrics(), settings, trail, limits, follower)
+    metrics = Metrics()
+    metrics.watch(turns)
+    return Parts(service, registry, keys, metrics, settings, trail, limits, follower)
 
 
 def first_key(keys: Keys, settings: Settings) -> str | None:

@@ -4,11 +4,12 @@ What Prometheus is told: counts and times, by task and tenant, and the engine's 
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from galenic_server.engine.base import EngineStats
+from galenic_server.fairness import Turns
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -64,6 +65,14 @@ class Metrics:
             ["tenant", "kind"],
             registry=self.registry,
         )
+
+    def watch(self, turns: Turns) -> None:
+        """Tell how many requests the engine works on, and how many wait for it."""
+        for name, told, count in (
+            ("galenic_running", "Requests in the engine", lambda: turns.num_running),
+            ("galenic_waiting", "Requests that wait their turn", lambda: turns.num_waiting),
+        ):
+            Gauge(name, told, registry=self.registry).set_function(count)
 
     def count_request(self, route: str, tenant: str, status: int) -> None:
         self._requests.labels(route, tenant, str(status)).inc()

@@ -1,83 +1,23 @@
 """The server as a process of its own, from settings in the environment."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from galenic_adapters.package import write_metaprompt
-from tests.support.serving import eventually, free_port, metaprompt, package
-from tests.support.tiny_models import tiny_llama
-
-KEY = re.compile(r"gal_[A-Za-z0-9_-]{43}")
-
-
-@dataclass
-class Process:
-    url: str
-    running: subprocess.Popen[str]
-    log: Path
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def stop(self) -> int:
-        self.running.send_signal(signal.SIGTERM)
-        return self.running.wait(timeout=300)
+from galenic_adapters.audit import Chain
+from galenic_adapters.database import Database
+from tests.support.process import KEY, Process, environment_in, is_ready, started
+from tests.support.serving import eventually
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A home, a tiny backbone, and a zoo of one adapter for it."""
-    backbone = tmp_path / "tiny-llama"
-    tiny_llama(backbone)
-    (backbone / "galenic-backbone.json").write_text('{"name": "tiny-llama", "revision": "0"}')
-    zoo = tmp_path / "zoo" / "tiny-llama"
-    zoo.mkdir(parents=True)
-    (zoo / "metaprompt.safetensors").write_bytes(write_metaprompt(metaprompt()))
-    (zoo / "diseases.safetensors").write_bytes(package().data)
-    return os.environ | {
-        "GALENIC_HOME": str(tmp_path / "home"),
-        "GALENIC_BACKBONE": str(backbone),
-        "GALENIC_ENGINE": "transformers",
-        "GALENIC_ZOO": str(zoo.parent),
-    }
-
-
-@contextmanager
-def started(environment: dict[str, str], tmp_path: Path) -> Iterator[Process]:
-    port = free_port()
-    log = tmp_path / f"{port}.log"
-    with log.open("w") as out:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "galenic_server"],
-            env=environment | {"GALENIC_PORT": str(port)},
-            stderr=out,
-            text=True,
-        )
-    process = Process(f"http://127.0.0.1:{port}", running, log)
-    try:
-        yield process
-    finally:
-        running.kill()
-        running.wait()
-
-
-def is_ready(process: Process) -> bool:
-    assert process.running.poll() is None, process.said()
-    try:
-        return httpx.get(f"{process.url}/health/ready").is_success
-    except httpx.TransportError:
-        return False
+    return environment_in(tmp_path)
 
 
 class TestAFreshStart:
@@ -118,32 +58,52 @@ class TestAFreshStart:
             assert given["GALENIC_ADMIN_KEY"] not in server.said()
 
 
+def num_under_way(server: Process) -> float:
+    """Documents in the engine, and in line for it."""
+    page = httpx.get(f"{server.url}/metrics", timeout=60).text
+    counts = re.findall(r"^galenic_(?:running|waiting) (\S+)", page, re.M)
+    return sum(map(float, counts))
+
+
 class TestTheEnd:
-    def test_by_sigterm_lets_a_running_request_finish(
+    def test_by_sigterm_loses_nothing_that_was_accepted(
         self, environment: dict[str, str], tmp_path: Path
     ):
         """
-        Nothing that was accepted is lost, and the process ends with 0.
+        Eight requests are under way, most of them in line: all are answered, each has its audit
+        row, the process ends with 0, and nobody new is let in meanwhile.
         """
-        given = {"GALENIC_ADMIN_KEY": "a-long-enough-secret"}
+        given = {"GALENIC_ADMIN_KEY": "a-long-enough-secret", "GALENIC_MAX_RUNNING": "4"}
+        given["GALENIC_DRAIN_SECONDS"] = "200"
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
             mine = {"authorization": "Bearer a-long-enough-secret"}
+            body = {"documents": [{"text": "He has gout."}] * 4, "max_tokens": 200}
             replies = []
 
             def ask() -> None:
-                body = {"documents": [{"text": "He has gout."}] * 8, "max_tokens": 64}
                 replies.append(
-                    httpx.post(f"{server.url}/v1/ner", json=body, headers=mine, timeout=60)
+                    httpx.post(f"{server.url}/v1/ner", json=body, headers=mine, timeout=100)
                 )
 
-            asking = threading.Thread(target=ask)
-            asking.start()
-            threading.Event().wait(0.3)
-            assert 0 == server.stop()
-            asking.join()
+            asking = [threading.Thread(target=ask) for _ in range(8)]
+            for thread in asking:
+                thread.start()
+            eventually(lambda: num_under_way(server) > 7 * 4, seconds=60)
+            ended = server.stop()
+            for thread in asking:
+                thread.join()
+        database = Database.open(f"sqlite:///{tmp_path}/home/galenic.db")
+        chain = Chain(database, (tmp_path / "home" / "secret").read_bytes())
+        answers = [one for one, _ in chain.rows() if one["action"] == "answer"]
+        chain.verify()
+        database.close()
 
-        assert [200] == [reply.status_code for reply in replies]
+        assert 0 == ended
+        assert [200] * 8 == [reply.status_code for reply in replies]
+        assert [4] * 8 == [row["answers"] for row in answers]
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(server.url)
 
 
 class TestAStartThatCannotSucceed:
