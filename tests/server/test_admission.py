@@ -90,20 +90,20 @@ class TestADeath:
 
     @pytest.mark.parametrize("body", [NER, CHAT], ids=["task", "chat"])
     def test_is_told_once_and_not_brought_about_a_third_time(
-        self, running: Running, body: dict[str, Any]
+        self, vllm_running: Running, body: dict[str, Any]
     ):
         """
         The first 503 may be tried again; the second says not to; after that nothing reaches the
         engine, and other requests are answered.
         """
         tenant = f"poison-{len(body)}"
-        deaths = [self.ask(running, body, tenant=tenant)[0] for _ in range(2)]
+        deaths = [self.ask(vllm_running, body, tenant=tenant)[0] for _ in range(2)]
         path = "/v1/ner" if "documents" in body else "/v1/chat/completions"
-        with held(running) as engine:
-            refused = running.client(tenant).post(path, json=body)
+        with held(vllm_running) as engine:
+            refused = vllm_running.client(tenant).post(path, json=body)
             assert [] == engine.held
-        harmless = running.client(tenant).post(path, json=body | {"max_tokens": 9})
-        elsewhere = running.client("north").post(path, json=body)
+        harmless = vllm_running.client(tenant).post(path, json=body | {"max_tokens": 9})
+        elsewhere = vllm_running.client("north").post(path, json=body)
 
         assert [503, 503, 503] == [reply.status_code for reply in (*deaths, refused)]
         assert [None, "false", "false"] == [
@@ -114,14 +114,14 @@ class TestADeath:
         assert all(reply.headers["retry-after"] for reply in (*deaths, refused))
         assert [200, 200] == [harmless.status_code, elsewhere.status_code]
 
-    def test_in_mid_stream_is_one_event(self, running: Running):
+    def test_in_mid_stream_is_one_event(self, vllm_running: Running):
         """
         And the stream ends.
         """
         body = CHAT | {"stream": True, "max_tokens": 6}
-        with held(running) as engine:
+        with held(vllm_running) as engine:
             threading.Thread(target=lambda: (engine.wait_for(1), engine.die())).start()
-            reply = running.client("streamer").post("/v1/chat/completions", json=body)
+            reply = vllm_running.client("streamer").post("/v1/chat/completions", json=body)
 
         assert 1 == reply.text.count('"error"')
         assert reply.text.endswith("data: [DONE]\n\n")

@@ -69,31 +69,31 @@ class TestAnAnswer:
         assert CANARY not in json.dumps(row)
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_of_a_chat_is_told_alike(self, running: Running, stream: bool):
+    def test_of_a_chat_is_told_alike(self, vllm_running: Running, stream: bool):
         """
         Whole or streamed, once.
         """
         id_ = {"x-request-id": f"chat-{stream}"}
         chat = CHAT | {"stream": stream}
-        running.client("north").post("/v1/chat/completions", json=chat, headers=id_)
-        [row] = waited(running, 1, request_id=f"chat-{stream}")
+        vllm_running.client("north").post("/v1/chat/completions", json=chat, headers=id_)
+        [row] = waited(vllm_running, 1, request_id=f"chat-{stream}")
 
         assert ("/v1/chat/completions", 200, 1) == (row["route"], row["outcome"], row["answers"])
         assert row["completion_tokens"] > 0
         assert row["digest"].startswith("sha256:")
 
-    def test_that_nobody_waited_for_is_told_too(self, running: Running):
+    def test_that_nobody_waited_for_is_told_too(self, vllm_running: Running):
         """
         The engine saw the text, whoever was there to read the answer.
         """
-        client = running.client("north")
+        client = vllm_running.client("north")
         body = CHAT | {"stream": True}
         id_ = {"x-request-id": "left"}
-        with held(running) as engine:
+        with held(vllm_running) as engine:
             with client.stream("POST", "/v1/chat/completions", json=body, headers=id_) as stream:
                 next(stream.iter_lines())
             eventually(lambda: not engine.held)
-        [row] = waited(running, 1, request_id="left")
+        [row] = waited(vllm_running, 1, request_id="left")
 
         assert 0 == row["answers"]
         assert row["prompt_tokens"] > 0

@@ -208,16 +208,17 @@ class TestOverHttp:
         assert [200, 429] == [third.status_code, models.status_code]
         assert int(models.headers["retry-after"]) > 60
 
-    def test_a_stream_is_open_until_its_last_byte(self, running: Running, limit: str):
+    def test_a_stream_is_open_until_its_last_byte(self, vllm_running: Running):
         """
         Not only until its first.
         """
-        client = running.client("limited")
-        running.admin.put(limit, json={"concurrent": 1}).raise_for_status()
+        client = vllm_running.client("limited")
+        limit = "/admin/v1/tenants/limited/limits"
+        vllm_running.admin.put(limit, json={"concurrent": 1}).raise_for_status()
         chat = {"model": "tiny-llama", "messages": [{"role": "user", "content": "a"}]}
         body = chat | {"stream": True, "max_tokens": 8}
         with (
-            held(running) as engine,
+            held(vllm_running) as engine,
             client.stream("POST", "/v1/chat/completions", json=body) as stream,
         ):
             lines = stream.iter_lines()  # kept: without a reader the client has left
