@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.training.learn import BATCH_TOKENS
 from galenic_adapters.training.recipe import Phase, Recipe
 
 ARCHITECTURES = Path(__file__).parents[2] / "recipes" / "architectures"
@@ -80,7 +81,7 @@ def estimate(recipe: Recipe, gpu: str = "H100", *, gpus: int = 1, use: float = 0
     if gpu not in TFLOPS:
         raise BadInput("gpu", f"{gpu[:40]!r} is none of {', '.join(TFLOPS)}")
     shape = shape_of(config_of(recipe))
-    tokens = recipe.batch_tokens or 32768
+    tokens = recipe.batch_tokens or BATCH_TOKENS["cuda"]
     answers = tokens * MEAN_ANSWER / MEAN_TOKENS
     spread = 1 + recipe.num_positions / MEAN_TOKENS if recipe.checkpointing else 1.0
     kept = 2.0 * shape.width if recipe.checkpointing else shape.kept_bytes

@@ -33,7 +33,7 @@ SAVING_SHARE = 0.1
 """At most, of a run's time."""
 CLIP_NORM = 1.0
 LOWEST_RATE = 0.05  # of the peak, at the cosine's end
-BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+BATCH_TOKENS = {"cpu": 2048, "cuda": 49152}
 """Text tokens of one forward pass; what the machine takes, no part of the recipe."""
 
 Judge = Callable[[], dict[str, float]]

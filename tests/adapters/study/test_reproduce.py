@@ -4,8 +4,11 @@ made up here.
 """
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+import time
 from re import findall
 
 import pytest
@@ -174,6 +177,30 @@ def test_pieces_that_are_done_are_not_done_again(study, data, backbone_path, tmp
     assert (study / "targets/lora/scinli.s0.jsonl").read_text() == (
         again / "targets/lora/scinli.s0.jsonl"
     ).read_text()
+
+
+def test_a_killed_study_ends_as_if_it_had_not_been(study, data, backbone_path, tmp_path):
+    """Killed for good (SIGKILL) in the middle of its pieces: every answer is the same."""
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "galenic_adapters.cli", "reproduce", str(killed)]
+    command += ["--data", str(data), "--preset", "smoke", "--backbone", backbone_path]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while not (killed / "targets" / "prompt_tuning").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (killed / "report.md").exists()
+
+    result = reproduce(killed, data, "--backbone", backbone_path)
+
+    assert 0 == result.exit_code, result.output
+    assert "sources/teachers ..." not in result.output
+    names = sorted(path.relative_to(study) for path in study.rglob("*/*.s?.jsonl"))
+    assert len(names) > 20
+    for name in names:
+        assert (study / name).read_text() == (killed / name).read_text(), name
 
 
 def test_a_report_says_what_was_not_run(study, data, tmp_path):
