@@ -31,7 +31,8 @@ class TestAKilledEngine:
     def test_everyone_hears_once_and_the_adapters_come_back(self, server: RealServer, zoo: Zoo):
         """
         Kill -9 with twelve requests in flight: one error each. The server says that it is not
-        ready, until a new engine holds all residents again and answers as before.
+        ready, until a new engine holds all residents again and answers as before. It compiles nothing
+        a second time.
         """
         refs = [_publish(server, zoo, rank) for rank in RANKS]
         with server.client() as client:
@@ -50,6 +51,7 @@ class TestAKilledEngine:
         assert resident == came_back
         assert loads == server.metric("galenic_slot_loads_total")
         assert before == pytest.approx(after, abs=1e-3)
+        assert "Directly load AOT compilation" in server.said()
 
 
 def _publish(server: RealServer, zoo: Zoo, rank: int) -> str:

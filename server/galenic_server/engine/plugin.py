@@ -48,6 +48,21 @@ def register() -> None:
         RENDERER_REGISTRY.register(
             TOKENIZER_MODE, "galenic_server.engine.openai.renderer", "PromptedRenderer"
         )
+    _keep_compiled_graphs()
     if os.environ.get(DISCREET):
         for name in OUTSPOKEN_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def _keep_compiled_graphs() -> None:
+    """
+    Let vLLM use a graph that it compiled and saved at an earlier start.
+
+    It asks what it has loaded to `finalize_loading`, which its own backend knows. On CPUs it
+    compiles by inductor's, whose loaded graph is ready as it is and has no such method; vLLM then
+    throws it away and compiles anew, at every start.
+    """
+    from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Loaded
+
+    if not hasattr(Loaded, "finalize_loading"):
+        Loaded.finalize_loading = lambda self, vllm_config: None
