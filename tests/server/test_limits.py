@@ -166,10 +166,6 @@ def limit(running: Running) -> Iterator[str]:
 
 
 class TestOverHttp:
-    @pytest.fixture
-    def running(self, vllm_running: Running) -> Running:
-        return vllm_running
-
     def test_one_request_too_many_is_a_429(self, running: Running, limit: str):
         """
         With Retry-After and what is left, in the form that OpenAI's clients wait by.
@@ -226,6 +222,7 @@ class TestOverHttp:
             meanwhile = client.post("/v1/ner", json=NER)
             engine.let_go()
         eventually(lambda: client.post("/v1/ner", json=NER).is_success)
+        vllm_running.admin.delete(limit).raise_for_status()
 
         assert 429 == meanwhile.status_code
         assert "1" == meanwhile.headers["retry-after"]

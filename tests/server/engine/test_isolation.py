@@ -47,9 +47,8 @@ class TestTheCache:
         It is keyed by the server's secret, and names cannot be put together to another's.
         """
         salt = vllm_engine.engine._cache_salt
-        request = vllm_engine.request
         salts = {
-            salt(request(tenant=tenant, adapter=adapter))
+            salt(tenant, adapter)
             for tenant, adapter in (("a", None), ("a", "b"), ("ab", None), ("a:b", None), ("", "a"))
         }
 
