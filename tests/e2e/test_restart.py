@@ -31,8 +31,8 @@ class TestAKilledEngine:
     def test_everyone_hears_once_and_the_adapters_come_back(self, server: RealServer, zoo: Zoo):
         """
         Kill -9 with twelve requests in flight: one error each. The server says that it is not
-        ready, until a new engine holds all residents again and answers as before. It compiles nothing
-        a second time.
+        ready, until a new engine holds all residents again and answers as before. It
+        compiles nothing a second time.
         """
         refs = [_publish(server, zoo, rank) for rank in RANKS]
         with server.client() as client:

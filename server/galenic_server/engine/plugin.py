@@ -65,4 +65,4 @@ def _keep_compiled_graphs() -> None:
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Loaded
 
     if not hasattr(Loaded, "finalize_loading"):
-        Loaded.finalize_loading = lambda self, vllm_config: None
+        Loaded.finalize_loading = lambda self, vllm_config: None  # type: ignore[attr-defined]  # that is why
