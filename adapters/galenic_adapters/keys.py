@@ -3,7 +3,7 @@ API keys as rows. A row holds the key's HMAC, never the key: a stolen database o
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -79,15 +79,14 @@ class SqlKeys(SqlTenants):
         """
         A new key for who has *key_id*, which goes on opening for *grace*.
 
-        Raises `NotFound` where that opens nothing any more, `Conflict` where it was rotated before.
+        Raises `NotFound` where that was revoked, `Conflict` where it has ended or was rotated.
         """
         with self._changing(Kind.KEY, tenant or "", key_id) as writing:
-            row = writing.db.execute(_one(key_id, tenant).where(_opens())).first()
-            if row is None:
-                raise NotFound("no such key")
-            if row.replaced_by is not None:
-                raise Conflict(f"key {key_id} was replaced by {row.replaced_by} already")
-            old = _key(row)
+            old = _unrevoked(writing.db, key_id, tenant)
+            if old.replaced_by is not None:
+                raise Conflict(f"key {key_id} was replaced by {old.replaced_by} already")
+            if old.expires is not None and old.expires <= now():
+                raise Conflict(f"key {key_id} has ended; make a new one")
             new = Key(secrets.token_hex(8), old.tenant, old.role, now(), expires, label=old.label)
             self._insert_key(writing.db, new, hmac_sha256)
             until = min(filter(None, (old.expires, now() + grace)))
@@ -99,15 +98,13 @@ class SqlKeys(SqlTenants):
     def expire_key(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
         """The key opens nothing from *at* on, which may not be later than it was."""
         with self._changing(Kind.KEY, tenant or "", key_id) as writing:
-            row = writing.db.execute(_one(key_id, tenant).where(_opens())).first()
-            if row is None:
-                raise NotFound("no such key")
-            if row.expires is not None and at > row.expires:
+            was = _unrevoked(writing.db, key_id, tenant)
+            if was.expires is not None and at > was.expires:
                 raise BadInput("expires", "is later than the key's own end; rotate it instead")
             ending = api_keys.update().where(api_keys.c.id == key_id)
             writing.db.execute(ending.values(expires=at))
             note(key=key_id, expires=at.isoformat())
-            return _key(writing.db.execute(_one(key_id, tenant)).one())
+            return replace(was, expires=at)
 
     def find_key(self, hmac_sha256: str) -> Key:
         """The key of that HMAC; a revoked, expired or suspended tenant's one is `NotFound`."""
@@ -163,8 +160,12 @@ def _is(key_id: str, tenant: str | None) -> sa.ColumnElement[bool]:
     return named if tenant is None else sa.and_(named, api_keys.c.tenant == tenant)
 
 
-def _one(key_id: str, tenant: str | None) -> sa.Select[Any]:
-    return sa.select(*KEY).where(_is(key_id, tenant))
+def _unrevoked(db: sa.Connection, key_id: str, tenant: str | None) -> Key:
+    query = sa.select(*KEY).where(_is(key_id, tenant), api_keys.c.revoked.is_(None))
+    row = db.execute(query).first()
+    if row is None:
+        raise NotFound("no such key")
+    return _key(row)
 
 
 def _key(row: Any) -> Key:

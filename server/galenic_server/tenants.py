@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from galenic_adapters.changes import Change, Kind
-from galenic_adapters.errors import NotFound
+from galenic_adapters.errors import BadInput, NotFound
 from galenic_adapters.keys import Key, Role, SqlKeys
 from galenic_adapters.refs import SHARED
 from galenic_server.remembered import Remembered
@@ -74,6 +74,7 @@ class Keys:
         self, tenant: str, role: Role, *, expires: datetime | None = None, label: str = ""
     ) -> tuple[str, Key]:
         """A new key's text, which is nowhere to be had again, and its record."""
+        _check_ahead(expires)
         text = new_key()
         made = self._store.add_key(tenant, role, self._hash(text), expires=expires, label=label)
         return text, made
@@ -87,6 +88,7 @@ class Keys:
         tenant: str | None = None,
     ) -> tuple[str, Key]:
         """A new key instead of *key_id*, which goes on opening for *grace*."""
+        _check_ahead(expires)
         text = new_key()
         made = self._store.rotate_key(
             key_id, self._hash(text), grace=grace, expires=expires, tenant=tenant
@@ -147,6 +149,11 @@ class Keys:
 
     def _hash(self, text: str) -> str:
         return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _check_ahead(expires: datetime | None) -> None:
+    if expires is not None and expires <= datetime.now(UTC):
+        raise BadInput("expires", "is past; the key would open nothing")
 
 
 def _caller(key: Key) -> Caller | None:

@@ -138,6 +138,9 @@ class TestKeysThatEnd:
         assert soon == store.find_key("00" * 32).expires
         with pytest.raises(Conflict, match=new.id):
             store.rotate_key(old.id, "22" * 32, grace=NEVER)
+        store.expire_key(new.id, datetime.now(UTC))
+        with pytest.raises(Conflict, match="has ended"):
+            store.rotate_key(new.id, "22" * 32, grace=NEVER)
         store.revoke_key(new.id)
         with pytest.raises(NotFound):
             store.rotate_key(new.id, "22" * 32, grace=NEVER)

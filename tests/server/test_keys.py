@@ -154,6 +154,19 @@ class TestAKey:
         assert made["key"] not in rows + listed
         assert 1000 == len({new_key() for _ in range(1000)})
 
+    def test_that_would_never_open_is_not_made(self, running: Running):
+        """
+        An end that is past is a 422; one that comes is kept.
+        """
+        told = [
+            running.admin.post("/admin/v1/keys", json={"tenant": "north", "expires": end})
+            for end in ("2026-01-01T00:00:00Z", "2126-01-01T00:00:00+01:00", "2126-01-01T00:00:00")
+        ]
+
+        assert [422, 201, 422] == [reply.status_code for reply in told]
+        listed = {key["id"]: key for key in running.admin.get("/admin/v1/keys").json()}
+        assert listed[told[1].json()["id"]]["expires"].startswith("2125-12-31T23:00:00")
+
     def test_of_another_servers_secret_opens_nothing(self, running: Running):
         """
         Case 10: whoever takes the database and not the secret holds no key.
