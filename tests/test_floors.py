@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "galenic_client": [],
     "galenic_server": [
-        {"__main__", "main", "bench"},
+        {"__main__", "main", "bench", "flood"},
         {"app", "border", "connections"},
         {"routes"},
         {"deps", "faults"},
