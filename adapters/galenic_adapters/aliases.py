@@ -80,18 +80,6 @@ def only(*changes: int) -> Match:
     return match
 
 
-def pointing_to(ref: AdapterRef) -> Match:
-    """As it is while it points to *ref*."""
-
-    def match(alias: Alias | None) -> None:
-        existing(alias)
-        assert alias is not None, "it exists"
-        if alias.ref != ref:
-            raise Conflict(f"alias {alias.name} does not point to {ref} any more")
-
-    return match
-
-
 class SqlAliases(SqlKeys):
     """The part of the store that knows aliases. Each raises `NotFound` for another tenant's."""
 

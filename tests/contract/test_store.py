@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy.dialects import sqlite
 
 from galenic_adapters import tables
-from galenic_adapters.aliases import pointing_to
+from galenic_adapters.aliases import Alias, Match, existing
 from galenic_adapters.database import Database
 from galenic_adapters.errors import BadInput, Conflict, NotFound, Unavailable
 from galenic_adapters.refs import SHARED, AdapterRef
@@ -51,6 +51,18 @@ def both(*acts: Callable[[], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(len(acts)) as pool:
         return list(pool.map(run, acts))
+
+
+def pointing_to(ref: AdapterRef) -> Match:
+    """As it is while it points to *ref*."""
+
+    def match(alias: Alias | None) -> None:
+        existing(alias)
+        assert alias is not None, "it exists"
+        if alias.ref != ref:
+            raise Conflict(f"alias {alias.name} does not point to {ref} any more")
+
+    return match
 
 
 def targets(store: SqlStore) -> dict[str, AdapterRef]:
