@@ -19,6 +19,10 @@ from galenic_adapters.tenants import Quota
 from galenic_adapters.zoo import ZOO
 from galenic_server.tokens import Provider
 
+GPU = Path("/proc/driver/nvidia")
+SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
+"""On a CPU each request in a batch slows all others, on a GPU hardly."""
+
 
 class Settings(BaseSettings):
     """
@@ -62,7 +66,9 @@ class Settings(BaseSettings):
     tokens_per_minute: int | None = Field(default=None, ge=1)
     concurrent_requests: int | None = Field(default=512, ge=1)
     max_running: int = Field(default=256, ge=1)
-    shared_running: int = Field(default=64, ge=1)
+    shared_running: int = Field(
+        default_factory=lambda: SHARED_ON_GPU if GPU.exists() else SHARED_ON_CPU, ge=1
+    )
     patience_seconds: float = Field(default=30, gt=0)
     stale_seconds: float = Field(default=900, ge=0)
     engine_deaths: int = Field(default=2, ge=1)
