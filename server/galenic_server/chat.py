@@ -17,6 +17,7 @@ from galenic_server.schemas import Body, Flag, Real
 MAX_SCHEMA_BYTES = 64 << 10
 MAX_ANSWERS = 16
 MAX_TOKENS = 10**6
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's and vLLM's
 PRINTABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NUM_NAMED = 20
 
@@ -245,8 +246,9 @@ class SampledBody(OpenAIBody):
             self.response_format.check("response_format")
         if (self.n or 1) > 1 and not self.temperature:
             raise BadInput("n", f"is {self.n} at temperature 0, where all answers are the same")
-        if self.min_tokens and self.min_tokens > (self.max_wanted or MAX_TOKENS):
-            raise BadInput("min_tokens", f"is {self.min_tokens}, max_tokens {self.max_wanted}")
+        most = self.max_wanted
+        if self.min_tokens and most is not None and self.min_tokens > most:
+            raise BadInput("min_tokens", f"is {self.min_tokens}, and at most {most} are wanted")
         for key, bias in (self.logit_bias or {}).items():
             if bias and not (key.isascii() and key.isdigit() and len(key) < 10):
                 raise BadInput("logit_bias", "has a key that is no token id")
@@ -345,6 +347,10 @@ class CompletionBody(SampledBody):
         super().check()
         for i, text in enumerate(self._texts()):
             check_text(f"prompt[{i}]" if isinstance(self.prompt, list) else "prompt", text)
+
+    @property
+    def max_wanted(self) -> int:
+        return DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
 
     def _texts(self) -> Iterator[str]:
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
