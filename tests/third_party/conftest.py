@@ -27,9 +27,9 @@ def tools(server: Running) -> Tools:
     """The environment of `make test-third-party`; elsewhere by THIRD_PARTY."""
     folder = Path(os.environ.get("THIRD_PARTY", ROOT / ".venv-third-party"))
     assert (folder / "bin/python").exists(), f"{folder} is set up by `make test-third-party`"
-    quote, brace = server.parts.service.engine.tokenizer.encode('"}')
+    quote, brace, three = server.parts.service.engine.tokenizer.encode('"}3')
     environment = {
-        "BIAS": json.dumps({quote: 100, brace: 50}),
+        "BIAS": json.dumps({quote: 100, brace: 50, three: 25}),
         "OPENAI_BASE_URL": f"{server.url}/v1",
         "OPENAI_API_KEY": server.key("north"),
         "MODEL": "tiny-summarization",
