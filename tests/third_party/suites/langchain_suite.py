@@ -21,7 +21,7 @@ class TestChatOpenAI(ChatModelIntegrationTests):
             "api_key": os.environ["OPENAI_API_KEY"],
             "max_tokens": 256,
             "max_retries": 0,
-            # Random weights end neither a string nor a list of calls by themselves, nor do they know
+            # Random weights end neither a string nor a list of calls by themselves, nor know they
             # that the number asked for is 3.
             "logit_bias": json.loads(os.environ["BIAS"]),
             "model_kwargs": {"parallel_tool_calls": False},
