@@ -32,8 +32,15 @@ RETRY_SECONDS = 2.0
 class Trail:
     """Rows that wait for the chain; of one event loop."""
 
-    def __init__(self, chain: Chain, *, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        *,
+        most_waiting: int = MOST_WAITING,
+        flush_seconds: float = FLUSH_SECONDS,
+    ) -> None:
         self.chain = chain
+        self._flush_seconds = flush_seconds
         self._most_waiting = most_waiting
         self._waiting: list[Record] = []
         self._writing: asyncio.Task[None] | None = None
@@ -62,7 +69,7 @@ class Trail:
     async def _write(self) -> None:
         while True:
             is_done = await self._flush()
-            await asyncio.sleep(FLUSH_SECONDS if is_done else RETRY_SECONDS)
+            await asyncio.sleep(self._flush_seconds if is_done else RETRY_SECONDS)
 
     async def _flush(self) -> bool:
         """Whether nothing is left to write."""
