@@ -4,11 +4,12 @@ How tenants come to the engine: in their turn, counted, and not with what has ki
 
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,15 +64,28 @@ class Quarantine:
         if self._deaths and self._count(self._hash(work)) >= self._num_deaths:
             raise Quarantined("the engine died each time that it was asked this")
 
-    def died_with(self, work: Work) -> None:
-        """Raises `Quarantined` where this was one time too many."""
-        hashed = self._hash(work)
-        count = self._count(hashed) + 1
-        self._deaths[hashed] = (self._clock(), count)
+    @contextmanager
+    def watch(self, work: Work) -> Iterator[None]:
+        """
+        Around *work* in the engine. Raises `Quarantined` in place of the `EngineDied` that was one
+        too many. Requests alike that die together have met one death.
+        """
+        began = self._clock()
+        try:
+            yield
+        except EngineDied:
+            hashed = self._hash(work)
+            last, count = self._deaths.get(hashed, (-math.inf, 0))
+            if last < began:
+                self._remember(hashed, count + 1)
+            self.check(work)
+            raise
+
+    def _remember(self, hashed: bytes, num_deaths: int) -> None:
+        self._deaths[hashed] = (self._clock(), num_deaths)
         self._deaths.move_to_end(hashed)
         if len(self._deaths) > MOST_SUSPECTS:
             self._deaths.popitem(last=False)
-        self.check(work)
 
     def _count(self, hashed: bytes) -> int:
         return self._deaths.get(hashed, (0.0, 0))[1]
@@ -130,11 +144,8 @@ class Admission:
             self._spend(work.tenant, num_prompt)
             turn.num_tokens = num_prompt
             used.num_prompt_tokens += num_prompt
-            try:
+            with self._quarantine.watch(work):
                 yield Admitted(turn, used, partial(self._spend, work.tenant))
-            except EngineDied:
-                self._quarantine.died_with(work)
-                raise
         used.num_answers += 1
 
 

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
-from galenic_adapters.errors import Quarantined
+from galenic_adapters.errors import EngineDied, Quarantined
 from galenic_server.admission import QUARANTINE_SECONDS, Quarantine
 from galenic_server.engine.base import Work
 from tests.support.held import held
@@ -26,6 +27,10 @@ def work(text_ids: Sequence[int] = (1, 2), **but: Any) -> Work:
     return Work(**made | {"text_ids": text_ids} | but)
 
 
+def _die() -> None:
+    raise EngineDied("once")
+
+
 class Clock:
     now = 0.0
 
@@ -39,10 +44,11 @@ class TestAQuarantine:
         Another text, tenant, adapter or way of asking is another request.
         """
         quarantine = Quarantine(2)
-        quarantine.died_with(work())
+        with pytest.raises(EngineDied), quarantine.watch(work()):
+            raise EngineDied("once")
         quarantine.check(work())
-        with pytest.raises(Quarantined):
-            quarantine.died_with(work())
+        with pytest.raises(Quarantined), quarantine.watch(work()):
+            raise EngineDied("twice")
         with pytest.raises(Quarantined):
             quarantine.check(work([1, 2]))
 
@@ -51,14 +57,27 @@ class TestAQuarantine:
         quarantine.check(work(adapter="sha256:0"))
         quarantine.check(work(how="choice"))
 
+    def test_counts_one_death_for_all_who_asked_the_same(self):
+        """
+        Ten nurses with one note are no poison.
+        """
+        quarantine = Quarantine(2)
+        with ExitStack() as in_flight:
+            for _ in range(10):
+                in_flight.enter_context(pytest.raises(EngineDied))
+                in_flight.enter_context(quarantine.watch(work()))
+                in_flight.callback(_die)
+
+        quarantine.check(work())
+
     def test_lets_go_after_an_hour(self):
         """
         The engine may have been mended.
         """
         clock = Clock()
         quarantine = Quarantine(1, clock)
-        with pytest.raises(Quarantined):
-            quarantine.died_with(work())
+        with pytest.raises(Quarantined), quarantine.watch(work()):
+            raise EngineDied("once")
         clock.now = QUARANTINE_SECONDS + 1
 
         quarantine.check(work())
