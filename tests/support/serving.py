@@ -117,7 +117,8 @@ class Running:
 
 def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
     """The parts that ``main.assemble`` would make, over the tiny backbone."""
-    chosen = Settings(home=home, **{"engine": "transformers"} | settings)
+    usual = {"engine": "transformers", "shared_running": 64}  # tests hold some still, side by side
+    chosen = Settings(home=home, **usual | settings)
     store = SqlStore.open(chosen.database)
     config = EngineConfig(
         backbone,
