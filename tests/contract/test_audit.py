@@ -15,7 +15,6 @@ from galenic_adapters.errors import Conflict, Unavailable
 from galenic_adapters.refs import AdapterRef
 from galenic_adapters.store import Role, SqlStore
 from tests.support.packages import make_package
-from tests.support.postgres import Postgres
 
 SECRET = b"the server's"
 SWAP = """
@@ -24,14 +23,6 @@ SWAP = """
 """
 NORTH_1 = AdapterRef("north", "discharge", 1)
 ONE, OTHER = make_package(1), make_package(2)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/galenic.db"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.new_database()
 
 
 @pytest.fixture
