@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from galenic_adapters.errors import BadInput, NotFound
-from galenic_adapters.training.recipe import STRICT, Distillation, Phase
+from galenic_adapters.training.recipe import STRICT, Distillation, Phase, parsed
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -86,12 +85,7 @@ class Preset:
 
     @classmethod
     def from_json(cls, row: Any) -> Self:
-        try:
-            return TypeAdapter(cls).validate_python(row)
-        except ValidationError as e:
-            first = e.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "preset"
-            raise BadInput(where, first["msg"]) from e
+        return parsed(cls, row, "preset")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

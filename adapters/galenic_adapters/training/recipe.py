@@ -5,12 +5,14 @@ A recipe says everything that a training run depends on; it lies as JSON beside 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from galenic_adapters.errors import BadInput
+
+T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 TEXT = (
@@ -129,15 +131,20 @@ class Recipe:
 
     @classmethod
     def from_json(cls, row: Any) -> Self:
-        try:
-            return TypeAdapter(cls).validate_python(row)
-        except ValidationError as e:
-            first = e.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "recipe"
-            raise BadInput(where, first["msg"]) from e
+        return parsed(cls, row, "recipe")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_json(), indent=2) + "\n", "utf-8")
+
+
+def parsed(cls: type[T], row: Any, what: str) -> T:
+    """*row* as a *cls*; raises `BadInput` that names the field, or *what* where it is all of it."""
+    try:
+        return TypeAdapter(cls).validate_python(row)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or what
+        raise BadInput(where, first["msg"]) from e
