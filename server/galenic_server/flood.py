@@ -1,58 +1,84 @@
 """
 What a flood by one tenant does to another: ``python -m galenic_server.flood URL KEY_A KEY_B``.
 
-B asks alone, one request after the other, then again while A keeps many under way; the figures are
-B's latencies, and how many times slower the slowest percent is.
+B asks alone, one request after the other, and again while A keeps many under way, turn by turn; the
+figures are B's latencies, how many times slower they are in the flood, and what the engine got done
+meanwhile.
 """
 
 import argparse
 import asyncio
+import statistics
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import httpx
 
+WARM_UP = 3
+"""B's first requests meet an engine that is full of A's, and end that; they are not counted."""
 NOTE = "The patient was diagnosed with colorectal cancer; his mother had ovarian cancer."
 
 
-async def measure(url: str, flooder: str, other: str, *, count: int, flood: int) -> str:
+async def measure(
+    url: str, flooder: str, other: str, *, rounds: int, count: int, flood: int
+) -> str:
     """B's p50 and p99 in seconds, alone and under *flood* requests of A's at a time."""
     limits = httpx.Limits(max_connections=flood + 4)
+    alone: list[float] = []
+    crowded: list[float] = []
+    rates: list[float] = []
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
-        alone = await _ask_in_turn(http, other, count)
-        crowd = [asyncio.create_task(_ask_for_ever(http, flooder)) for _ in range(flood)]
-        await _ask_in_turn(http, other, 3)  # the first of B's meets a full engine, and ends that
-        crowded = await _ask_in_turn(http, other, count)
-        for task in crowd:
-            task.cancel()
-        await asyncio.gather(*crowd, return_exceptions=True)
-    ratio = _at(crowded, 0.99) / _at(alone, 0.99)
+        for _ in range(rounds):
+            alone += await _ask_in_turn(http, other, count)
+            async with _flooded(http, flooder, flood) as done:
+                await _ask_in_turn(http, other, WARM_UP)
+                began = time.perf_counter()
+                num_before = len(done)
+                crowded += await _ask_in_turn(http, other, count)
+                seconds = time.perf_counter() - began
+                rates.append((len(done) - num_before + count) / seconds)
+    alone, crowded = sorted(alone), sorted(crowded)
+    p50, p99 = (_at(crowded, share) / _at(alone, share) for share in (0.5, 0.99))
     return (
-        f"alone p50 {_at(alone, 0.5):.3f} s, p99 {_at(alone, 0.99):.3f} s; under {flood} of A's "
-        f"p50 {_at(crowded, 0.5):.3f} s, p99 {_at(crowded, 0.99):.3f} s: {ratio:.2f} times"
+        f"{rounds} times {count} requests of B: alone p50 {_at(alone, 0.5):.3f} s, "
+        f"p99 {_at(alone, 0.99):.3f} s; under {flood} of A's p50 {_at(crowded, 0.5):.3f} s, "
+        f"p99 {_at(crowded, 0.99):.3f} s: {p50:.2f} and {p99:.2f} times; "
+        f"meanwhile both {statistics.median(rates):.1f} requests/s"
     )
+
+
+@asynccontextmanager
+async def _flooded(http: httpx.AsyncClient, key: str, flood: int) -> AsyncIterator[list[float]]:
+    """While A keeps *flood* requests under way; yields when each of them ended, as it does."""
+    done: list[float] = []
+    async with asyncio.TaskGroup() as crowd:
+        asking = [crowd.create_task(_ask_for_ever(http, key, done)) for _ in range(flood)]
+        yield done
+        for task in asking:
+            task.cancel()
 
 
 async def _ask_in_turn(http: httpx.AsyncClient, key: str, count: int) -> list[float]:
     seconds = []
-    for i in range(count):
+    for _ in range(count):
         began = time.perf_counter()
-        (await _ask(http, key, i)).raise_for_status()
+        (await _ask(http, key)).raise_for_status()
         seconds.append(time.perf_counter() - began)
-    return sorted(seconds)
+    return seconds
 
 
-async def _ask_for_ever(http: httpx.AsyncClient, key: str) -> None:
-    with suppress(httpx.TransportError):
-        while True:
-            await _ask(http, key, time.perf_counter_ns())
+async def _ask_for_ever(http: httpx.AsyncClient, key: str, done: list[float]) -> None:
+    while True:
+        (await _ask(http, key)).raise_for_status()
+        done.append(time.perf_counter())
 
 
-async def _ask(http: httpx.AsyncClient, key: str, number: int) -> httpx.Response:
+async def _ask(http: httpx.AsyncClient, key: str) -> httpx.Response:
     """No two alike, so that no cache answers."""
-    body = {"documents": [{"text": f"{number}: {NOTE}"}], "max_tokens": 24}
+    text = f"{time.perf_counter_ns()}: {NOTE}"
+    body = {"documents": [{"text": text}], "max_tokens": 24}
     return await http.post("/v1/ner", json=body, headers={"authorization": f"Bearer {key}"})
 
 
@@ -64,10 +90,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("url", "flooder", "other"):
         parser.add_argument(name)
-    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--flood", type=int, default=64)
     asked = parser.parse_args()
-    figures = measure(asked.url, asked.flooder, asked.other, count=asked.count, flood=asked.flood)
+    figures = measure(
+        asked.url,
+        asked.flooder,
+        asked.other,
+        rounds=asked.rounds,
+        count=asked.count,
+        flood=asked.flood,
+    )
     sys.stdout.write(asyncio.run(figures) + "\n")
 
 
