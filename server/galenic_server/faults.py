@@ -5,7 +5,7 @@ No message holds what the caller sent: only field names, numbers and names of ad
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,15 +167,15 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     names = _names_of(request.app)
-    faults = [_fault(one, names) for one in error.errors()[:20]]
+    faults = [_fault(one, error.body, names) for one in error.errors()[:20]]
     message = "; ".join(f"{fault['path']}: {fault['problem']}" for fault in faults)
     param = faults[0]["path"] if faults else None
     return JSONResponse(body(message, Kind(422, "invalid_field"), param, faults=faults), 422)
 
 
-def _fault(one: Mapping[str, Any], names: Set[str]) -> dict[str, str]:
+def _fault(one: Mapping[str, Any], sent: Any, names: Set[str]) -> dict[str, str]:
     """Where and what, without the value: pydantic's own messages may quote it."""
-    path = _path(one["loc"], names)
+    path = _path(_steps(one, sent), names)
     problem = PROBLEMS.get(one["type"]) or _limits(one) or "is not valid"
     return {"path": path, "problem": problem}
 
@@ -229,15 +229,35 @@ def _limits(one: Mapping[str, Any]) -> str | None:
     return f"must be: {', '.join(told)}" if told else None
 
 
-def _path(where: Sequence[str | int], names: Set[str]) -> str:
+def _steps(one: Mapping[str, Any], sent: Any) -> Iterator[str | int]:
+    """Where it is in what was *sent*, without pydantic's names for the branches of a union."""
+    source, *steps = one["loc"]
+    if source != "body":
+        yield from steps
+        return
+    for i, step in enumerate(steps):
+        if _holds(sent, step):
+            sent = sent[step]
+            yield step
+        elif one["type"] == "missing" and i == len(steps) - 1:
+            yield step
+
+
+def _holds(sent: Any, step: str | int) -> bool:
+    if isinstance(sent, list):
+        return isinstance(step, int) and step < len(sent)
+    return isinstance(sent, dict) and step in sent
+
+
+def _path(steps: Iterable[str | int], names: Set[str]) -> str:
     """A name that is none of ours was sent, and may be anything: it is not repeated."""
     path = ""
-    for step in where[1:] if len(where) > 1 and where[0] in ("body", "query", "path") else where:
+    for step in steps:
         if isinstance(step, int):
             path += f"[{step}]"
         else:
-            path += f".{step}" if step in names or step == "body" else ".?"
-    return path.lstrip(".")
+            path += f".{step}" if step in names else ".?"
+    return path.lstrip(".") or "body"
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

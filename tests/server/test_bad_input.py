@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from galenic_adapters.manifest import BackboneId
@@ -139,6 +140,36 @@ class TestAFieldThatIsWrong:
         """
         assert param == error_of(north.post("/v1/ner", json=body), 422)["param"]
 
+    @pytest.mark.parametrize(
+        ("field", "value", "params"),
+        [
+            ("messages", [{"role": "user", "content": 7}], {"messages[0].content"}),
+            (
+                "messages",
+                [{"role": "user", "content": [{"type": CANARY}]}],
+                {
+                    "messages[0].content",
+                    "messages[0].content[0].type",
+                    "messages[0].content[0].text",
+                },
+            ),
+            ("tool_choice", {"function": {}}, {"tool_choice", "tool_choice.function.name"}),
+            ("stop", [CANARY, 7], {"stop", "stop[1]"}),
+            ("logit_bias", {CANARY: "x"}, {"logit_bias.?"}),
+        ],
+    )
+    def test_it_is_told_where_it_stands_in_what_was_sent(
+        self, north: httpx.Client, field: str, value: Any, params: set[str]
+    ):
+        """
+        A field of several forms is told by its own path, once for each form that it is not.
+        """
+        messages = [{"role": "user", "content": CANARY}]
+        body = {"model": "tiny-ner", "messages": messages, field: value}
+        error = error_of(north.post("/v1/chat/completions", json=body), 422)
+
+        assert params == {fault["path"] for fault in error["faults"]}
+
     def test_an_unknown_field_with_a_surrogate_in_its_name_is_refused(self, north: httpx.Client):
         """
         A name that UTF-8 cannot hold still gets an answer.
@@ -178,6 +209,21 @@ class TestAFieldThatIsWrong:
         Callers parse one form of error only.
         """
         error_of(north.get(path), 404)
+
+    def test_embeddings_are_no_route(self, running: Running):
+        """
+        A backbone that generates has none; OpenAI's client hears that it is not found.
+        """
+        client = openai.OpenAI(
+            base_url=f"{running.url}/v1", api_key=running.key("north"), max_retries=0
+        )
+        with pytest.raises(openai.NotFoundError) as refusal:
+            client.embeddings.create(model="tiny-ner", input=CANARY)
+
+        assert {"type": "not_found_error", "param": None} == {
+            name: refusal.value.body[name] for name in ("type", "param")
+        }
+        assert CANARY not in refusal.value.response.text
 
     def test_a_wrong_method_is_a_405_in_the_same_form(self, north: httpx.Client):
         """

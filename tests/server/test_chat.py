@@ -1,6 +1,8 @@
 """OpenAI's chat over vLLM's handlers, whole and streamed, with adapters as models."""
 
 import json
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ from galenic_adapters.refs import SHARED
 from tests.support.serving import Running, package
 
 URL = "/v1/chat/completions"
+CANARY = "Xylophonitis"
 BRIEF = {"role": "system", "content": "Be brief."}  # with it, a chat is no task's question
 
 
@@ -35,6 +38,24 @@ def events(reply: httpx.Response) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
     assert "[DONE]" == lines.pop()
     return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[list[str]]:
+    """Every line of any library from now on, traces included, before anything is done to it."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    listener = Listener()
+    loggers = [logging.getLogger(), logging.getLogger("vllm")]  # vLLM's are not handed on
+    for logger in loggers:
+        logger.addHandler(listener)
+    yield lines
+    for logger in loggers:
+        logger.removeHandler(listener)
 
 
 @pytest.fixture
@@ -303,6 +324,36 @@ class TestSampling:
         )
         assert 0 == told["usage"]["completion_tokens"]
 
+    @pytest.mark.parametrize("model", ["tiny-ner", "tiny-llama"])
+    def test_no_tokens_are_a_stream_that_ends(self, running: Running, model: str):
+        """
+        One chunk that ends each choice, the usage if asked for, and [DONE].
+        """
+        body = chat(model, max_tokens=0, n=2, temperature=1, stream=True)
+        asked = body | {"stream_options": {"include_usage": True}}
+        client = running.client("north")
+        *ends, last = events(client.post(URL, json=asked))
+
+        assert [(0, "", "length"), (1, "", "length")] == [
+            (choice["index"], choice["delta"]["content"], choice["finish_reason"])
+            for end in ends
+            for choice in end["choices"]
+        ]
+        assert ([], 0) == (last["choices"], last["usage"]["completion_tokens"])
+        assert last["usage"]["prompt_tokens"] > 0
+        assert 2 == len(events(client.post(URL, json=body)))
+
+    def test_a_task_that_is_left_no_tokens_is_told_so(self, running: Running):
+        """
+        Also streamed: its reading is that of an answer cut off.
+        """
+        messages = [{"role": "user", "content": "He has gout."}]
+        body = {"model": "ner", "messages": messages, "max_tokens": 0, "stream": True}
+        end, told = events(running.client("north").post(URL, json=body))
+
+        assert "length" == end["choices"][0]["finish_reason"]
+        assert "truncated" == told["metadata"]["reading"]
+
 
 TOOL = {
     "type": "function",
@@ -344,6 +395,26 @@ class TestTools:
         ]
 
         assert ask(running, messages=messages, tools=[TOOL])["choices"]
+
+
+class TestWhatIsNoCall:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_stays_text_and_is_told_nowhere(
+        self, running: Running, everything_logged: list[str], stream: bool
+    ):
+        """
+        A call that vLLM's parser cannot read, and tells of with a trace: not here, where it quotes
+        what was said of a patient.
+        """
+        schema = {"enum": [f"<tool_call>{CANARY}</tool_call>"]}
+        form = {"type": "json_schema", "json_schema": {"name": "said", "schema": schema}}
+        body = chat(tools=[TOOL], response_format=form, max_tokens=80, stream=stream)
+        reply = running.client("north").post(URL, json=body)
+
+        assert 200 == reply.status_code
+        assert "tool_calls" not in reply.text
+        assert stream or CANARY in reply.json()["choices"][0]["message"]["content"]
+        assert [] == everything_logged
 
 
 class TestTokensOfControl:

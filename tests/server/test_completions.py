@@ -60,6 +60,23 @@ class TestACompletion:
         assert text.startswith(NOTE)
         assert len(text) <= len(NOTE) + 3
 
+    @pytest.mark.parametrize(("echo", "text"), [(False, ""), (True, NOTE)])
+    def test_of_no_tokens_is_a_stream_that_ends(self, running: Running, echo: bool, text: str):
+        """
+        In one chunk, with the text if that is to be echoed, before the usage.
+        """
+        body = {"model": "tiny-ner", "prompt": NOTE, "max_tokens": 0, "echo": echo, "stream": True}
+        asked = body | {"stream_options": {"include_usage": True}}
+        reply = running.client("north").post(URL, json=asked).text
+        end, last, done = [line[6:] for line in reply.split("\n\n") if line]
+        (choice,) = json.loads(end)["choices"]
+
+        assert (text, "length", "[DONE]") == (choice["text"], choice["finish_reason"], done)
+        assert (len(NOTE), 0) == (
+            json.loads(last)["usage"]["prompt_tokens"],
+            json.loads(last)["usage"]["completion_tokens"],
+        )
+
     def test_tells_how_likely_the_text_was(self, running: Running):
         """
         Each token of the text given the adapter's prompt and what stands before it; with the prompt

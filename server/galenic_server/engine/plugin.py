@@ -6,9 +6,6 @@ engine that brings no Galenic layout gets vLLM's own model unchanged. Ids past t
 accepted only under the tokenizer mode ``galenic``, which `VllmEngine` alone asks for.
 """
 
-import logging
-import os
-
 ARCHITECTURES = (
     "GptOssForCausalLM",
     "LlamaForCausalLM",
@@ -19,19 +16,6 @@ ARCHITECTURES = (
 TOKENIZER_MODE = "galenic"
 LAYOUT_KEY = "galenic"
 """In vLLM's additional_config, which reaches every worker and names its compile cache."""
-
-DISCREET = "GALENIC_DISCREET_LOGS"
-"""Set by `VllmEngine` for the processes that it starts: their logs must not quote a patient."""
-
-OUTSPOKEN_LOGGERS = (
-    "vllm.logging_utils.dump_input",  # after a crash, every request's sampling parameters
-    "vllm.v1.structured_output",  # lines of a grammar that does not compile
-    "vllm.renderers",  # what a chat template says of the messages
-    "vllm.entrypoints",  # errors of requests, with their traces; ours are told once, by us
-    "vllm.parser",  # what a model said that is no call of a tool
-    "vllm.reasoning",
-    "vllm.tool_parsers",
-)
 
 
 def register() -> None:
@@ -49,9 +33,6 @@ def register() -> None:
             TOKENIZER_MODE, "galenic_server.engine.openai.renderer", "PromptedRenderer"
         )
     _keep_compiled_graphs()
-    if os.environ.get(DISCREET):
-        for name in OUTSPOKEN_LOGGERS:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _keep_compiled_graphs() -> None:

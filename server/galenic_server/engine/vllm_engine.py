@@ -22,8 +22,8 @@ from typing import Any
 # Read by vLLM when it is imported, so set before.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_DO_NOT_TRACK", "1")
-# In every process of its own too: no line of vLLM's quotes what it was asked.
-os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).parent / "vllm_logging.json"))
+# Nobody else's: no line of vLLM's quotes what it was asked, in its own processes neither.
+os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(Path(__file__).parent / "vllm_logging.json")
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
@@ -54,7 +54,7 @@ from galenic_server.engine.border import check_factor, fit
 from galenic_server.engine.embedding import Layout
 from galenic_server.engine.openai.client import PromptingClient
 from galenic_server.engine.openai.surface import Surface
-from galenic_server.engine.plugin import DISCREET, LAYOUT_KEY, TOKENIZER_MODE
+from galenic_server.engine.plugin import LAYOUT_KEY, TOKENIZER_MODE
 from galenic_server.engine.sampling import sampling_params
 from galenic_server.engine.slots import Place, Slots, seat_all
 from galenic_server.engine.worker import pack
@@ -324,7 +324,6 @@ class VllmEngine:
 def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
     if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
-    os.environ[DISCREET] = "1"
     if current_platform.is_cpu():
         _share_the_cpu(config.tensor_parallel_size)
     arguments: dict[str, Any] = {

@@ -25,6 +25,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from galenic_adapters.errors import BadInput, Unavailable, Unsupported
 from galenic_server.engine.base import Api, Call, OpenAIReply
 from galenic_server.engine.openai.client import PromptingClient
+from galenic_server.engine.openai.silence import silence
 
 KEEP_ALIVE_SECONDS = 15.0
 
@@ -86,11 +87,12 @@ class Surface:
         if call.is_task:
             create = self._plain
         with self._calls.holding(call), _our_errors(call):
-            reply = await create(kind(**call.body, model=call.id, request_id=call.id))
+            reply = await create(kind(**_asked(call), model=call.id, request_id=call.id))
         if isinstance(reply, ErrorResponse):
             raise _refusal(reply)
         if isinstance(reply, BaseModel):
-            return reply.model_dump(mode="json", by_alias=True)
+            whole = reply.model_dump(mode="json", by_alias=True)
+            return silence(whole, call.body) if call.body.get("stream") else whole
         events = _events(reply, call)
         heard = [await anext(events)]
         while not call.num_tokens and call.finish is None:
@@ -111,6 +113,12 @@ def _plain_chat(client: PromptingClient, calls: Calls, told: dict[str, Any]) -> 
     )
     chat.parser_cls = None
     return chat
+
+
+def _asked(call: Call) -> dict[str, Any]:
+    """vLLM streams nothing at all of an answer without tokens, not even its end."""
+    whole = {"stream": False, "stream_options": None} if call.is_silent else {}
+    return {**call.body, **whole}
 
 
 async def _events(reply: AsyncIterator[Any], call: Call) -> AsyncGenerator[str]:

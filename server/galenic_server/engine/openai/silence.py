@@ -1,0 +1,34 @@
+"""
+An answer of no tokens as a stream: what was asked about is echoed or not, and each choice ends.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+KEPT_OF_CHOICE = ("index", "logprobs", "finish_reason")
+
+
+async def silence(whole: Mapping[str, Any], asked: Mapping[str, Any]) -> AsyncGenerator[str]:
+    """The events of *whole*, a reply of chat or completions, as the request *asked* for them."""
+    head = {name: whole[name] for name in ("id", "object", "created", "model")}
+    if "message" in whole["choices"][0]:
+        head["object"] = "chat.completion.chunk"
+    for choice in whole["choices"]:
+        yield _event(head | {"choices": [_ended(choice)]})
+    if (asked.get("stream_options") or {}).get("include_usage"):
+        yield _event(head | {"choices": [], "usage": whole["usage"]})
+    yield "data: [DONE]\n\n"
+
+
+def _ended(choice: Mapping[str, Any]) -> dict[str, Any]:
+    said = (
+        {"delta": {"role": "assistant", "content": ""}}
+        if "message" in choice
+        else {"text": choice["text"]}
+    )
+    return said | {name: choice[name] for name in KEPT_OF_CHOICE}
+
+
+def _event(data: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
