@@ -3,6 +3,7 @@ API keys as rows. A row holds the key's HMAC, never the key: a stolen database o
 """
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -116,13 +117,29 @@ class SqlKeys(SqlTenants):
             raise NotFound("no such key")
         return _key(row)
 
-    def list_keys(self, tenant: str | None = None) -> list[Key]:
-        """Every key of *tenant*, or of all, oldest first; revoked ones too."""
-        query = sa.select(*KEY).order_by(api_keys.c.created, api_keys.c.id)
+    def list_keys(
+        self, tenant: str | None = None, *, after: str | None = None, limit: int = 100
+    ) -> list[Key]:
+        """
+        *limit* keys of *tenant*, or of all, the oldest first, from the one *after*; revoked too.
+
+        Raises `NotFound` where there is no such key to begin after.
+        """
+        query = sa.select(*KEY).order_by(*AGE).limit(limit)
         if tenant is not None:
             query = query.where(api_keys.c.tenant == tenant)
         with self._database.reading() as db:
+            if after is not None:
+                last = _one(db, _is(after, tenant))
+                query = query.where(sa.tuple_(*AGE) > sa.tuple_(*_age(last)))
             return [_key(row) for row in db.execute(query)]
+
+    def has_open_key(self, tenant: str, role: Role) -> bool:
+        """Whether a key of that role opens just now."""
+        is_its = sa.and_(api_keys.c.tenant == tenant, api_keys.c.role == role.value)
+        query = sa.select(sa.exists().where(is_its, _opens()))
+        with self._database.reading() as db:
+            return bool(db.scalar(query))
 
     def revoke_key(self, key_id: str, *, tenant: str | None = None) -> None:
         """The key opens nothing from now on. With *tenant*, only where it is that tenant's."""
@@ -148,6 +165,13 @@ class SqlKeys(SqlTenants):
 
 
 KEY = [c for c in api_keys.c if c.name != "hmac_sha256"]
+AGE = (api_keys.c.created, api_keys.c.id)
+
+
+def _age(key: Key) -> Iterator[sa.ColumnElement[Any]]:
+    """Where *key* stands among all by age."""
+    for column, value in zip(AGE, (key.created, key.id), strict=True):
+        yield sa.literal(value, column.type)
 
 
 def _opens() -> sa.ColumnElement[bool]:
@@ -161,8 +185,11 @@ def _is(key_id: str, tenant: str | None) -> sa.ColumnElement[bool]:
 
 
 def _unrevoked(db: sa.Connection, key_id: str, tenant: str | None) -> Key:
-    query = sa.select(*KEY).where(_is(key_id, tenant), api_keys.c.revoked.is_(None))
-    row = db.execute(query).first()
+    return _one(db, _is(key_id, tenant), api_keys.c.revoked.is_(None))
+
+
+def _one(db: sa.Connection, *where: sa.ColumnElement[bool]) -> Key:
+    row = db.execute(sa.select(*KEY).where(*where)).first()
     if row is None:
         raise NotFound("no such key")
     return _key(row)

@@ -220,6 +220,13 @@ class KeyInfo(BaseModel):
         return cls.model_validate(key, from_attributes=True)
 
 
+class KeyPage(BaseModel):
+    """next: what to send as *after* for the rest; null on the last page."""
+
+    keys: list[KeyInfo]
+    next: str | None
+
+
 class NewKey(KeyInfo):
     """key: shown this once."""
 

@@ -3,7 +3,6 @@ What OpenAI's clients send: which fields are taken, within which bounds, and wha
 """
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,8 +17,6 @@ MAX_SCHEMA_BYTES = 64 << 10
 MAX_ANSWERS = 16
 MAX_TOKENS = 10**6
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's and vLLM's
-PRINTABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-NUM_NAMED = 20
 
 REFUSED = frozenset(
     [
@@ -61,6 +58,46 @@ REFUSED = frozenset(
     ]
 )
 """Fields of vLLM's, and stored conversations: they would reach past adapter, cache or tenant."""
+
+OTHERS = frozenset(
+    [
+        "audio",
+        "best_of",
+        "function_call",
+        "functions",
+        "include",
+        "instructions",
+        "logprobs",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_tokens",
+        "max_tool_calls",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "stream_options",
+        "suffix",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "truncation",
+        "verbosity",
+        "web_search_options",
+    ]
+)
+"""OpenAI's names. Where a body has none such, a reply may tell so without repeating a caller."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_TOKENS, strict=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
@@ -205,9 +242,13 @@ class OpenAIBody(Body):
 
     @property
     def ignored(self) -> str:
-        """The names of fields that this server does not have: nothing was done with them."""
+        """
+        What nothing was done with, for a header: OpenAI's names, and how many others there were.
+
+        Proxies log headers, and a name that a caller made up may be a patient's.
+        """
         unknown = self.model_extra or {}
-        names = sorted(name for name in unknown if PRINTABLE_NAME.fullmatch(name))[:NUM_NAMED]
+        names = sorted(OTHERS.intersection(unknown))
         others = len(unknown) - len(names)
         return ", ".join([*names, *([f"{others} more"] if others else [])])
 

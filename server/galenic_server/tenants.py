@@ -133,13 +133,12 @@ class Keys:
     def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
         self._store.revoke_key(key_id, tenant=tenant)
 
-    def of(self, tenant: str | None) -> list[Key]:
-        return self._store.list_keys(tenant)
+    def of(self, tenant: str | None, *, after: str | None = None, limit: int = 100) -> list[Key]:
+        return self._store.list_keys(tenant, after=after, limit=limit)
 
     def has_admin(self) -> bool:
         """Whether someone can administer: by a key that still opens, or the environment's."""
-        known = self._store.list_keys(SHARED)
-        return bool(self._admin_hash) or any(k.role is Role.ADMIN and not k.revoked for k in known)
+        return bool(self._admin_hash) or self._store.has_open_key(SHARED, Role.ADMIN)
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
         """Keys and tenants changed, here or on another replica: what was known is asked again."""

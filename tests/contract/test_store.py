@@ -500,6 +500,31 @@ class TestKeys:
         assert [north, south] == store.list_keys()
         assert [south] == store.list_keys("south")
 
+    def test_lists_in_pages(self, store: SqlStore) -> None:
+        """The oldest first, also of one moment; nobody begins after another's."""
+        made = [store.add_key("north", Role.CALLER, f"{i:02}" * 32) for i in range(7)]
+        south = store.add_key("south", Role.CALLER, "aa" * 32)
+        moment = made[3].created
+        with store.database.writing() as db:
+            db.execute(tables.api_keys.update().values(created=moment))
+        ids = sorted(key.id for key in made)
+
+        pages = [store.list_keys("north", after=after, limit=3) for after in (None, ids[2], ids[5])]
+        assert ids == [key.id for page in pages for key in page]
+        for after in (south.id, "nobody's"):
+            with pytest.raises(NotFound):
+                store.list_keys("north", after=after)
+
+    def test_a_role_is_held_while_a_key_of_it_opens(self, store: SqlStore) -> None:
+        assert not store.has_open_key("north", Role.ADMIN)
+        store.add_key("north", Role.CALLER, "00" * 32)
+        store.add_key("south", Role.ADMIN, "11" * 32)
+        assert not store.has_open_key("north", Role.ADMIN)
+        key = store.add_key("north", Role.ADMIN, "22" * 32)
+        assert store.has_open_key("north", Role.ADMIN)
+        store.revoke_key(key.id)
+        assert not store.has_open_key("north", Role.ADMIN)
+
     def test_a_tenant_revokes_its_own_only(self, store: SqlStore) -> None:
         key = store.add_key("north", Role.CALLER, self.HMAC)
         for other in (

@@ -64,7 +64,7 @@ class TestAnAnswer:
             "prompt_tokens": usage["prompt_tokens"],
             "completion_tokens": usage["completion_tokens"],
         }.items() <= row.items()
-        assert row["actor"] in {key.id for key in running.parts.keys.of("north")}
+        assert row["actor"] in {key.id for key in running.parts.keys.of("north", limit=1000)}
         assert row["at"].startswith("20")
         assert CANARY not in json.dumps(row)
 
@@ -167,7 +167,7 @@ class TestAnAdminsAct:
             row["request_id"],
             row["actor_role"],
         )
-        assert row["actor"] in {key.id for key in running.parts.keys.of(SHARED)}
+        assert row["actor"] in {key.id for key in running.parts.keys.of(SHARED, limit=1000)}
 
     def test_tells_old_new_and_digest(self, running: Running):
         """

@@ -124,6 +124,16 @@ class TestASlowBody:
         assert told.startswith(b"HTTP/1.1 400")
         assert b"body_too_slow" in told
 
+    def test_that_is_announced_too_large_is_refused_unread(self, impatient: Running):
+        """
+        At once: nobody waits for a byte of it.
+        """
+        with connected(impatient) as connection:
+            connection.sendall(head(impatient, 10**9))
+            told = connection.recv(1 << 16)
+
+        assert told.startswith(b"HTTP/1.1 413")
+
     def test_that_is_only_long_is_taken(self, impatient: Running):
         """
         Patience grows with what has come.

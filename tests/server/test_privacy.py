@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
-from tests.support.process import environment_in, is_ready, started
+from tests.support.process import Process, environment_in, is_ready, started
 from tests.support.serving import eventually
 
 CANARY = "Xylophonitis"
@@ -94,6 +95,66 @@ def drive(client: httpx.Client) -> Iterator[httpx.Response]:
     yield client.get("/v1/models", headers={"authorization": f"Bearer {NOTE}"})
 
 
+SCHEMA = {"type": "object", "properties": {"a": {"const": NOTE * 8}}, "required": ["a"]}
+TOOL = {"type": "function", "function": {"name": "tell", "strict": True, "parameters": SCHEMA}}
+NAMED = {"type": "function", "function": {"name": "tell"}}
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
+def drive_vllm(client: httpx.Client) -> Iterator[httpx.Response]:
+    """What vLLM's own handlers, parsers and compilers do not take, or do not understand."""
+    chat = {"model": "tiny-llama", "messages": [{"role": "user", "content": NOTE}]}
+    calling = {"tools": [TOOL], "max_tokens": 60}
+    answered = {"id": "1", "type": "function", "function": {"name": CANARY, "arguments": "{}"}}
+    bad_schemas = (
+        {"$ref": f"#/nowhere/{CANARY}"},
+        {"type": "string", "pattern": f"({CANARY}"},
+        {"type": CANARY},
+    )
+    for more in (
+        *({"response_format": schema_format(schema)} for schema in bad_schemas),
+        {"response_format": schema_format(SCHEMA), "max_tokens": 60},
+        *(calling | {"tool_choice": choice} for choice in ("auto", "required", NAMED)),
+        calling
+        | {"messages": [*chat["messages"], {"role": "assistant", "tool_calls": [answered]}]},
+        {"stop": [NOTE], "max_tokens": 4, "user": NOTE, "metadata": {"a": NOTE}},
+        {"messages": [{"role": "user", "content": NOTE * 500}]},
+    ):
+        for stream in ({}, {"stream": True}):
+            yield client.post("/v1/chat/completions", json=chat | more | stream)
+    for prompt in (NOTE, NOTE * 500, [NOTE, NOTE]):
+        body = {"model": "tiny-llama", "prompt": prompt, "max_tokens": 4, "suffix": NOTE}
+        yield client.post("/v1/completions", json=body)
+    for text in (NOTE, NOTE * 500):
+        body = {"model": "tiny-llama", "input": text, "max_output_tokens": 4, "instructions": NOTE}
+        yield client.post("/v1/responses", json=body)
+
+
+def kill_in_mid_stream(server: Process, client: httpx.Client) -> list[str]:
+    """
+    The events that a stream ends with whose worker is killed by -9: the core that waits for the
+    worker fails with all that it holds.
+    """
+    family = psutil.Process(server.running.pid).children(recursive=True)
+    (worker,) = (one for one in family if "Worker" in one.name())
+    body = {
+        "model": "tiny-llama",
+        "messages": [{"role": "user", "content": NOTE}],
+        "response_format": schema_format(SCHEMA),
+        "stop": [CANARY * 2],
+        "max_tokens": 400,
+        "stream": True,
+    }
+    with client.stream("POST", "/v1/chat/completions", json=body) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        worker.kill()
+        return list(lines)
+
+
 class TestACanary:
     def test_is_nowhere_but_in_answers(
         self,
@@ -129,4 +190,37 @@ class TestACanary:
         assert len(server.said().splitlines()) > len(replies)
         files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
         assert {"galenic.db", "secret"} <= {path.name for path in files}
+        assert [] == [path for path in files if CANARY.encode() in path.read_bytes()]
+
+    def test_is_nowhere_in_what_vllm_says(self, environment: dict[str, str], tmp_path: Path):
+        """
+        Nor in vLLM's own lines, from all of its processes: schemas that do not compile, calls that
+        its parsers cannot read, and a worker that dies with the note in hand.
+        """
+        given = {
+            "GALENIC_ENGINE": "vllm",
+            "GALENIC_ADMIN_KEY": "a-long-enough-secret",
+            "GALENIC_LOG_LEVEL": "debug",
+            "GALENIC_DTYPE": "float32",
+            "GALENIC_ENFORCE_EAGER": "true",
+            "GALENIC_CONTEXT_TOKENS": "640",
+            "GALENIC_NUM_SLOTS": "8",
+        }
+        with started(environment | given, tmp_path) as server:
+            eventually(lambda: is_ready(server))
+            key = {"authorization": "Bearer a-long-enough-secret"}
+            with httpx.Client(base_url=server.url, headers=key, timeout=100) as client:
+                replies = [*drive(client), *drive_vllm(client)]
+                last = kill_in_mid_stream(server, client)
+                metrics = client.get("/metrics").text
+            assert 0 == server.stop()
+
+        errors = [reply for reply in replies if reply.is_error]
+        assert [] == [reply.text for reply in errors if CANARY in reply.text]
+        assert [] == [reply.headers for reply in replies if CANARY in str(reply.headers)]
+        assert 1 == sum('"error"' in line for line in last)
+        assert CANARY not in "".join(line for line in last if '"error"' in line)
+        assert CANARY not in server.said() + metrics
+        assert "engine core died" in server.said()
+        files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
         assert [] == [path for path in files if CANARY.encode() in path.read_bytes()]

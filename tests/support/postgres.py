@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Identifier, Literal
 
 SETTINGS = {"fsync": "off", "listen_addresses": "", "max_connections": "200"}
 START_SECONDS = 60
@@ -31,8 +31,7 @@ class Postgres:
         self._folder = Path(tempfile.mkdtemp(prefix="galenic-pg-", dir="/tmp"))  # short: a socket
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
-        if "user" in self._as:
-            os.chown(self._folder, self._as["user"], self._as["group"])
+        self._lend(self._folder)
         init = [
             "initdb",
             "-D",
@@ -54,11 +53,17 @@ class Postgres:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://galenic@/{database}?host={self._folder}"
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, folder: Path | None = None) -> str:
+        """The URL of an empty database; its tables lie in *folder* if there is one."""
         name = f"test{next(self._numbers)}"
+        create = SQL("CREATE DATABASE {}").format(Identifier(name))
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+            if folder is not None:
+                self._lend(folder)
+                place = SQL("CREATE TABLESPACE {} LOCATION {}")
+                connection.execute(place.format(Identifier(name), Literal(str(folder))))
+                create += SQL(" TABLESPACE {}").format(Identifier(name))
+            connection.execute(create)
         return self.url(name)
 
     def start(self) -> None:
@@ -81,6 +86,10 @@ class Postgres:
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self._folder)
+
+    def _lend(self, folder: Path) -> None:
+        if "user" in self._as:
+            os.chown(folder, self._as["user"], self._as["group"])
 
     def _answers(self) -> bool:
         try:

@@ -58,6 +58,7 @@ def started(environment: dict[str, str], tmp_path: Path) -> Iterator[Process]:
         running = subprocess.Popen(
             [sys.executable, "-m", "galenic_server"],
             env=environment | {"GALENIC_PORT": str(port)},
+            stdout=out,
             stderr=out,
             text=True,
         )

@@ -14,6 +14,7 @@ from galenic_client.types import (
     Alias,
     Brought,
     Key,
+    KeyPage,
     NewKey,
     Replica,
     Role,
@@ -145,8 +146,9 @@ def create_key(tenant: str, role: Role, expires: datetime | None, label: str) ->
     return Call("POST", f"{ADMIN}/keys", as_(NewKey), json=body, is_repeatable=False)
 
 
-def keys(tenant: str | None) -> Call[list[Key]]:
-    return Call("GET", f"{ADMIN}/keys", as_list(Key), params={"tenant": tenant})
+def keys(tenant: str | None, after: str | None) -> Call[KeyPage]:
+    params = {"tenant": tenant, "after": after, "limit": 1000}
+    return Call("GET", f"{ADMIN}/keys", as_(KeyPage), params=params)
 
 
 def rotate_key(key_id: str, grace_seconds: int, expires: datetime | None) -> Call[NewKey]:

@@ -162,8 +162,14 @@ class Administration:
         """A new key, shown this once."""
         return self._send(calls.create_key(tenant, role, expires, label))
 
-    def keys(self, *, tenant: str | None = None) -> Sequence[Key]:
-        return self._send(calls.keys(tenant))
+    def keys(self, *, tenant: str | None = None) -> Iterator[Key]:
+        """The tenant's keys, or everyone's, the oldest first, page by page."""
+        after = None
+        while True:
+            page = self._send(calls.keys(tenant, after))
+            yield from page.keys
+            if (after := page.next) is None:
+                return
 
     def rotate_key(
         self, key_id: str, *, grace_seconds: int = 86_400, expires: datetime | None = None
@@ -364,8 +370,15 @@ class AsyncAdministration:
         """A new key, shown this once."""
         return await self._send(calls.create_key(tenant, role, expires, label))
 
-    async def keys(self, *, tenant: str | None = None) -> Sequence[Key]:
-        return await self._send(calls.keys(tenant))
+    async def keys(self, *, tenant: str | None = None) -> AsyncIterator[Key]:
+        """The tenant's keys, or everyone's, the oldest first, page by page."""
+        after = None
+        while True:
+            page = await self._send(calls.keys(tenant, after))
+            for key in page.keys:
+                yield key
+            if (after := page.next) is None:
+                return
 
     async def rotate_key(
         self, key_id: str, *, grace_seconds: int = 86_400, expires: datetime | None = None

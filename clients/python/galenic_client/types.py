@@ -248,6 +248,11 @@ class Tenant(BaseModel):
     num_bytes: int
 
 
+class KeyPage(BaseModel):
+    keys: list[Key]
+    next: str | None
+
+
 class TenantPage(BaseModel):
     tenants: list[Tenant]
     next: str | None

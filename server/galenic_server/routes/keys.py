@@ -10,7 +10,7 @@ from fastapi import Query, Response
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.keys import Role
-from galenic_server.admin_schemas import ExpireBody, KeyBody, KeyInfo, NewKey, RotateBody
+from galenic_server.admin_schemas import ExpireBody, KeyBody, KeyInfo, KeyPage, NewKey, RotateBody
 from galenic_server.deps import ManagerDep, PartsDep
 from galenic_server.faults import Forbidden
 from galenic_server.routes.admin import admin_router
@@ -43,11 +43,14 @@ async def list_keys(
     caller: ManagerDep,
     parts: PartsDep,
     tenant: Annotated[str | None, Query(max_length=64)] = None,
-) -> list[KeyInfo]:
-    """Keys by what they open, revoked ones too; never the key itself."""
-    if caller.role is not Role.ADMIN:
-        tenant = caller.tenant
-    return [KeyInfo.of(key) for key in await run_sync(parts.keys.of, tenant)]
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> KeyPage:
+    """Keys by what they open, the oldest first, revoked ones too; never the key itself."""
+    owner = tenant if caller.role is Role.ADMIN else caller.tenant
+    found = await run_sync(lambda: parts.keys.of(owner, after=after, limit=limit + 1))
+    page = [KeyInfo.of(key) for key in found[:limit]]
+    return KeyPage(keys=page, next=page[-1].id if len(found) > limit else None)
 
 
 @router.post("/keys/{key_id}/rotate", status_code=201)
