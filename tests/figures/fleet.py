@@ -1,9 +1,9 @@
 """
-What two replicas over one PostgreSQL keep to: ``python -m tests.figures.fleet``.
+What two replicas over one PostgreSQL keep to: ``python -m tests.figures.fleet [vllm]``.
 
-Two server processes over a tiny backbone. How long from an upload's first byte until both replicas
-say that it is ready and both answer by it; and, in 10,000 requests sent after *converged*, how many
-old answers.
+Two server processes over a tiny backbone, on transformers or on vLLM. How long from an upload's
+first byte until both replicas say that it is ready and both answer by it; and, in 10,000 requests
+sent after *converged*, how many old answers.
 """
 
 import os
@@ -22,7 +22,7 @@ import httpx
 from galenic_adapters.package import write_metaprompt
 from tests.support.postgres import Postgres
 from tests.support.serving import eventually, free_port, metaprompt, package
-from tests.support.tiny_models import tiny_llama
+from tests.support.tiny_models import CONTEXT_TOKENS, tiny_llama
 
 NUM_UPLOADS, NUM_MOVES, NUM_ASKED = 200, 20, 500
 KEY = "admin-key-of-the-figures"
@@ -30,7 +30,7 @@ KIND = {"content-type": "application/octet-stream"}
 TENANT = {"tenant": "north"}
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, engine: str = "transformers") -> dict[str, str]:
     backbone, zoo = folder / "tiny-llama", folder / "zoo" / "tiny-llama"
     tiny_llama(backbone)
     (backbone / "galenic-backbone.json").write_text('{"name": "tiny-llama", "revision": "0"}')
@@ -38,7 +38,10 @@ def environment(folder: Path) -> dict[str, str]:
     (zoo / "metaprompt.safetensors").write_bytes(write_metaprompt(metaprompt()))
     return os.environ | {
         "GALENIC_BACKBONE": str(backbone),
-        "GALENIC_ENGINE": "transformers",
+        "GALENIC_ENGINE": engine,
+        "GALENIC_DTYPE": "float32",
+        "GALENIC_ENFORCE_EAGER": "true",
+        "GALENIC_CONTEXT_TOKENS": str(CONTEXT_TOKENS),
         "GALENIC_ZOO": str(zoo.parent),
         "GALENIC_ADMIN_KEY": KEY,
         "GALENIC_SECRET": "the figures'",
@@ -48,10 +51,12 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def replica(given: dict[str, str], folder: Path, database: str) -> Iterator[httpx.Client]:
+def replica(
+    given: dict[str, str], folder: Path, database: str, module: str = "galenic_server"
+) -> Iterator[httpx.Client]:
     port = free_port()
     own = {"GALENIC_HOME": str(folder), "GALENIC_PORT": str(port), "GALENIC_DATABASE_URL": database}
-    process = subprocess.Popen([sys.executable, "-m", "galenic_server"], env=given | own)
+    process = subprocess.Popen([sys.executable, "-m", module], env=given | own)
     bearer = {"authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=bearer, timeout=60) as client:
 
@@ -61,10 +66,12 @@ def replica(given: dict[str, str], folder: Path, database: str) -> Iterator[http
             except httpx.TransportError:
                 return False
 
-        eventually(is_ready)
-        yield client
-    process.terminate()
-    process.wait(60)
+        try:
+            eventually(is_ready)
+            yield client
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def ask(at: httpx.Client, key: str, adapter: str) -> dict[str, object]:
@@ -113,7 +120,7 @@ def main() -> None:
         postgres = Postgres()
         stack.callback(postgres.close)
         postgres.start()
-        given, database = environment(folder), postgres.new_database()
+        given, database = environment(folder, *sys.argv[1:2]), postgres.new_database()
         one, other = (stack.enter_context(replica(given, folder / name, database)) for name in "ab")
         made = one.post("/admin/v1/keys", json=TENANT).raise_for_status()
         key = made.json()["key"]

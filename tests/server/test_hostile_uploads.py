@@ -246,9 +246,11 @@ def listening() -> Iterator[tuple[str, list[str]]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/a.safetensors", heard
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/a.safetensors", heard
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class TestAddresses:
