@@ -3,7 +3,7 @@ What OpenAI's clients send: which fields are taken, within which bounds, and wha
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -14,6 +14,7 @@ from galenic_server.engine.base import Api
 from galenic_server.schemas import Body, Flag, Real
 
 MAX_SCHEMA_BYTES = 64 << 10
+MAX_SCHEMA_LEVELS = 128
 MAX_ANSWERS = 16
 MAX_TOKENS = 10**6
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's and vLLM's
@@ -179,7 +180,7 @@ class ResponseFormat(Lenient):
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise BadInput(f"{path}.json_schema", f"does not go with type {self.type!r}")
         if self.json_schema:
-            check_size(f"{path}.json_schema.schema", self.json_schema.schema_)
+            check_schema(f"{path}.json_schema.schema", self.json_schema.schema_)
 
 
 class Function(Lenient):
@@ -341,7 +342,7 @@ class ChatBody(SampledBody):
         if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
             raise BadInput("tool_choice.function.name", "is none of the tools")
         for i, tool in enumerate(self.tools or ()):
-            check_size(f"tools[{i}].function.parameters", tool.function.parameters)
+            check_schema(f"tools[{i}].function.parameters", tool.function.parameters)
 
     @property
     def max_wanted(self) -> int | None:
@@ -398,8 +399,26 @@ class CompletionBody(SampledBody):
         return (prompt for prompt in prompts if isinstance(prompt, str))
 
 
-def check_size(path: str, schema: Any) -> None:
+def check_schema(path: str, schema: Any) -> None:
+    """Raises `BadInput` for more than a compiler is asked to take: 300 levels keep it for 7 s."""
+    if _is_deeper(schema, MAX_SCHEMA_LEVELS):
+        raise BadInput(path, f"is nested more deeply than {MAX_SCHEMA_LEVELS} levels of JSON")
     num_bytes = len(json.dumps(schema))
     if num_bytes > MAX_SCHEMA_BYTES:
         problem = f"is {num_bytes:,} bytes of JSON; at most {MAX_SCHEMA_BYTES:,} are taken"
         raise BadInput(path, problem)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Without recursion: it is a stranger's."""
+    level = [value]
+    while level and levels:
+        level = [inner for outer in level for inner in _inside(outer)]
+        levels -= 1
+    return bool(level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -14,7 +14,7 @@ from galenic_server.chat import (
     Lenient,
     OpenAIBody,
     ToolName,
-    check_size,
+    check_schema,
 )
 from galenic_server.engine.base import Api
 from galenic_server.schemas import Flag
@@ -64,7 +64,7 @@ class TextConfig(Lenient):
             return
         if (self.format.type == "json_schema") != (self.format.schema_ is not None):
             raise BadInput("text.format.schema", f"does not go with type {self.format.type!r}")
-        check_size("text.format.schema", self.format.schema_)
+        check_schema("text.format.schema", self.format.schema_)
 
 
 class FunctionTool(Lenient):
@@ -120,7 +120,7 @@ class ResponsesBody(OpenAIBody):
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.name not in names:
             raise BadInput("tool_choice.name", "is none of the tools")
         for i, tool in enumerate(self.tools or ()):
-            check_size(f"tools[{i}].parameters", tool.parameters)
+            check_schema(f"tools[{i}].parameters", tool.parameters)
 
     def fields(self) -> dict[str, Any]:
         return DEFAULTS_OF_SAMPLING | {"store": False} | super().fields()

@@ -140,6 +140,19 @@ class TestAStream:
         assert "messages" == reply.json()["error"]["param"]
 
 
+NASTY: list[dict[str, Any]] = [
+    *({"type": "string", "pattern": one} for one in ("^(a+)+$", "^(a|aa)+$", "^([a-z]+)*X$")),
+    *({"type": "string", "pattern": one} for one in ("^(a{1,1000}){1,1000}$", "^(?=a+)+b\\1$")),
+    {"type": "string", "maxLength": 10**9},
+    {"type": "array", "minItems": 10**9, "items": {"type": "string"}},
+    {"type": "integer", "minimum": -(10**300)},
+    {"$ref": "#"},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}},
+    {"allOf": [{"$ref": "#"}, {"not": {"$ref": "#"}}]},
+]
+
+
 class TestAFormat:
     def test_a_json_schema_binds_the_reply(self, running: Running):
         """
@@ -160,6 +173,38 @@ class TestAFormat:
 
         assert reply.status_code in (400, 422), reply.text
         assert ask(running)
+
+    @pytest.mark.parametrize("schema", NASTY)
+    def test_a_nasty_schema_is_answered_or_refused_in_time(
+        self, running: Running, schema: dict[str, Any]
+    ):
+        """
+        Case 38: patterns that send a backtracking matcher round for ever, counts without an end,
+        schemas of themselves: compiled to an automaton or a 4xx, and the engine lives on.
+        """
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        asked = chat(response_format=form, max_tokens=20)
+        reply = running.client("north").post(URL, json=asked, timeout=30)
+
+        assert reply.status_code in (200, 400, 422), reply.text
+        assert ask(running, max_tokens=1)
+        assert 0 == running.parts.service.engine._stats.restarts
+
+    @pytest.mark.parametrize("num_objects", [64, 300])
+    def test_a_schema_that_is_deep_is_refused(self, running: Running, num_objects: int):
+        """
+        Before any compiler sees it, in a format and in a tool.
+        """
+        schema: dict[str, Any] = {"type": "string"}
+        for _ in range(num_objects):
+            schema = {"type": "object", "properties": {"a": schema}}
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        tool = {"type": "function", "function": {"name": "a", "parameters": schema}}
+        for more in ({"response_format": form}, {"tools": [tool]}):
+            reply = running.client("north").post(URL, json=chat(**more))
+
+            assert 422 == reply.status_code
+            assert "more deeply than 128 levels" in reply.json()["error"]["message"]
 
     def test_a_schema_of_a_megabyte_is_refused(self, running: Running):
         """
