@@ -167,7 +167,7 @@ async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
     try:
         with acting(record) as act:
             yield
-    except Exception as error:
+    except Exception as error:  # whatever it was, it was tried; and it is raised on
         trail.add(act.told(outcome=type(error).__name__))
         raise
     if not act.num_written:
@@ -188,7 +188,7 @@ def _act(request: Request, caller: Caller) -> dict[str, Any]:
     }
 
 
-ACT_FIELDS = frozenset({"name", "version", "alias", "key_id", "tenant", "job", "replica"})
+ACT_FIELDS = frozenset({"name", "version", "alias", "key_id", "tenant", "replica"})
 
 bearer = HTTPBearer(auto_error=False, description="A key of `galenic keys create`")
 """Tells the OpenAPI document about keys; `KeyedRoute` asks for them."""

@@ -158,3 +158,16 @@ class TestVllmsOwnRoutes:
         for client in (running.anyone, running.admin):
             replies = [client.get(path), client.post(path, content=json.dumps({}))]
             assert [404, 404] == [reply.status_code for reply in replies]
+
+
+class TestJobs:
+    @pytest.mark.parametrize(
+        "path", ["/v1/fine_tuning/jobs", "/v1/batches", "/v1/files", "/admin/v1/jobs"]
+    )
+    def test_are_no_such_thing(self, running: Running, path: str):
+        """
+        Case 4: what learns, learns elsewhere; there is no job that another tenant could read.
+        """
+        for url in (path, f"{path}/1"):
+            told = [running.admin.get(url), running.admin.post(url, json={})]
+            assert [404, 404] == [reply.status_code for reply in told]
