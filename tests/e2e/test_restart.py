@@ -14,7 +14,7 @@ from tests.support.real_server import RealServer, Zoo, odds_of_yes
 NOTE: NliDocument = {"premise": "He has gout.", "hypothesis": "He is ill."}
 NUM_PLAIN = NUM_STREAMED = 6
 ENDLESS = {
-    "messages": [{"role": "user", "content": "List what he has."}],
+    "messages": [{"role": "user", "content": "List what he has: Xylophonitis."}],
     "max_tokens": 2_000,
     "response_format": {
         "type": "json_schema",
@@ -32,7 +32,7 @@ class TestAKilledEngine:
         """
         Kill -9 with twelve requests in flight: one error each. The server says that it is not
         ready, until a new engine holds all residents again and answers as before. It
-        compiles nothing a second time.
+        compiles nothing a second time. No line of either engine's quotes what was in flight.
         """
         refs = [_publish(server, zoo, rank) for rank in RANKS]
         with server.client() as client:
@@ -52,6 +52,7 @@ class TestAKilledEngine:
         assert loads == server.metric("galenic_slot_loads_total")
         assert before == pytest.approx(after, abs=1e-3)
         assert "Directly load AOT compilation" in server.said()
+        assert "Xylophonitis" not in server.said()
 
 
 def _publish(server: RealServer, zoo: Zoo, rank: int) -> str:
