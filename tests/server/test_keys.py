@@ -55,6 +55,15 @@ class TestWithoutAKey:
 
         assert 401 == reply.status_code
 
+    @pytest.mark.parametrize("scheme", ["Basic ", "Token ", ""])
+    def test_a_good_one_by_another_scheme_is_a_401(self, running: Running, scheme: str):
+        """
+        Case 2: a key opens as a bearer's, and in no other way.
+        """
+        sent = {"authorization": f"{scheme}{running.client('north').headers['authorization'][7:]}"}
+
+        assert 401 == running.anyone.get("/v1/models", headers=sent).status_code
+
 
 class TestRoles:
     def test_a_caller_does_not_administer(self, running: Running):
