@@ -1,6 +1,7 @@
 """Both clients against a real server."""
 
 import asyncio
+import inspect
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,6 +169,27 @@ class TestAdministration:
                 theirs.models()
         known = {key.id: key for key in admin.keys(tenant="clients")}
         assert known[made.id].revoked
+
+
+class TestTheTwins:
+    def test_are_alike(self):
+        """
+        What one client can be asked the other can, in the same words.
+        """
+
+        def calls(client: type) -> dict[str, list[str]]:
+            found = inspect.getmembers(client, inspect.isfunction)
+            return {
+                name.replace("aclose", "close"): [
+                    str(one).replace("AsyncIterable", "Iterable")
+                    for one in inspect.signature(function).parameters.values()
+                ]
+                for name, function in found
+                if not name.startswith("_")
+            }
+
+        assert calls(Client) == calls(AsyncClient)
+        assert len(calls(Client)) > 30
 
 
 class TestErrors:
