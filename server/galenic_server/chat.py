@@ -318,7 +318,7 @@ class ChatBody(SampledBody):
     max_completion_tokens: Count | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
-    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: Flag | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -353,6 +353,8 @@ class ChatBody(SampledBody):
     def fields(self) -> dict[str, Any]:
         asked = super().fields()
         asked.pop("max_completion_tokens", None)
+        if not self.tools:  # an empty list is as none at all, which vLLM does not know
+            asked.pop("tools", None)
         asked["messages"] = [turn.model_dump(exclude_none=True) for turn in self.messages]
         if self.max_wanted is not None:
             asked["max_tokens"] = self.max_wanted

@@ -428,6 +428,12 @@ class TestTools:
         assert "dose" == call["function"]["name"]
         assert json.loads(call["function"]["arguments"])["mg"] in (5, 10)
 
+    def test_no_tools_are_as_none(self, running: Running):
+        """
+        An empty list, as some clients always send one.
+        """
+        assert ask(running)["choices"] == ask(running, tools=[])["choices"]
+
     def test_what_it_said_is_taken_back(self, running: Running):
         """
         A call and its result are turns of the chat.

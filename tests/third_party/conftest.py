@@ -39,7 +39,8 @@ def tools(server: Running) -> Tools:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many of other people's tests ran."""
-    for report in terminalreporter.getreports("passed"):
-        for name, value in report.user_properties:
-            terminalreporter.write_line(f"{name}: {value}")
+    """How many of other people's tests ran, and which were left out."""
+    for outcome in ("passed", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{name}: {value}")

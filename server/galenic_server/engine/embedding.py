@@ -26,6 +26,11 @@ class Layout:
     num_components: int
     max_rank: int
 
+    @property
+    def num_virtual(self) -> int:
+        """Ids past the vocabulary that have a meaning."""
+        return self.num_slots * self.num_positions
+
     def virtual_ids(self, vocab_size: int, slot: int) -> range:
         """The ids that stand for the prompt in *slot*."""
         first = vocab_size + slot * self.num_positions

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_server.engine.embedding import PromptedEmbedding
+from galenic_server.engine.embedding import Layout, PromptedEmbedding
 from galenic_server.engine.guards import guard
+from galenic_server.engine.guards_v2 import guard_v2
+from galenic_server.engine.plugin import LAYOUT_KEY
 from galenic_server.engine.slots import Place
 
 
@@ -21,6 +23,7 @@ class PromptWorker:
     """Joined to vLLM's worker class (``worker_extension_cls``); called by ``collective_rpc``."""
 
     model_runner: Any
+    vllm_config: Any
 
     def load_prompts(self, packed: bytes) -> None:
         tensors = safetensors.torch.load(packed)
@@ -31,7 +34,8 @@ class PromptWorker:
 
     def guard_vocabulary(self) -> bool:
         """Whether requests may ask for what indexes the vocabulary by prompt ids."""
-        return guard(self.model_runner)
+        layout = Layout(**self.vllm_config.additional_config[LAYOUT_KEY])
+        return guard(self.model_runner) or guard_v2(self.model_runner, layout.num_virtual)
 
 
 def pack(
