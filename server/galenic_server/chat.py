@@ -353,6 +353,8 @@ class ChatBody(SampledBody):
     def fields(self) -> dict[str, Any]:
         asked = super().fields()
         asked.pop("max_completion_tokens", None)
+        for tool in asked.get("tools", ()):
+            tool["function"]["strict"] = True  # arguments keep their schema, whatever is asked
         if not self.tools:  # an empty list is as none at all, which vLLM does not know
             asked.pop("tools", None)
         asked["messages"] = [turn.model_dump(exclude_none=True) for turn in self.messages]

@@ -123,4 +123,7 @@ class ResponsesBody(OpenAIBody):
             check_schema(f"tools[{i}].parameters", tool.parameters)
 
     def fields(self) -> dict[str, Any]:
-        return DEFAULTS_OF_SAMPLING | {"store": False} | super().fields()
+        asked = DEFAULTS_OF_SAMPLING | {"store": False} | super().fields()
+        for tool in asked.get("tools", ()):
+            tool["strict"] = True  # arguments keep their schema, whatever is asked
+        return asked

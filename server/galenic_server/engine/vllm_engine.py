@@ -28,7 +28,6 @@ os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(Path(__file__).parent / "vllm_loggi
 import torch
 from transformers import AutoConfig, AutoTokenizer
 from vllm import AsyncEngineArgs, RequestOutput, SamplingParams
-from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import TokensInput, tokens_input
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -51,6 +50,7 @@ from galenic_server.engine.base import (
     Work,
 )
 from galenic_server.engine.border import check_factor, fit
+from galenic_server.engine.compat import RequestRefused
 from galenic_server.engine.embedding import Layout
 from galenic_server.engine.openai.client import PromptingClient
 from galenic_server.engine.openai.surface import Surface
@@ -164,7 +164,7 @@ class VllmEngine:
         if making.cancelled() or making.exception() is not None:
             return
         llm = making.result()
-        if llm.output_handler is not None and not llm.get_num_unfinished_requests():
+        if llm.output_handler is not None and not llm.output_processor.has_unfinished_requests():
             llm.output_handler.cancel()  # else it logs the end of its core as an error
         await asyncio.to_thread(llm.shutdown)
 
@@ -245,7 +245,7 @@ class VllmEngine:
                     yield output
         except EngineDeadError as death:
             raise EngineDied("the engine died") from death
-        except VLLMClientError as refusal:  # its message may quote the request
+        except RequestRefused as refusal:  # its message may quote the request
             named = getattr(refusal, "parameter", None) or "structured_outputs"
             field = "constraint" if named.startswith("structured_outputs") else named
             raise BadInput(field, "is not taken by the engine") from refusal

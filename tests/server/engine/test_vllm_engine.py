@@ -9,12 +9,12 @@ import time
 import psutil
 import pytest
 from vllm import AsyncEngineArgs, SamplingParams
-from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from galenic_adapters.errors import EngineDied, NotFound, Unavailable
 from galenic_server.engine.base import complete
+from galenic_server.engine.compat import RequestRefused
 from tests.support.engines import RunningEngine
 
 
@@ -155,7 +155,7 @@ class TestAnAbort:
             answer = vllm_engine.engine.generate(vllm_engine.request(max_tokens=400))
             await anext(answer)
             await answer.aclose()
-            return vllm_engine.engine._llm.get_num_unfinished_requests()
+            return vllm_engine.engine._llm.output_processor.get_num_unfinished_requests()
 
         assert 0 == vllm_engine.run(leave_half_read())
 
@@ -252,7 +252,7 @@ class TestThePlugin:
         async def scenario() -> str:
             llm = AsyncLLM.from_engine_args(arguments)
             try:
-                with pytest.raises(VLLMValidationError, match="out of vocabulary"):
+                with pytest.raises(RequestRefused, match="out of vocabulary"):
                     await ask(llm, [*reference.text_ids, 10**6])
                 return await ask(llm, list(reference.text_ids))
             finally:

@@ -17,13 +17,11 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
-from vllm.exceptions import VLLMClientError
 from vllm.renderers.online_renderer import OnlineRenderer
 
 from galenic_adapters.errors import BadInput, Unavailable, Unsupported
 from galenic_server.engine.base import Api, Call, OpenAIReply
+from galenic_server.engine.compat import ErrorResponse, RequestRefused, with_sse_keep_alive
 from galenic_server.engine.openai.client import PromptingClient
 from galenic_server.engine.openai.silence import silence
 
@@ -63,7 +61,6 @@ class Surface:
         is_harmony = client.model_config.hf_config.model_type == "gpt_oss"
         parsers = {
             "enable_auto_tools": True,
-            "tool_strict_level": "parameter",  # arguments keep their schema, whatever is asked
             "tool_parser": "openai" if is_harmony else tool_parser,
             "reasoning_parser": "openai_gptoss" if is_harmony else "",
         }
@@ -151,7 +148,7 @@ def _our_errors(call: Call) -> Iterator[None]:
     except ValidationError as error:
         where = error.errors(include_input=False, include_url=False, include_context=False)[0]
         raise BadInput(_path(where["loc"]), "is not valid") from None
-    except VLLMClientError as error:
+    except RequestRefused as error:
         raise _refused(getattr(error, "parameter", None)) from None
     except (ValueError, TypeError, NotImplementedError):
         raise _refused(None) from None

@@ -1,0 +1,24 @@
+"""
+Where releases of vLLM differ, from 0.26 on: a name is taken from where the installed one has it.
+"""
+
+from collections.abc import AsyncGenerator
+
+from vllm import exceptions
+
+try:
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+except ImportError:  # before 0.29
+    from vllm.entrypoints.openai.engine.protocol import ErrorResponse
+try:
+    from vllm.entrypoints.serve.utils.sse_keep_alive import with_sse_keep_alive
+except ImportError:  # before 0.30 nothing is sent while a stream is idle
+
+    def with_sse_keep_alive(generator: AsyncGenerator[str], interval: float) -> AsyncGenerator[str]:
+        return generator
+
+
+RequestRefused: type[Exception] = getattr(exceptions, "VLLMClientError", ValueError)
+"""What the caller got wrong; 0.26 raises a `ValueError` there."""
+
+__all__ = ["ErrorResponse", "RequestRefused", "with_sse_keep_alive"]
