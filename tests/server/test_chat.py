@@ -262,7 +262,6 @@ class TestARefusal:
             ("repetition_penalty", 0),
             ("presence_penalty", 2.5),
             ("frequency_penalty", -2.5),
-            ("tools", []),
             ("tools", [{"type": "function", "function": {"name": "a b"}}]),
             ("tool_choice", "auto"),
             ("tool_choice", {"type": "function", "function": {"name": "a"}}),
