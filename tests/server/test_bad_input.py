@@ -7,8 +7,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from pydantic import ValidationError
 
 from galenic_adapters.manifest import BackboneId
+from galenic_server.schemas import Body, Real
 from tests.support.serving import Running, package
 
 CANARY = "Zebrafinch"
@@ -344,6 +346,18 @@ class TestNumbersThatAreNone:
         reply = north.post("/v1/chat/completions", content=content, headers=json_type)
 
         assert field == error_of(reply, 422)["param"]
+
+    @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+    def test_they_are_in_no_body(self, number: str):
+        """
+        Also where no bound of a field's own would refuse them.
+        """
+
+        class Unbounded(Body):
+            value: Real
+
+        with pytest.raises(ValidationError, match="finite_number"):
+            Unbounded.model_validate({"value": float(number)})
 
 
 class TestAnAdapterFromAnEarlierServer:

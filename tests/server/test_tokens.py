@@ -125,6 +125,7 @@ class TestABadToken:
             for end in ("", "AAAA"):
                 forged = f"{encoded(header)}.{encoded(claims)}.{end}"
                 assert tokens.read(forged) is None
+        assert 0 == oidc.num_fetches
 
     def test_is_signed_with_the_public_key_as_if_it_were_a_secret(
         self, oidc: OidcProvider, tokens: Tokens
