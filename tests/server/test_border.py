@@ -1,5 +1,6 @@
 """What every request passes: ids, logs, counts, readiness."""
 
+import asyncio
 import gc
 import io
 import json
@@ -14,6 +15,8 @@ import httpx
 import pytest
 
 from galenic_server import logs
+from galenic_server.border import Traced
+from galenic_server.metrics import Metrics
 from galenic_server.settings import Settings
 from tests.support.serving import Running, eventually, make_parts, package, serving
 
@@ -91,6 +94,26 @@ class TestTheLog:
         lines = [json.loads(line) for line in written.getvalue().splitlines()]
         assert {"/v1/ner", "/v1/chat/completions"} <= {line.get("route") for line in lines}
         assert all(line["request_id"] for line in lines)
+
+    def test_holds_no_message_of_an_unexpected_error(self, running: Running, written: io.StringIO):
+        """
+        Nor does the reply, which is a 500 with the id to look for.
+        """
+
+        async def broken(*_: Any) -> None:
+            raise RuntimeError(CANARY)
+
+        async def ask() -> httpx.Response:
+            traced = httpx.ASGITransport(Traced(broken, Metrics(), running.parts.trail))
+            async with httpx.AsyncClient(transport=traced, base_url="http://a") as client:
+                return await client.get("/")
+
+        reply = asyncio.run(ask())
+
+        assert 500 == reply.status_code
+        assert reply.headers["x-request-id"] in written.getvalue()
+        assert "RuntimeError" in written.getvalue()
+        assert CANARY not in reply.text + written.getvalue()
 
     def test_names_an_unexpected_error_by_type_and_place(self):
         """
