@@ -8,11 +8,12 @@ keeps tenants' caches apart. Virtual token ids never leave the engine.
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
+from galenic_adapters.errors import NotFound
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.tasks.base import Choice, Completion, Constraint
 
@@ -82,7 +83,8 @@ class EngineConfig:
     """
     backbone: a local folder in Hugging Face layout.   dtype: ``float32`` or ``bfloat16``.
     num_slots: adapters resident at once.   max_rank: the highest rank a slot can hold.
-    num_components: ranks of all residents together; none for four a slot, on average.
+    num_components: ranks of all residents together; none for four a slot, on average. An adapter
+    takes a row of P + D numbers for each rank, and 8 bytes.
     context_tokens: prompt, text and answer together.   secret: keys the tenants' caches apart.
     tool_parser: how this backbone writes calls of tools, in vLLM's name for it.
     """
@@ -103,6 +105,22 @@ class EngineConfig:
 
 FactorOf = Callable[[str], Factor]
 """Where an engine fetches the factor of a digest that has no slot; raises `NotFound`. May block."""
+
+FactorsOf = Callable[[Sequence[str]], Mapping[str, Factor]]
+"""The same for many, in one question; those that are not there are left out. May block."""
+
+
+def one_by_one(factor_of: FactorOf) -> FactorsOf:
+    """Where nobody knows a better way."""
+
+    def factors_of(digests: Sequence[str]) -> dict[str, Factor]:
+        found = {}
+        for digest in digests:
+            with suppress(NotFound):
+                found[digest] = factor_of(digest)
+        return found
+
+    return factors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +276,17 @@ class Engine(Protocol):
         """
 
     async def seat(self, digests: Sequence[str]) -> None:
-        """Make these adapters resident now, in one pass."""
+        """Make these adapters resident now, in one pass; raises `NotFound` where one is not."""
+
+    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
+        """
+        Make these adapters resident, whose factors are at hand; whether there was room for all.
+
+        The others are left for their first request, as are those that fit no slot.
+        """
+
+    async def warm(self, tenant: str, digest: str) -> None:
+        """Run the adapter's prompt through, so that *tenant*'s next request finds it cached."""
 
     async def evict(self, digest: str) -> None:
         """Forget a deleted adapter: its slot is free once the requests that hold it are done."""

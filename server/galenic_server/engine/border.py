@@ -6,7 +6,8 @@ the ids of every prompt in the batch: no engine is asked for them that is not gu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -133,6 +134,15 @@ def fit(config: EngineConfig) -> tuple[EngineConfig, Border]:
     context = min(config.context_tokens, shape.max_position_embeddings)
     border = Border(shape.vocab_size, config.metaprompt.num_positions, context)
     return replace(config, context_tokens=context), border
+
+
+def fitting(config: EngineConfig, factors: Mapping[str, Factor]) -> dict[str, Factor]:
+    """Those of *factors* that a slot can hold."""
+    fit = {}
+    for digest, factor in factors.items():
+        with suppress(BadFactor):
+            fit[digest] = check_factor(config, factor)
+    return fit
 
 
 def check_factor(config: EngineConfig, factor: Factor) -> Factor:

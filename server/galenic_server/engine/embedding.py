@@ -2,13 +2,14 @@
 Virtual prompts inside the backbone's embedding: ids past the vocabulary become composed rows.
 
     id = V + slot * P + position
-    row = P*[position] ∘ Σ_r u[c_r, position] v[c_r]      c = index[slot]
+    row = P*[position] ∘ Σ_r u[c_r, position] v[c_r]      c_0 = first[slot], c_r+1 = next[c_r]
 
 An adapter of rank r owns r rows, *components*, of a pool that all slots share, so it occupies r (P
-+ D) numbers whatever the highest rank is. Component 0 is zero and fills the rest of an index row.
++ D) numbers whatever the highest rank is. They are chained, at 4 bytes a component and 4 a slot.
+Component 0 is zero and follows itself: every chain ends in it.
 
 Dimension key:  T tokens   V vocabulary   P prompt positions   D model width   S slots
-                C components   R highest rank   K adapters loaded at once   N their components
+                C components   K adapters loaded at once   N their components
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class PromptedEmbedding(nn.Module):
     """
 
     meta_PD: Tensor
-    index_SR: Tensor
+    first_S: Tensor
+    next_C: Tensor
     u_CP: Tensor
     v_CD: Tensor
 
@@ -61,10 +63,10 @@ class PromptedEmbedding(nn.Module):
         self.layout = layout
         self.vocab_size = vocab_size
         num_rows = layout.num_components + 1
-        index = torch.int16 if num_rows <= torch.iinfo(torch.int16).max else torch.int32
         for name, shape, kind in (
             ("meta_PD", (layout.num_positions, width), torch.float32),
-            ("index_SR", (layout.num_slots, layout.max_rank), index),
+            ("first_S", (layout.num_slots,), torch.int32),
+            ("next_C", (num_rows,), torch.int32),
             ("u_CP", (num_rows, layout.num_positions), dtype),
             ("v_CD", (num_rows, width), dtype),
         ):
@@ -81,19 +83,20 @@ class PromptedEmbedding(nn.Module):
 
     def compose(self, slot_T: Tensor, position_T: Tensor) -> Tensor:
         """The prompt rows (T, D) in float32; a rank at a time, so nothing of size T R D is made."""
-        index_TR = self.index_SR[slot_T].long()
+        component_T = self.first_S[slot_T].long()
         scale_TD = torch.zeros((), device=slot_T.device)
-        for rank in range(self.layout.max_rank):
-            component_T = index_TR[:, rank]
+        for _ in range(self.layout.max_rank):
             u_T = self.u_CP[component_T, position_T].float()
             scale_TD = scale_TD + u_T.unsqueeze(-1) * self.v_CD[component_T].float()
+            component_T = self.next_C[component_T].long()
         return self.meta_PD[position_T] * scale_TD
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """
-        Write what :func:`pack` made: a metaprompt (P, D), or adapters as their slots (K,), index
-        rows (K, R), components (N,), u (N, P) and v (N, D); any of the two may be absent.
+        Write what :func:`pack` made: a metaprompt (P, D), or adapters as their slots (K,) and
+        first components (K,), and components (N,), what follows each (N,), u (N, P) and v (N, D);
+        any of the two may be absent.
         """
         here = {name: tensor.to(self.meta_PD.device) for name, tensor in tensors.items()}
         if "metaprompt" in here:
@@ -102,4 +105,5 @@ class PromptedEmbedding(nn.Module):
             components = here["components"].long()
             self.u_CP[components] = here["u"].to(self.u_CP.dtype)
             self.v_CD[components] = here["v"].to(self.v_CD.dtype)
-            self.index_SR[here["slots"].long()] = here["index"].to(self.index_SR.dtype)
+            self.next_C[components] = here["next"]
+            self.first_S[here["slots"].long()] = here["first"]

@@ -8,7 +8,7 @@ the adapter's digest.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -30,31 +30,54 @@ class Seat:
     digest: str
     num_holds: int = 0
     place: Place | None = None
-    seating: "asyncio.Task[Place]" = field(init=False)
+    seating: "asyncio.Task[None]" = field(init=False)
 
     @property
     def is_seated(self) -> bool:
         return self.seating.done() and not self.seating.cancelled() and not self.seating.exception()
 
 
+class Pool:
+    """Numbers to give away: those that came back first, so that no more are touched than needed."""
+
+    def __init__(self, numbers: range) -> None:
+        self._fresh = numbers
+        self._returned: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._returned)
+
+    def get(self) -> int:
+        if self._returned:
+            return self._returned.pop()
+        first, self._fresh = self._fresh[0], self._fresh[1:]
+        return first
+
+    def put(self, number: int) -> None:
+        self._returned.append(number)
+
+
+Seated = tuple[Place, Factor]
 Fetch = Callable[[str], Awaitable[Factor]]
-Load = Callable[[Place, Factor], Awaitable[None]]
+Load = Callable[[Sequence[Seated]], Awaitable[None]]
 
 
 class Slots:
     """
-    The table of seats; of one event loop.
+    The table of seats; of one event loop. Nothing here takes longer the more seats there are.
 
-    *fetch* brings the factor of a digest, *load* writes it into the engine; what they raise reaches
-    everyone who waits for that seat, and the seat is free again.
+    *fetch* brings the factor of a digest, *load* writes some into the engine; what they raise
+    reaches everyone who waits for that seat, and the seat is free again.
     """
 
     def __init__(self, num_slots: int, num_components: int, *, fetch: Fetch, load: Load) -> None:
         self._fetch = fetch
         self._load = load
-        self._free_slots = list(reversed(range(num_slots)))
-        self._free_components = list(reversed(range(1, num_components + 1)))
-        self._seats: dict[str, Seat] = {}  # the longest unused first
+        self._free_slots = Pool(range(num_slots))
+        self._free_components = Pool(range(1, num_components + 1))
+        self._seats: dict[str, Seat] = {}
+        self._idle: dict[str, Seat] = {}  # those of them that nobody holds, longest unused first
+        self._coming: set[Seat] = set()
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
         self.num_loads = 0
@@ -63,17 +86,39 @@ class Slots:
     @asynccontextmanager
     async def hold(self, digest: str) -> AsyncIterator[Place]:
         """The place of *digest*, brought there if need be, and kept until the block ends."""
-        seat = self._seats.pop(digest, None) or self._new_seat(digest)
-        self._seats[digest] = seat
+        seat = self._seats.get(digest) or self._new_seat(digest)
+        self._idle.pop(digest, None)
         seat.num_holds += 1
         try:
-            yield await asyncio.shield(seat.seating)
+            if not seat.is_seated:
+                await asyncio.shield(seat.seating)
+            assert seat.place is not None, "it is seated"
+            yield seat.place
         finally:
             self._let_go(seat)
+
+    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
+        """
+        Seat those that have no seat yet, in one load; whether there was room for all.
+
+        It waits for no place: what finds none is left for the first who asks for it.
+        """
+        new: list[Seat] = []
+        for digest in [one for one in factors if one not in self._seats]:
+            rank = factors[digest].rank
+            if not (self._make_room(rank) if may_evict else self._has_room(rank)):
+                break
+            new.append(Seat(digest, num_holds=1, place=self._take_place(rank)))
+        if new:
+            loading = self._load_seats({seat: factors[seat.digest] for seat in new})
+            self._begin(new, asyncio.create_task(loading))
+            await asyncio.shield(new[0].seating)
+        return all(digest in self._seats for digest in factors)
 
     def evict(self, digest: str) -> None:
         """Forget *digest*; its place is free once nobody holds it."""
         seat = self._seats.pop(digest, None)
+        self._idle.pop(digest, None)
         if seat is not None and not seat.num_holds:
             self._vacate(seat)
 
@@ -85,59 +130,80 @@ class Slots:
             if seat.is_seated and seat.place is not None
         }
 
+    @property
+    def num_seated(self) -> int:
+        is_coming = (self._seats.get(seat.digest) is seat for seat in self._coming)
+        return len(self._seats) - sum(is_coming)
+
+    def __contains__(self, digest: str) -> bool:
+        """Whether it has a seat, or is on its way to one."""
+        return digest in self._seats
+
     def _new_seat(self, digest: str) -> Seat:
         seat = Seat(digest, num_holds=1)  # the seating's own, so nobody takes the place meanwhile
-        seat.seating = asyncio.create_task(self._bring(seat))
-        seat.seating.add_done_callback(lambda task: self._arrived(seat, task))
+        self._begin([seat], asyncio.create_task(self._bring(seat)))
         return seat
 
-    async def _bring(self, seat: Seat) -> Place:
+    def _begin(self, seats: Sequence[Seat], seating: "asyncio.Task[None]") -> None:
+        for seat in seats:
+            seat.seating = seating
+            self._seats[seat.digest] = seat
+        self._coming.update(seats)
+        seating.add_done_callback(lambda task: self._arrived(seats, task))
+
+    async def _bring(self, seat: Seat) -> None:
         factor = await self._fetch(seat.digest)
         seat.place = await self._find_place(factor.rank)
-        await self._load(seat.place, factor)
-        self.num_loads += 1
-        return seat.place
+        await self._load_seats({seat: factor})
 
-    def _arrived(self, seat: Seat, task: "asyncio.Task[Place]") -> None:
+    async def _load_seats(self, factors: Mapping[Seat, Factor]) -> None:
+        placed = [(seat.place, factor) for seat, factor in factors.items() if seat.place]
+        await self._load(placed)
+        self.num_loads += len(placed)
+
+    def _arrived(self, seats: Sequence[Seat], task: "asyncio.Task[None]") -> None:
         failed = task.cancelled() or task.exception() is not None
-        if failed and self._seats.get(seat.digest) is seat:
-            del self._seats[seat.digest]
-        self._let_go(seat)
+        for seat in seats:
+            self._coming.discard(seat)
+            if failed and self._seats.get(seat.digest) is seat:
+                del self._seats[seat.digest]
+            self._let_go(seat)
 
     async def _find_place(self, rank: int) -> Place:
         async with self._turn:
             while not self._make_room(rank):
                 self._freed.clear()
                 await self._freed.wait()
-            components = tuple(self._free_components.pop() for _ in range(rank))
-            return Place(self._free_slots.pop(), components)
+            return self._take_place(rank)
+
+    def _take_place(self, rank: int) -> Place:
+        components = tuple(self._free_components.get() for _ in range(rank))
+        return Place(self._free_slots.get(), components)
+
+    def _has_room(self, rank: int) -> bool:
+        return len(self._free_slots) > 0 and len(self._free_components) >= rank
 
     def _make_room(self, rank: int) -> bool:
-        def has_room() -> bool:
-            return bool(self._free_slots) and len(self._free_components) >= rank
-
-        idle = [seat for seat in self._seats.values() if not seat.num_holds]
-        for seat in idle:
-            if has_room():
-                break
-            del self._seats[seat.digest]
-            self._vacate(seat)
+        while self._idle and not self._has_room(rank):
+            self.evict(next(iter(self._idle)))
             self.num_evictions += 1
-        return has_room()
+        return self._has_room(rank)
 
     def _let_go(self, seat: Seat) -> None:
         seat.num_holds -= 1
         if seat.num_holds:
             return
         if self._seats.get(seat.digest) is seat:
-            self._freed.set()  # idle: whoever waits may take its place
+            self._idle[seat.digest] = seat
+            self._freed.set()  # whoever waits may take its place
         else:
             self._vacate(seat)
 
     def _vacate(self, seat: Seat) -> None:
         if seat.place is not None:
-            self._free_slots.append(seat.place.slot)
-            self._free_components.extend(seat.place.components)
+            self._free_slots.put(seat.place.slot)
+            for component in seat.place.components:
+                self._free_components.put(component)
             seat.place = None
         self._freed.set()
 

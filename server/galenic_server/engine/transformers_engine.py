@@ -6,7 +6,7 @@ It is the reference that the other engine is measured against, and serves where 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -14,29 +14,29 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from galenic_adapters.errors import Unavailable
-from galenic_adapters.factor import scale
+from galenic_adapters.errors import NotFound, Unavailable
+from galenic_adapters.factor import Factor, scale
 from galenic_server.engine.base import (
     WARM_UP,
     Delta,
     EngineConfig,
     EngineStats,
-    FactorOf,
+    FactorsOf,
     Gate,
     Request,
     Work,
     complete,
 )
-from galenic_server.engine.border import check_factor, fit
+from galenic_server.engine.border import check_factor, fit, fitting
 from galenic_server.engine.decoding import Backbone, Decoding
 
 
 class TransformersEngine:
     """An `Engine`; see there for what it promises. Its slots are prompts kept composed."""
 
-    def __init__(self, config: EngineConfig, factor_of: FactorOf, gate: Gate) -> None:
+    def __init__(self, config: EngineConfig, factors_of: FactorsOf, gate: Gate) -> None:
         self._config, self._border = fit(config)
-        self._factor_of = factor_of
+        self._factors_of = factors_of
         self._gate = gate
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
@@ -95,6 +95,17 @@ class TransformersEngine:
         for digest in digests:
             await self._prompt(digest)
 
+    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
+        for digest, factor in fitting(self._config, factors).items():
+            if not may_evict and len(self._prompts) >= self._config.num_slots:
+                return False
+            if digest not in self._prompts:
+                self._keep(digest, await asyncio.to_thread(self._compose, factor))
+        return True
+
+    async def warm(self, tenant: str, digest: str) -> None:
+        """This engine caches no prefix."""
+
     async def evict(self, digest: str) -> None:
         self._prompts.pop(digest, None)
 
@@ -109,16 +120,26 @@ class TransformersEngine:
     async def _prompt(self, digest: str) -> Tensor:
         prompt_PD = self._prompts.pop(digest, None)
         if prompt_PD is None:
-            prompt_PD = await asyncio.to_thread(self._compose, digest)
-            self._num_loads += 1
+            prompt_PD = await asyncio.to_thread(self._fetch, digest)
+            return self._keep(digest, prompt_PD)
+        self._prompts[digest] = prompt_PD
+        return prompt_PD
+
+    def _keep(self, digest: str, prompt_PD: Tensor) -> Tensor:
+        self._num_loads += 1
         self._prompts[digest] = prompt_PD
         if len(self._prompts) > self._config.num_slots:
             del self._prompts[next(iter(self._prompts))]
             self._num_evictions += 1
         return prompt_PD
 
-    def _compose(self, digest: str) -> Tensor:
+    def _fetch(self, digest: str) -> Tensor:
+        found = self._factors_of([digest])
+        if digest not in found:
+            raise NotFound(f"no adapter of digest {digest}")
+        return self._compose(check_factor(self._config, found[digest]))
+
+    def _compose(self, factor: Factor) -> Tensor:
         """Rounded as in vLLM's tables: the factor to the engine's dtype, then the product."""
-        factor = check_factor(self._config, self._factor_of(digest))
         u_PR, v_RD = factor.u_PR.to(self._dtype), factor.v_RD.to(self._dtype)
         return scale(self._config.metaprompt.rows_PD, u_PR, v_RD).to(self._dtype)

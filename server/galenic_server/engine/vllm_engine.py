@@ -12,12 +12,13 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 # Read by vLLM when it is imported, so set before.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -42,22 +43,22 @@ from galenic_server.engine.base import (
     Delta,
     EngineConfig,
     EngineStats,
-    FactorOf,
+    FactorsOf,
     Gate,
     OpenAI,
     OpenAIReply,
     Request,
     Work,
 )
-from galenic_server.engine.border import check_factor, fit
+from galenic_server.engine.border import check_factor, fit, fitting
 from galenic_server.engine.compat import RequestRefused
 from galenic_server.engine.embedding import Layout
 from galenic_server.engine.openai.client import PromptingClient
 from galenic_server.engine.openai.surface import Surface
 from galenic_server.engine.plugin import LAYOUT_KEY, TOKENIZER_MODE
 from galenic_server.engine.sampling import sampling_params
-from galenic_server.engine.slots import Place, Slots, seat_all
-from galenic_server.engine.worker import pack
+from galenic_server.engine.slots import Seated, Slots
+from galenic_server.engine.worker import messages, pack, pack_metaprompt
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ POLL_SECONDS = 0.2
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 COMPONENTS_A_SLOT = 4  # where the configuration leaves the size of the pool to us
+FETCHED_AT_ONCE = 500  # factors on their way from the store, in this process
+LAST = 2**62  # a priority: after everybody who asks
 CPU_KV_CACHE_BYTES = 1 << 30  # 46,000 tokens of SmolLM2-135M; vLLM's own is nearly all memory
 CPU_BLOCK_TOKENS = 32  # vLLM's default of 128 would cache no prompt of 64 rows
 
@@ -72,9 +75,10 @@ CPU_BLOCK_TOKENS = 32  # vLLM's default of 128 would cache no prompt of 64 rows
 class VllmEngine:
     """An `Engine`; see there for what it promises."""
 
-    def __init__(self, config: EngineConfig, factor_of: FactorOf, gate: Gate) -> None:
+    def __init__(self, config: EngineConfig, factors_of: FactorsOf, gate: Gate) -> None:
         self._config, self._border = fit(config)
-        self._factor_of = factor_of
+        self._factors_of = factors_of
+        self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._gate = gate
         self._layout = Layout(
             num_positions=config.metaprompt.num_positions,
@@ -93,7 +97,7 @@ class VllmEngine:
         self._making: asyncio.Task[AsyncLLM] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._next_message: asyncio.Task[None] | None = None
-        self._unsent: list[tuple[Place, Factor]] = []
+        self._unsent: list[Seated] = []
         self._sending = asyncio.Lock()
         self._is_ready = False
         self._stats = EngineStats(num_slots=config.num_slots)
@@ -136,15 +140,8 @@ class VllmEngine:
         self._making = asyncio.create_task(making)
         self._llm = await asyncio.shield(self._making)
         async with self._sending:
-            residents = self._slots.seated()
-            factors = await asyncio.to_thread(self._factors_of, list(residents))
-            for digest in residents.keys() - factors.keys():
-                self._slots.evict(digest)
-            seated = [(residents[digest], factor) for digest, factor in factors.items()]
-            packed = pack(
-                seated, max_rank=self._layout.max_rank, metaprompt=self._config.metaprompt
-            )
-            await self._send(packed)
+            await self._send(pack_metaprompt(self._config.metaprompt))
+            await self._put_back()
             is_guarded = all(await self._call("guard_vocabulary"))
             self._border = replace(self._border, is_guarded=is_guarded)
         async for _ in self._answer(WARM_UP):
@@ -267,7 +264,23 @@ class VllmEngine:
     # Adapters
 
     async def seat(self, digests: Sequence[str]) -> None:
-        await seat_all(self._slots, digests)
+        new = [digest for digest in digests if digest not in self._slots]
+        for some in _parts(new):
+            factors = await asyncio.to_thread(self._factors_of, some)
+            if missing := set(some) - factors.keys():
+                raise NotFound(f"no adapter of digest {min(missing)}")
+            await self.take(factors)
+
+    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
+        return await self._slots.take(fitting(self._config, factors), may_evict=may_evict)
+
+    async def warm(self, tenant: str, digest: str) -> None:
+        async with self._slots.hold(digest) as place:
+            ids = [*self._layout.virtual_ids(self._border.vocab_size, place.slot), 0]
+            prompt = tokens_input(ids, cache_salt=self._cache_salt(tenant, digest))
+            params = SamplingParams(max_tokens=1, detokenize=False)
+            async for _ in self._run(f"warm-{uuid4().hex}", prompt, params, priority=LAST):
+                pass
 
     async def evict(self, digest: str) -> None:
         self._slots.evict(digest)
@@ -275,25 +288,29 @@ class VllmEngine:
     async def stats(self) -> EngineStats:
         return replace(
             self._stats,
-            resident_adapters=len(self._slots.seated()),
+            resident_adapters=self._slots.num_seated,
             slot_loads=self._slots.num_loads,
             slot_evictions=self._slots.num_evictions,
         )
 
     async def _fetch(self, digest: str) -> Factor:
-        return check_factor(self._config, await asyncio.to_thread(self._factor_of, digest))
+        found = await asyncio.to_thread(self._factors_of, [digest])
+        if digest not in found:
+            raise NotFound(f"no adapter of digest {digest}")
+        return check_factor(self._config, found[digest])
 
-    def _factors_of(self, digests: Sequence[str]) -> dict[str, Factor]:
-        """The factors that still exist."""
-        factors = {}
-        for digest in digests:
-            with suppress(NotFound):
-                factors[digest] = self._factor_of(digest)
-        return factors
+    async def _put_back(self) -> None:
+        """What was resident in the core before this one, as far as it still exists."""
+        residents = self._slots.seated()
+        for some in _parts(list(residents)):
+            factors = await asyncio.to_thread(self._factors_of, some)
+            for digest in set(some) - factors.keys():
+                self._slots.evict(digest)
+            await self._send_all([(residents[digest], one) for digest, one in factors.items()])
 
-    async def _load(self, place: Place, factor: Factor) -> None:
-        """Write a factor into the engine; those that wait while a message is out share the next."""
-        self._unsent.append((place, factor))
+    async def _load(self, seated: Sequence[Seated]) -> None:
+        """Write factors into the engine; those that wait while a message is out share the next."""
+        self._unsent += seated
         if self._next_message is None:
             self._next_message = asyncio.create_task(self._send_unsent())
         await self._next_message
@@ -302,7 +319,11 @@ class VllmEngine:
         async with self._sending:
             self._next_message = None
             unsent, self._unsent = self._unsent, []
-            await self._send(pack(unsent, max_rank=self._layout.max_rank))
+            await self._send_all(unsent)
+
+    async def _send_all(self, seated: Sequence[Seated]) -> None:
+        for part in messages(seated, self._dtype):
+            await self._send(await asyncio.to_thread(pack, part, self._dtype))
 
     async def _send(self, packed: bytes) -> None:
         await self._call("load_prompts", packed)
@@ -319,6 +340,11 @@ class VllmEngine:
                 call.cancel()
                 raise Unavailable("the engine died")
         return call.result()
+
+
+def _parts(digests: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(digests), FETCHED_AT_ONCE):
+        yield digests[first : first + FETCHED_AT_ONCE]
 
 
 def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:

@@ -1,22 +1,26 @@
 """
 What the server tells vLLM's workers: the metaprompt, and which factors sit where.
 
-Tensors travel as safetensors bytes, in one message however many adapters there are.
+Tensors travel as safetensors bytes, many adapters in a message and no message of more than some
+megabytes: the engine answers nobody while it reads one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.factor import Metaprompt
 from galenic_server.engine.embedding import Layout, PromptedEmbedding
 from galenic_server.engine.guards import guard
 from galenic_server.engine.guards_v2 import guard_v2
 from galenic_server.engine.plugin import LAYOUT_KEY
-from galenic_server.engine.slots import Place
+from galenic_server.engine.slots import Seated
+
+MESSAGE_BYTES = 8 << 20
 
 
 class PromptWorker:
@@ -38,21 +42,43 @@ class PromptWorker:
         return guard(self.model_runner) or guard_v2(self.model_runner, layout.num_virtual)
 
 
-def pack(
-    seated: Sequence[tuple[Place, Factor]], *, max_rank: int, metaprompt: Metaprompt | None = None
-) -> bytes:
-    """The message for `PromptWorker.load_prompts`; float32, so that workers round once."""
-    tensors: dict[str, Tensor] = {}
-    if metaprompt is not None:
-        tensors["metaprompt"] = metaprompt.rows_PD.float().contiguous()
-    if seated:
-        places, factors = zip(*seated, strict=True)
-        padding = (0,) * max_rank
-        tensors |= {
-            "slots": torch.tensor([place.slot for place in places]),
-            "index": torch.tensor([(*place.components, *padding)[:max_rank] for place in places]),
-            "components": torch.tensor([c for place in places for c in place.components]),
-            "u": torch.cat([factor.u_PR.float().T for factor in factors]).contiguous(),
-            "v": torch.cat([factor.v_RD.float() for factor in factors]).contiguous(),
-        }
+def pack(seated: Sequence[Seated], dtype: torch.dtype) -> bytes:
+    """
+    The message for `PromptWorker.load_prompts` that brings factors.
+
+    In *dtype*, the engine's own: rounded here or there, the tables hold the same bits.
+    """
+    places, factors = zip(*seated, strict=True)
+    tensors = {
+        "slots": torch.tensor([place.slot for place in places], dtype=torch.int32),
+        "first": torch.tensor([place.components[0] for place in places], dtype=torch.int32),
+        "components": _flat(place.components for place in places),
+        "next": _flat((*place.components[1:], 0) for place in places),
+        "u": torch.cat([factor.u_PR.T.to(dtype) for factor in factors]).contiguous(),
+        "v": torch.cat([factor.v_RD.to(dtype) for factor in factors]).contiguous(),
+    }
     return safetensors.torch.save(tensors)
+
+
+def pack_metaprompt(metaprompt: Metaprompt) -> bytes:
+    """The message that brings the metaprompt, in float32."""
+    return safetensors.torch.save({"metaprompt": metaprompt.rows_PD.float().contiguous()})
+
+
+def messages(seated: Sequence[Seated], dtype: torch.dtype) -> Iterator[list[Seated]]:
+    """*seated* in parts that each make a message of `MESSAGE_BYTES`, or of one factor."""
+    part: list[Seated] = []
+    num_bytes = 0
+    for place, factor in seated:
+        size = factor.num_parameters * dtype.itemsize
+        if part and num_bytes + size > MESSAGE_BYTES:
+            yield part
+            part, num_bytes = [], 0
+        part.append((place, factor))
+        num_bytes += size
+    if part:
+        yield part
+
+
+def _flat(numbers: Iterable[Sequence[int]]) -> Tensor:
+    return torch.tensor(list(chain.from_iterable(numbers)), dtype=torch.int32)

@@ -7,7 +7,13 @@ from torch import nn
 from galenic_adapters.factor import Factor, Metaprompt, compose
 from galenic_server.engine.embedding import Layout, PromptedEmbedding
 from galenic_server.engine.slots import Place
-from galenic_server.engine.worker import PromptWorker, pack
+from galenic_server.engine.worker import (
+    MESSAGE_BYTES,
+    PromptWorker,
+    messages,
+    pack,
+    pack_metaprompt,
+)
 
 V, P, D = 100, 8, 32
 
@@ -52,7 +58,9 @@ class TestPromptedEmbedding:
         factors = [random_factor(rank, made) for rank in (1, 3, 8)]
         places = [Place(2, (5,)), Place(0, (1, 12, 7)), Place(3, (2, 3, 4, 6, 8, 9, 10, 11))]
         seated = list(zip(places, factors, strict=True))
-        Worker(nn.Sequential(embed)).load_prompts(pack(seated, max_rank=8, metaprompt=metaprompt))
+        worker = Worker(nn.Sequential(embed))
+        worker.load_prompts(pack_metaprompt(metaprompt))
+        worker.load_prompts(pack(seated, torch.float32))
 
         for place, factor in seated:
             ids = list(embed.layout.virtual_ids(V, place.slot))
@@ -67,10 +75,10 @@ class TestPromptedEmbedding:
         """
         embed = embedding()
         worker = Worker(embed)
-        worker.load_prompts(pack([], max_rank=8, metaprompt=metaprompt))
+        worker.load_prompts(pack_metaprompt(metaprompt))
         for components in (tuple(range(1, 9)), (9,)):
             factor = random_factor(len(components), made)
-            worker.load_prompts(pack([(Place(1, components), factor)], max_rank=8))
+            worker.load_prompts(pack([(Place(1, components), factor)], torch.float32))
 
         rows = embed(torch.tensor(embed.layout.virtual_ids(V, 1)))
         torch.testing.assert_close(rows, compose(metaprompt, factor))
@@ -82,9 +90,9 @@ class TestPromptedEmbedding:
         embed = embedding(torch.bfloat16)
         factor = random_factor(4, made)
         rounded = Factor(factor.u_PR.bfloat16(), factor.v_RD.bfloat16())
-        Worker(embed).load_prompts(
-            pack([(Place(0, (1, 2, 3, 4)), factor)], max_rank=8, metaprompt=metaprompt)
-        )
+        worker = Worker(embed)
+        worker.load_prompts(pack_metaprompt(metaprompt))
+        worker.load_prompts(pack([(Place(0, (1, 2, 3, 4)), factor)], torch.bfloat16))
 
         rows = embed(torch.tensor(embed.layout.virtual_ids(V, 0)))
         expected = compose(metaprompt, rounded).bfloat16()
@@ -101,15 +109,31 @@ class TestPromptedEmbedding:
         assert ["weight"] == [name for name, _ in embed.named_parameters()]
         assert {"weight", "base.weight"} == set(embed.state_dict())
 
+    def test_messages_are_of_bounded_size(self, made):
+        """
+        240 factors of ranks 1 to 16 travel in parts of 8 MB that hold each of them once.
+        """
+        factors = [
+            Factor(torch.zeros(100, rank), torch.zeros(rank, 4096)) for rank in (1, 4, 16) * 80
+        ]
+        seated = [(Place(i, ()), factor) for i, factor in enumerate(factors)]
+        parts = list(messages(seated, torch.bfloat16))
+
+        assert seated == [one for part in parts for one in part]
+        sizes = [sum(2 * factor.num_parameters for _, factor in part) for part in parts]
+        assert max(sizes) <= MESSAGE_BYTES < sizes[0] + sizes[1]
+
     @pytest.mark.parametrize("rank", [1, 4, 16])
-    def test_an_adapter_occupies_hardly_more_than_its_numbers(self, rank):
+    @pytest.mark.parametrize(("positions", "width"), [(64, 576), (100, 4096)])
+    def test_an_adapter_occupies_hardly_more_than_its_numbers(self, positions, width, rank):
         """
-        At P=100 and D=4096 in 16 bits a full table takes under 1.05 times 2 r (P + D) an adapter.
+        In 16 bits a full table takes under 1.01 times 2 r (P + D) an adapter, on both backbones.
         """
-        num_slots, positions, width = 64, 100, 4096
+        num_slots = 64
         layout = Layout(positions, num_slots, num_components=num_slots * rank, max_rank=16)
         base = nn.Embedding(1, width)
         embed = PromptedEmbedding(base, layout, vocab_size=1, width=width, dtype=torch.bfloat16)
-        tables = embed.index_SR.nbytes + embed.u_CP[1:].nbytes + embed.v_CD[1:].nbytes
+        pool = (embed.next_C, embed.u_CP, embed.v_CD)
+        tables = embed.first_S.nbytes + sum(table[1:].nbytes for table in pool)
 
-        assert tables / num_slots <= 1.05 * 2 * rank * (positions + width)
+        assert tables / num_slots <= 1.01 * 2 * rank * (positions + width)

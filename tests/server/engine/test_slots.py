@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from galenic_adapters.errors import NotFound
 from galenic_adapters.factor import Factor
-from galenic_server.engine.slots import Place, Slots, seat_all
+from galenic_server.engine.slots import Seated, Slots, seat_all
 
 
 class Table:
@@ -33,12 +34,16 @@ class Table:
         self._factors[id(factor)] = digest
         return factor
 
-    async def load(self, place: Place, factor: Factor) -> None:
+    async def load(self, seated: Sequence[Seated]) -> None:
         await asyncio.sleep(0)
-        digest = self._factors[id(factor)]
-        self.loads[digest] += 1
-        for component in place.components:
-            self.content[component] = digest
+        for place, factor in seated:
+            digest = self._factors[id(factor)]
+            self.loads[digest] += 1
+            for component in place.components:
+                self.content[component] = digest
+
+    async def take(self, digests: Iterable[str], **how: bool) -> bool:
+        return await self.slots.take({one: await self.fetch(one) for one in digests}, **how)
 
 
 @settings(deadline=None)  # a busy machine is no fault of the table's
@@ -65,6 +70,9 @@ def test_whoever_is_held_stays(seed, num_slots, ranks):
                     assert {digest} == {table.content[c] for c in place.components}
                     assert len(place.components) == table.ranks[digest]
 
+        async def take(digests, may_evict):
+            await table.take(digests, may_evict=may_evict)
+
         tasks = []
         for _ in range(40):
             digest = chance.choice(list(table.ranks))
@@ -74,6 +82,9 @@ def test_whoever_is_held_stays(seed, num_slots, ranks):
                 table.slots.evict(digest)
             if chance.random() < 0.2:
                 chance.choice(tasks).cancel()
+            if chance.random() < 0.2:
+                some = chance.sample(list(table.ranks), chance.randrange(len(ranks)) + 1)
+                tasks.append(asyncio.create_task(take(some, chance.random() < 0.5)))
         async with asyncio.timeout(120):
             done = await asyncio.gather(*tasks, return_exceptions=True)
             await settle()
@@ -81,8 +92,10 @@ def test_whoever_is_held_stays(seed, num_slots, ranks):
 
         for digest in list(table.ranks):
             table.slots.evict(digest)
-        assert set(range(num_slots)) == set(table.slots._free_slots)
-        assert set(range(1, num_components + 1)) == set(table.slots._free_components)
+        free = table.slots._free_slots, table.slots._free_components
+        slots, components = ({pool.get() for _ in range(len(pool))} for pool in free)
+        assert set(range(num_slots)) == slots
+        assert set(range(1, num_components + 1)) == components
 
     asyncio.run(scenario())
 
@@ -188,3 +201,64 @@ class TestSeats:
         failed, seated = asyncio.run(scenario())
         assert [NotFound] * 3 == [type(error) for error in failed]
         assert {"a"} == seated.keys()
+
+
+class TestManyAtOnce:
+    def test_are_one_load(self):
+        """
+        Who has a seat already is not brought again.
+        """
+
+        async def scenario():
+            table = Table(dict.fromkeys("abc", 1), num_slots=4, num_components=4)
+            await table.take("a")
+            return await table.take("abc"), table
+
+        had_room, table = asyncio.run(scenario())
+        assert had_room
+        assert Counter(a=1, b=1, c=1) == table.loads
+        assert 3 == table.slots.num_seated == len(table.slots.seated())
+
+    def test_wait_for_nobody(self):
+        """
+        Of three that come to two slots the first two are seated; a place that is held stays.
+        """
+
+        async def scenario():
+            table = Table(dict.fromkeys("habc", 1), num_slots=2, num_components=2)
+            async with table.slots.hold("h"):
+                had_room = await table.take("abc")
+                return had_room, set(table.slots.seated())
+
+        assert (False, {"h", "a"}) == asyncio.run(scenario())
+
+    def test_may_have_to_leave_those_who_sit(self):
+        """
+        What is loaded at the start sends nobody away, however full it is.
+        """
+
+        async def scenario():
+            table = Table(dict.fromkeys("abc", 1), num_slots=2, num_components=2)
+            await table.take("a")
+            had_room = await table.take("bc", may_evict=False)
+            return had_room, set(table.slots.seated()), table.slots.num_evictions
+
+        assert (False, {"a", "b"}, 0) == asyncio.run(scenario())
+
+    def test_fail_together(self):
+        """
+        An engine that dies under a load leaves every place of it free.
+        """
+
+        async def scenario():
+            table = Table(dict.fromkeys("abc", 1), num_slots=3, num_components=3)
+            table._factors = {}  # what is loaded now is unknown, a KeyError
+            with pytest.raises(KeyError):
+                await table.slots.take(
+                    {d: Factor(torch.ones(2, 1), torch.ones(1, 3)) for d in "ab"}
+                )
+            await asyncio.sleep(0)
+            seated = table.slots.num_seated
+            return seated, await table.take("abc")
+
+        assert (0, True) == asyncio.run(scenario())
