@@ -2,7 +2,7 @@
 The SQL database under the store: opened by URL, migrated, and its failures told in our words.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -60,7 +60,7 @@ class Database:
         """An insert that can say what to do on conflict; both dialects speak alike."""
         return sqlite.insert(table) if self._engine.name == "sqlite" else postgresql.insert(table)
 
-    def insert_new(self, db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+    def insert_new(self, db: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
         """Whether *row* was new and is written; waits for a writer of the same row to finish."""
         insert = self.insert(table).values(row).on_conflict_do_nothing()
         return db.execute(insert.returning(*table.primary_key)).first() is not None

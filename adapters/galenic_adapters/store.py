@@ -5,7 +5,8 @@ A published version never changes, so readers may cache it for good. Methods blo
 called from any thread. Each raises `NotFound` for what the tenant does not have, another tenant's
 included, and `Unavailable` where the database is away or full; a write that raised wrote nothing.
 
-    SqlStore -> SqlUploads -> SqlShares -> SqlAliases -> SqlKeys -> SqlTenants -> SqlChanges
+    SqlStore -> SqlMany -> SqlUploads -> SqlShares -> SqlAliases -> SqlKeys -> SqlTenants
+        -> SqlChanges
 """
 
 import hashlib
@@ -24,12 +25,12 @@ from galenic_adapters.errors import Conflict, NotFound, Unavailable
 from galenic_adapters.factor import Factor
 from galenic_adapters.keys import Key, Role
 from galenic_adapters.manifest import DIGEST, Manifest
-from galenic_adapters.package import Package, package_digest
+from galenic_adapters.many import SqlMany, There, row_of
+from galenic_adapters.package import Package, checked_factor, package_digest
 from galenic_adapters.refs import NAME, SHARED, VERSION, AdapterRef
 from galenic_adapters.shares import is_shared
 from galenic_adapters.signatures import Signed
 from galenic_adapters.tables import adapters, aliases
-from galenic_adapters.uploads import SqlUploads
 
 __all__ = ["Entry", "Key", "Resolved", "Role", "SqlStore"]
 
@@ -76,7 +77,7 @@ class Entry:
     deleted: datetime | None = None
 
 
-class SqlStore(SqlUploads):
+class SqlStore(SqlMany):
     """Everything over SQLAlchemy; `SqlStore.open(url)` makes one."""
 
     # Writing
@@ -177,7 +178,7 @@ class SqlStore(SqlUploads):
             row = db.execute(_live(adapters.c.digest, adapters.c.payload).where(_is(ref))).first()
         if row is None:
             raise NotFound(f"no adapter {str(ref)!r}")
-        return _intact(row.digest, row.payload)
+        return Package.read(_intact(row.digest, row.payload), max_bytes=len(row.payload))
 
     def payload(self, digest: str) -> bytes:
         query = _live(adapters.c.payload).where(adapters.c.digest == digest).limit(1)
@@ -188,7 +189,7 @@ class SqlStore(SqlUploads):
         return found
 
     def factor(self, digest: str) -> Factor:
-        return _intact(digest, self.payload(digest)).factor
+        return checked_factor(_intact(digest, self.payload(digest)))
 
     def describe(self, ref: AdapterRef) -> Entry:
         with self._database.reading() as db:
@@ -292,19 +293,7 @@ class SqlStore(SqlUploads):
     ) -> bool:
         """Whether it was new."""
         note(adapter=str(ref), digest=package.digest, signed_by=signed and signed.by)
-        row = {
-            "tenant": ref.tenant,
-            "name": ref.name,
-            "version": ref.version,
-            "digest": package.digest,
-            "manifest": package.manifest.model_dump_json(),
-            "num_bytes": len(package.data),
-            "created": now(),
-            "change": writing.number,
-            "signed_by": signed and signed.by,
-            "signature": signed and signed.bundle,
-            "payload": package.data,
-        }
+        row = row_of(ref, package, signed, writing.number)
         if self._database.insert_new(writing.db, adapters, row):
             self._charge(writing.db, ref.tenant, 1, len(package.data))
             return True
@@ -359,10 +348,7 @@ def _describe(db: sa.Connection, ref: AdapterRef) -> Entry:
 
 def _check_same(db: sa.Connection, ref: AdapterRef, digest: str) -> None:
     row = db.execute(sa.select(adapters.c.digest, adapters.c.deleted).where(_is(ref))).one()
-    if row.deleted is not None:
-        raise Conflict(f"{ref} was deleted; its number is not given again")
-    if row.digest != digest:
-        raise Conflict(f"{ref} is {row.digest} and never changes; these bytes are {digest}")
+    There(row.digest, row.deleted is not None).check_same(ref, digest)
 
 
 def _meant(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
@@ -444,8 +430,8 @@ def _entry(row: Any) -> Entry:
     )
 
 
-def _intact(digest: str, payload: bytes) -> Package:
-    """The package that was written; bytes that rotted since are not served."""
+def _intact(digest: str, payload: bytes) -> bytes:
+    """The bytes that were written; those that rotted since are not served."""
     if package_digest(payload) != digest:
         raise Unavailable(f"the stored bytes of {digest} are damaged")
-    return Package.read(payload, max_bytes=len(payload))
+    return payload

@@ -53,7 +53,7 @@ adapters = Table(
     Column("num_bytes", Integer, nullable=False),
     Column("created", UtcTime, nullable=False),
     Column("deleted", UtcTime, index=True),
-    Column("change", BigInteger, nullable=False, server_default="0"),
+    Column("change", BigInteger, nullable=False, server_default="0", index=True),
     Column("signed_by", String(200)),
     Column("signature", Text),
     Column("payload", LargeBinary),  # last: listing never walks past it

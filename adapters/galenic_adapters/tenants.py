@@ -76,7 +76,7 @@ class SqlTenants(SqlChanges):
             row = db.execute(query).first() if NAME.fullmatch(name) else None
         if row is None:
             raise NotFound(f"no tenant {name[:80]!r}")
-        return _tenant(row)
+        return tenant_of(row)
 
     def tenants(self, *, after: str | None = None, limit: int = 100) -> list[Tenant]:
         """*limit* of them by name, from the one *after*."""
@@ -84,7 +84,7 @@ class SqlTenants(SqlChanges):
         if after is not None:
             query = query.where(tenants.c.name > after)
         with self._database.reading() as db:
-            return [_tenant(row) for row in db.execute(query)]
+            return [tenant_of(row) for row in db.execute(query)]
 
     def check_room(self, name: str, num_bytes: int) -> None:
         """Raises `QuotaExceeded` where one adapter more of that size would be too much."""
@@ -112,7 +112,7 @@ class SqlTenants(SqlChanges):
             num_adapters=tenants.c.num_adapters + num_adapters,
             num_bytes=tenants.c.num_bytes + num_bytes,
         )
-        kept = _tenant(db.execute(change.returning(*tenants.c)).one())
+        kept = tenant_of(db.execute(change.returning(*tenants.c)).one())
         if num_adapters > 0:
             self._check_quota(kept)
 
@@ -133,6 +133,6 @@ MOMENT = tenants.c.suspended.type
 NOT_SUSPENDED = tenants.c.suspended.is_(None)
 
 
-def _tenant(row: Any) -> Tenant:
+def tenant_of(row: Any) -> Tenant:
     quota = Quota(row.max_adapters, row.max_bytes)
     return Tenant(row.name, row.created, row.suspended, quota, row.num_adapters, row.num_bytes)

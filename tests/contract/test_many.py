@@ -1,0 +1,148 @@
+"""
+Many adapters at a time, over SQLite and over PostgreSQL alike.
+"""
+
+from collections.abc import Callable
+from threading import Thread
+
+import sqlalchemy as sa
+
+from galenic_adapters.changes import Kind
+from galenic_adapters.errors import Conflict, QuotaExceeded
+from galenic_adapters.manifest import BackboneId
+from galenic_adapters.many import Placed, Wanted
+from galenic_adapters.refs import AdapterRef
+from galenic_adapters.store import SqlStore
+from galenic_adapters.tables import adapters
+from galenic_adapters.tenants import Quota
+from tests.support.packages import BACKBONE, make_metaprompt, make_package
+
+META = make_metaprompt().digest
+ONE, OTHER = make_package(1), make_package(2)
+
+
+def ref(name: str, version: int = 1) -> AdapterRef:
+    return AdapterRef("north", name, version)
+
+
+class TestBulkReading:
+    def test_is_of_what_fits_newest_first(self, store: SqlStore) -> None:
+        """
+        No deleted one, none of another backbone or metaprompt, bytes that two tenants have once.
+        """
+        foreign = BackboneId(name="Other_100%", revision="1")
+        packages = [make_package(seed) for seed in range(5)]
+        for seed, package in enumerate(packages):
+            store.put(ref(f"a-{seed}"), package)
+        store.put(AdapterRef("south", "same", 1), packages[4])
+        store.delete(ref("a-1"))
+        store.put(ref("b"), make_package(9, backbone=foreign))
+        store.put(ref("c"), make_package(9, metaprompt="sha256:" + "0" * 64))
+
+        digests = [packages[seed].digest for seed in (4, 3, 2, 0)]
+        assert digests == store.newest(BACKBONE, META, 10)
+        assert digests[:2] == store.newest(BACKBONE, META, 3)
+        assert [make_package(9, backbone=foreign).digest] == store.newest(foreign, META, 10)
+
+    def test_brings_factors_that_are_whole(self, store: SqlStore) -> None:
+        """
+        More than one question can ask for; what is unknown, deleted or damaged is left out.
+        """
+        packages = {ref(f"a-{seed}"): make_package(seed) for seed in range(600)}
+        store.put_many(packages)
+        store.delete(ref("a-1"))
+        rotten = adapters.update().where(adapters.c.name == "a-2").values(payload=b"rotten")
+        with store.database.writing() as db:
+            db.execute(rotten)
+        wanted = [package.digest for package in packages.values()]
+
+        found = store.factors([*wanted, "sha256:" + "0" * 64])
+
+        assert set(wanted[:1] + wanted[3:]) == found.keys()
+        for package in (packages[ref("a-0")], packages[ref("a-599")]):
+            assert package.factor.u_PR.equal(found[package.digest].u_PR)
+            assert package.factor.v_RD.equal(found[package.digest].v_RD)
+
+    def test_finds_what_a_change_brought(self, store: SqlStore) -> None:
+        """
+        A replica that hears of a change learns the digests of all that came with it.
+        """
+        before = store.newest_change()
+        store.put_many({ref("a"): ONE, ref("b"): OTHER})
+        store.put(ref("c"), make_package(3))
+        numbers = [change.number for change in store.changes(before)]
+
+        assert {ONE.digest, OTHER.digest} == set(store.brought_by(numbers[:1]))
+        assert {make_package(3).digest} == set(store.brought_by(numbers[1:]))
+        assert [] == store.brought_by([])
+
+
+class TestBulkWriting:
+    def test_is_one_change_and_twice_is_as_once(self, store: SqlStore) -> None:
+        """
+        With a version or without; a name's bytes are found among all its versions.
+        """
+        wanted = [Wanted("a", ONE), Wanted("b", ONE, version=7), Wanted("a", OTHER)]
+        before = store.newest_change()
+        once = store.publish_many("north", wanted)
+        again = store.publish_many("north", wanted)
+
+        refs = [ref("a", 1), ref("b", 7), ref("a", 2)]
+        assert [Placed(it, is_new=True) for it in refs] == once
+        assert [Placed(it, is_new=False) for it in refs] == again
+        assert [Kind.ADAPTER] == [change.kind for change in store.changes(before)]
+        assert [ONE, ONE, OTHER] == [store.get(it) for it in refs]
+        assert (3, 3 * len(ONE.data)) == (
+            store.tenant("north").num_adapters,
+            store.tenant("north").num_bytes,
+        )
+
+    def test_one_that_cannot_be_leaves_the_others(self, store: SqlStore) -> None:
+        """
+        Other bytes under a version that is there, or was; the rest is written.
+        """
+        store.put_many({ref("taken"): ONE, ref("gone"): ONE})
+        store.delete(ref("gone"))
+        told = store.publish_many(
+            "north",
+            [
+                Wanted("taken", OTHER, version=1),
+                Wanted("gone", ONE, version=1),
+                Wanted("gone", ONE),
+                Wanted("new", OTHER),
+            ],
+        )
+
+        assert [Conflict, Conflict] == [type(one) for one in told[:2]]
+        assert [Placed(ref("gone", 2), True), Placed(ref("new"), True)] == told[2:]
+        assert OTHER == store.get(ref("new"))
+
+    def test_stops_at_the_quota(self, store: SqlStore) -> None:
+        """
+        Two of three have room; what is there already needs none.
+        """
+        store.set_tenant("north", quota=Quota(max_adapters=2))
+        packages = [make_package(seed) for seed in range(3)]
+        wanted = [Wanted(f"a-{seed}", package) for seed, package in enumerate(packages)]
+        once, again = (store.publish_many("north", wanted) for _ in range(2))
+
+        assert [Placed, Placed, QuotaExceeded] == [type(one) for one in once]
+        assert [False, False] == [one.is_new for one in again if isinstance(one, Placed)]
+        assert 2 == store.tenant("north").num_adapters
+
+    def test_two_who_bring_the_same_write_it_once(self, open_store: Callable[[], SqlStore]) -> None:
+        """
+        200 adapters from two replicas at once: 200 rows, each one's version 1.
+        """
+        wanted = [Wanted(f"a-{seed}", make_package(seed)) for seed in range(200)]
+        stores = [open_store(), open_store()]
+        threads = [Thread(target=one.publish_many, args=("north", wanted)) for one in stores]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        with stores[0].database.reading() as db:
+            versions = list(db.scalars(sa.select(adapters.c.version)))
+        assert [1] * 200 == versions
+        assert 200 == stores[0].tenant("north").num_adapters
