@@ -27,6 +27,7 @@ FLOORS = {
             "tenants",
             "tokens",
             "follow",
+            "residents",
             "settings",
             "metrics",
             "logs",

@@ -109,6 +109,12 @@ class Chain:
         """Each record with its MAC, from the one *after* that number."""
         return ((json.loads(record), mac) for _, record, mac in self._raw(after))
 
+    def latest(self, num: int) -> list[Record]:
+        """The last *num* records, the newest first; they are not verified."""
+        query = sa.select(audit.c.record).order_by(audit.c.number.desc()).limit(num)
+        with self._database.reading() as db:
+            return [json.loads(record) for record in db.scalars(query)]
+
     def verify(self, known: Head | None = None) -> Head:
         """
         Read the whole chain; return its head.

@@ -24,7 +24,6 @@ from galenic_server.routes import (
     tasks,
     tenants,
 )
-from galenic_server.service import Service
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +45,9 @@ def make_app(
         logs.tell_of_tasks(asyncio.get_running_loop())
         parts.trail.start()
         tasks = [
-            asyncio.create_task(_start(parts.service, on_ready, on_failed_start)),
+            asyncio.create_task(_start(parts, on_ready, on_failed_start)),
             asyncio.create_task(parts.follower.run()),
+            asyncio.create_task(parts.residents.keep_warm()),
         ]
         try:
             yield
@@ -85,11 +85,11 @@ def make_app(
 
 
 async def _start(
-    service: Service, on_ready: Callable[[], None], on_failure: Callable[[], None]
+    parts: Parts, on_ready: Callable[[], None], on_failure: Callable[[], None]
 ) -> None:
-    log.info("engine starting", backbone=str(service.backbone))
+    log.info("engine starting", backbone=str(parts.service.backbone))
     try:
-        await service.start()
+        await parts.service.start(parts.residents)
     except Exception as error:  # noqa: BLE001  whatever it is, the operator has to see it
         log.critical("engine did not start", message=str(error), **logs.where(error))
         on_failure()

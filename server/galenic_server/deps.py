@@ -25,6 +25,7 @@ from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
 from galenic_server.registry import Registry
 from galenic_server.remembered import Remembered
+from galenic_server.residents import Residents
 from galenic_server.service import Origin, Service
 from galenic_server.settings import Settings
 from galenic_server.tenants import Caller, Keys
@@ -47,6 +48,7 @@ class Parts:
     trail: Trail
     limits: "TenantLimits"
     follower: Follower
+    residents: Residents
 
 
 class TenantLimits:

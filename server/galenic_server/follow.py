@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.1
 REPORT_SECONDS = 5.0
 SWEEP_SECONDS = 60.0
-MOST_SEATED = 64
+MOST_SEATED = 10_000
 UPLOADS_KEPT = timedelta(days=7)
 
 
@@ -33,6 +33,7 @@ class Follower:
 
     silent_seconds: after so long without a word a replica is no longer waited for; it must then not
     answer from what it remembers either.   retention: how long deleted versions can come back.
+    num_warm: the prompts of so many new ones are run through at a time, for their owners.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class Follower:
         place: str,
         silent_seconds: float,
         retention: timedelta,
+        num_warm: int = 0,
     ) -> None:
         self._store = store
         self._engine = engine
         self._place = place
         self._silent_seconds = silent_seconds
         self._retention = retention
+        self._num_warm = num_warm
         self._id: str | None = None
         self._seen = 0
         self._reported = self._swept = -float("inf")
@@ -111,18 +114,23 @@ class Follower:
             log.info("deleted adapters purged", count=purged)
 
     def _warm(self, found: Sequence[Change]) -> None:
-        new = [one.name for one in found if one.kind is Kind.ADAPTER and one.name][-MOST_SEATED:]
+        new = [one for one in found if one.kind is Kind.ADAPTER]
         gone = [one.name for one in found if one.kind is Kind.DELETION and one.name]
         if new or gone:
             task = asyncio.create_task(self._move(new, gone))
             self._warming.add(task)
             task.add_done_callback(self._warming.discard)
 
-    async def _move(self, new: list[str], gone: list[str]) -> None:
+    async def _move(self, new: list[Change], gone: list[str]) -> None:
         """Best effort: what has no seat gets one when it is asked for."""
         try:
             for digest in gone:
                 await self._engine.evict(digest)
-            await self._engine.seat(new)
+            digests = [one.name for one in new if one.name]
+            if many := [one.number for one in new if not one.name]:
+                digests += await run_sync(self._store.brought_by, many)
+            await self._engine.seat(digests[-MOST_SEATED:])
+            for one in [one for one in new if one.name][: self._num_warm]:
+                await self._engine.warm(one.tenant, one.name)
         except GalenicError as error:
             log.info("new adapters wait for their first request", **logs.where(error))

@@ -33,6 +33,7 @@ from galenic_server.follow import Follower
 from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
 from galenic_server.registry import Registry
+from galenic_server.residents import Residents
 from galenic_server.service import Service
 from galenic_server.settings import Settings
 from galenic_server.tenants import Keys, read_secret
@@ -75,12 +76,14 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
     store = SqlStore.open(settings.database)
+    num_slots, num_components = settings.capacity(metaprompt)
     config = EngineConfig(
         backbone=str(found.path),
         metaprompt=metaprompt,
         secret=secret,
         dtype=settings.dtype,
-        num_slots=settings.num_slots,
+        num_slots=num_slots,
+        num_components=num_components,
         max_rank=settings.max_rank,
         context_tokens=settings.context_tokens,
         enforce_eager=settings.enforce_eager,
@@ -115,7 +118,7 @@ def join(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
-    engine = make_engine(settings.engine, config, store.factor, admission)
+    engine = make_engine(settings.engine, config, store.factor, admission, factors_of=store.factors)
     service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(SqlLimits(store.database), limiter, settings)
     store.default_quota = settings.quota
@@ -126,11 +129,13 @@ def join(
         place=settings.place,
         silent_seconds=settings.stale_seconds + MARGIN_SECONDS,
         retention=timedelta(days=settings.retention_days),
+        num_warm=settings.prewarm,
     )
+    residents = Residents(store, engine, chain, backbone=backbone, num_warm=settings.prewarm)
     trail = Trail(chain)
     metrics = Metrics()
     metrics.watch(turns)
-    return Parts(service, registry, keys, metrics, settings, trail, limits, follower)
+    return Parts(service, registry, keys, metrics, settings, trail, limits, follower, residents)
 
 
 def first_key(keys: Keys, settings: Settings) -> str | None:

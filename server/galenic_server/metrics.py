@@ -25,6 +25,9 @@ class EngineCollector(Collector):
         resident = stats.resident_adapters
         yield GaugeMetricFamily("galenic_resident_adapters", "Adapters in a slot", resident)
         yield GaugeMetricFamily("galenic_slots", "Slots for adapters", stats.num_slots)
+        share = stats.prefix_hits / stats.prefix_queries if stats.prefix_queries else 0.0
+        told = "Share of prompt tokens found in the cache since the start"
+        yield GaugeMetricFamily("galenic_prefix_hit_ratio", told, share)
         for name, told, count in (
             ("galenic_slot_loads", "Factors written into a slot", stats.slot_loads),
             ("galenic_slot_evictions", "Slots taken from an adapter", stats.slot_evictions),

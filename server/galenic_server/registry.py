@@ -3,7 +3,7 @@ What comes into the registry and what leaves it: uploads, tried or real, deletio
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,13 @@ from galenic_adapters.errors import (
     BadInput,
     Conflict,
     Fault,
+    GalenicError,
     QuotaExceeded,
     RejectedUpload,
     Unavailable,
 )
 from galenic_adapters.manifest import BackboneId, Manifest
+from galenic_adapters.many import Placed, Wanted
 from galenic_adapters.package import (
     MAX_FAULTS,
     Package,
@@ -91,19 +93,23 @@ class Registry:
 
         Raises `RejectedUpload`, `QuotaExceeded`, or `Conflict` where it holds other bytes.
         """
-        ref, is_new = await run_sync(self._write, offer)
+        ref, package = await run_sync(self._write, offer)
         entry = await run_sync(self.store.describe, ref)
         # What is written stands: an engine that is away seats it when it is asked for.
         with suppress(Unavailable):
-            await self.engine.seat([entry.digest])
-        return Published(entry, is_new)
+            if package is not None:
+                await self.engine.take({package.digest: package.factor})
+            else:
+                await self.engine.seat([entry.digest])
+        return Published(entry, is_new=package is not None)
 
-    def _write(self, offer: Offer) -> tuple[AdapterRef, bool]:
+    def _write(self, offer: Offer) -> tuple[AdapterRef, Package | None]:
+        """Where it is, and what was written; none where an earlier upload of that key did so."""
         id_ = offer.upload or f"auto-{secrets.token_hex(8)}"
         digest = package_digest(offer.data)
         known = self.store.receive(offer.tenant, id_, offer.name, offer.version, digest)
         if known.ref is not None:
-            return known.ref, False
+            return known.ref, None
         try:
             package, signed = self._checked(offer.data, offer.bundle)
             ref = self.store.publish(
@@ -120,7 +126,7 @@ class Registry:
         except (Conflict, QuotaExceeded) as refused:
             self.store.fail(offer.tenant, id_, [Fault("upload", str(refused))])
             raise
-        return ref, True
+        return ref, package
 
     def _checked(self, data: bytes, bundle: bytes | None) -> tuple[Package, Signed | None]:
         package = Package.read(data)
@@ -171,6 +177,37 @@ class Registry:
         entry = await run_sync(self.store.describe, ref)
         await run_sync(lambda: self.store.delete(ref, digest=digest, keep=keep))
         await self.engine.evict(entry.digest)
+
+    # Many packages
+
+    async def publish_many(
+        self, tenant: str, offers: Sequence[Offer]
+    ) -> list[Placed | GalenicError]:
+        """
+        Check all of them, write those that can be in one transaction, and make them servable.
+
+        Says of each where it is, or why it is not. Raises `Unavailable`, and has written nothing.
+        """
+        checked = await run_sync(lambda: [self._wanted(offer) for offer in offers])
+        wanted = [one for one in checked if isinstance(one, Wanted)]
+        placed = await run_sync(self.store.publish_many, tenant, wanted)
+        with suppress(Unavailable):
+            await self.engine.take(
+                {
+                    what.package.digest: what.package.factor
+                    for what, where in zip(wanted, placed, strict=True)
+                    if isinstance(where, Placed)
+                }
+            )
+        told = iter(placed)
+        return [next(told) if isinstance(one, Wanted) else one for one in checked]
+
+    def _wanted(self, offer: Offer) -> Wanted | RejectedUpload:
+        try:
+            package, signed = self._checked(offer.data, offer.bundle)
+        except RejectedUpload as rejected:
+            return rejected
+        return Wanted(offer.name, package, offer.version, signed)
 
     # A whole tenant
 

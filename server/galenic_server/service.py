@@ -36,6 +36,7 @@ from galenic_server.chat import ChatBody, OpenAIBody
 from galenic_server.clinical import Clinical
 from galenic_server.engine.base import Call, Engine, OpenAIReply, Request, Sampling, complete
 from galenic_server.remembered import Remembered
+from galenic_server.residents import Residents
 from galenic_server.schemas import Used
 
 RESOLVED_SECONDS = 60.0
@@ -116,9 +117,10 @@ class Service:
 
     # The engine's life
 
-    async def start(self) -> None:
-        """Returns once the engine has really answered."""
+    async def start(self, residents: Residents) -> None:
+        """Returns once the engine has really answered, and holds what the store has for it."""
         await self.engine.start()
+        await residents.load()
         self._is_ready = True
 
     async def stop(self) -> None:

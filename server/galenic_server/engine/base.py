@@ -276,7 +276,7 @@ class Engine(Protocol):
         """
 
     async def seat(self, digests: Sequence[str]) -> None:
-        """Make these adapters resident now, in one pass; raises `NotFound` where one is not."""
+        """Make those of these adapters resident that exist, now and in one pass."""
 
     async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
         """

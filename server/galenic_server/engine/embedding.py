@@ -32,6 +32,11 @@ class Layout:
         """Ids past the vocabulary that have a meaning."""
         return self.num_slots * self.num_positions
 
+    def num_bytes(self, width: int, dtype: torch.dtype) -> int:
+        """Of an embedding's tables, full."""
+        row = (self.num_positions + width) * dtype.itemsize + 4
+        return 4 * self.num_slots + self.num_components * row
+
     def virtual_ids(self, vocab_size: int, slot: int) -> range:
         """The ids that stand for the prompt in *slot*."""
         first = vocab_size + slot * self.num_positions

@@ -206,13 +206,3 @@ class Slots:
                 self._free_components.put(component)
             seat.place = None
         self._freed.set()
-
-
-async def seat_all(slots: Slots, digests: Sequence[str]) -> None:
-    """Make *digests* resident, all at once; raises what the first that fails raised."""
-
-    async def seat(digest: str) -> None:
-        async with slots.hold(digest):
-            pass
-
-    await asyncio.gather(*map(seat, digests))

@@ -92,8 +92,8 @@ class TransformersEngine:
             yield delta
 
     async def seat(self, digests: Sequence[str]) -> None:
-        for digest in digests:
-            await self._prompt(digest)
+        new = [digest for digest in digests if digest not in self._prompts]
+        await self.take(await asyncio.to_thread(self._factors_of, new))
 
     async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
         for digest, factor in fitting(self._config, factors).items():

@@ -51,6 +51,7 @@ from galenic_server.engine.base import (
     Work,
 )
 from galenic_server.engine.border import check_factor, fit, fitting
+from galenic_server.engine.capacity import memory_bytes
 from galenic_server.engine.compat import RequestRefused
 from galenic_server.engine.embedding import Layout
 from galenic_server.engine.openai.client import PromptingClient
@@ -58,6 +59,7 @@ from galenic_server.engine.openai.surface import Surface
 from galenic_server.engine.plugin import LAYOUT_KEY, TOKENIZER_MODE
 from galenic_server.engine.sampling import sampling_params
 from galenic_server.engine.slots import Seated, Slots
+from galenic_server.engine.tokenizer import MAX_VIRTUAL_ID
 from galenic_server.engine.worker import messages, pack, pack_metaprompt
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class VllmEngine:
             ),
             max_rank=config.max_rank,
         )
+        _check_size(self._layout, self._config, self._border.vocab_size)
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
         self._slots = Slots(
             self._layout.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load
@@ -150,7 +153,19 @@ class VllmEngine:
             PromptingClient(self._llm, self.run, self._border),
             tool_parser=self._config.tool_parser,
         )
+        assert self._llm is not None, "it was made"
+        self._tell_of_blocks(self._llm.vllm_config.cache_config.block_size)
         self._is_ready = True
+
+    def _tell_of_blocks(self, block_tokens: int) -> None:
+        """The cache keeps whole blocks: what stands over is computed for each request."""
+        if over := self._layout.num_positions % block_tokens:
+            logger.warning(
+                "a prompt of %d tokens leaves %d in no whole block of %d: they are never cached",
+                self._layout.num_positions,
+                over,
+                block_tokens,
+            )
 
     async def _stop_core(self) -> None:
         self._is_ready = False
@@ -266,10 +281,7 @@ class VllmEngine:
     async def seat(self, digests: Sequence[str]) -> None:
         new = [digest for digest in digests if digest not in self._slots]
         for some in _parts(new):
-            factors = await asyncio.to_thread(self._factors_of, some)
-            if missing := set(some) - factors.keys():
-                raise NotFound(f"no adapter of digest {min(missing)}")
-            await self.take(factors)
+            await self.take(await asyncio.to_thread(self._factors_of, some))
 
     async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
         return await self._slots.take(fitting(self._config, factors), may_evict=may_evict)
@@ -340,6 +352,20 @@ class VllmEngine:
                 call.cancel()
                 raise Unavailable("the engine died")
         return call.result()
+
+
+def _check_size(layout: Layout, config: EngineConfig, vocab_size: int) -> None:
+    """Raises `BadInput` where the tables fit no memory, or their ids no int32."""
+    needed = layout.num_bytes(config.metaprompt.width, getattr(torch, config.dtype))
+    is_cpu = current_platform.is_cpu()
+    there = memory_bytes() if is_cpu else current_platform.get_device_total_memory()
+    if needed > there / 2:
+        tables = f"{layout.num_slots:,} slots of {layout.num_components:,} ranks in all"
+        held = f"{needed / 2**30:.1f} GiB, and may take half of {there / 2**30:.1f} GiB"
+        raise BadInput("num_slots", f"{tables} need {held}")
+    last = layout.virtual_ids(vocab_size, layout.num_slots - 1)[-1]
+    if last > MAX_VIRTUAL_ID:
+        raise BadInput("num_slots", f"{layout.num_slots:,} would need ids up to {last:,}")
 
 
 def _parts(digests: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from galenic_adapters.errors import NotFound
 from galenic_adapters.factor import Factor
-from galenic_server.engine.slots import Seated, Slots, seat_all
+from galenic_server.engine.slots import Seated, Slots
+
+
+async def seat_all(slots: Slots, digests: Iterable[str]) -> None:
+    """As requests that come at once do."""
+
+    async def seat(digest: str) -> None:
+        async with slots.hold(digest):
+            pass
+
+    await asyncio.gather(*map(seat, digests))
 
 
 class Table:

@@ -1,0 +1,42 @@
+"""
+How many adapters an engine holds, where the operator leaves that open.
+
+Resident adapters are cheap, so all of a hospital's shall be: the table takes a thirty-second of the
+machine's memory, at most a gigabyte. That is 570,000 adapters of rank 1 for the default backbone
+(P=64, D=576) on 23 GB, and 128,000 for one of 8B (P=100, D=4096). Memory that no adapter has been
+written to is not used on CPUs.
+"""
+
+import os
+from pathlib import Path
+
+from galenic_adapters.factor import Metaprompt
+
+SHARE_OF_MEMORY = 32
+MOST_BYTES = 1 << 30
+LINK_BYTES = 8  # an adapter's slot, and the link of its component
+NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_bytes() -> int:
+    """What this process may use: the machine's, or its container's."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    said = CGROUP_LIMIT.read_text("ascii").strip() if CGROUP_LIMIT.is_file() else "max"
+    return min(machine, int(said)) if said.isdecimal() else machine
+
+
+def table_bytes() -> int:
+    """What the tables may take that nobody has set the size of."""
+    return min(MOST_BYTES, memory_bytes() // SHARE_OF_MEMORY)
+
+
+def usual_components(metaprompt: Metaprompt, dtype: str) -> int:
+    """Adapters of rank 1 that fit the tables of vLLM's engine."""
+    num_numbers = metaprompt.num_positions + metaprompt.width
+    return max(1, table_bytes() // (num_numbers * NUMBER_BYTES[dtype] + LINK_BYTES))
+
+
+def usual_prompts(metaprompt: Metaprompt, dtype: str) -> int:
+    """Composed prompts that fit the same memory; the other engine keeps those."""
+    return max(1, table_bytes() // (metaprompt.rows_PD.numel() * NUMBER_BYTES[dtype]))
