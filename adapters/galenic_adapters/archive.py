@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from galenic_adapters.aliases import Alias, Canary
 from galenic_adapters.errors import BadInput, Fault, RejectedUpload
 from galenic_adapters.manifest import Digest, Manifest, Name
-from galenic_adapters.package import MAX_PACKAGE_BYTES
+from galenic_adapters.package import MAX_PACKAGE_BYTES, package_digest
 from galenic_adapters.refs import AdapterRef
 from galenic_adapters.signatures import MAX_BUNDLE_BYTES
 from galenic_adapters.store import Entry, SqlStore
@@ -44,11 +44,13 @@ class Head(_Line):
     tenant: Name
 
 
-class Adapter(_Line):
+class Offered(_Line):
+    """A line of a bulk of uploads; those of an archive are some, with nothing left open."""
+
     kind: Literal["adapter"] = "adapter"
     name: Name
-    version: Version
-    digest: Digest
+    version: Version | None = None
+    digest: Digest | None = None
     package: str
     signature: Annotated[str, Field(max_length=MAX_BUNDLE_BYTES)] | None = None
 
@@ -58,9 +60,14 @@ class Adapter(_Line):
             data = base64.b64decode(self.package, validate=True)
         except (binascii.Error, ValueError):
             raise RejectedUpload(Fault("package", "is no base64")) from None
-        if (found := "sha256:" + hashlib.sha256(data).hexdigest()) != self.digest:
+        if self.digest not in (None, found := package_digest(data)):
             raise RejectedUpload(Fault("digest", f"is {self.digest}, the package is {found}"))
         return data
+
+
+class Adapter(Offered):
+    version: Version
+    digest: Digest
 
 
 class Deleted(_Line):
@@ -181,15 +188,28 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
         raise BadInput("archive", "is not what its last line says; it was changed or cut")
 
 
+def parse_offered(text: bytes) -> Offered:
+    """Raises `BadInput` where it is no line of a bulk."""
+    try:
+        return Offered.model_validate_json(text)
+    except ValidationError as error:
+        raise BadInput("line", f"{_place(error)} is not valid") from None
+    except RecursionError:
+        raise BadInput("line", "is nested too deeply") from None
+
+
 def _parsed(text: bytes, number: int) -> Head | Item | End:
     try:
         return LINE.validate_json(text)
     except ValidationError as error:
-        told = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(step)[:64] for step in told["loc"]) or "it"
-        raise BadInput("archive", f"line {number}: {_printable(place)} is not valid") from None
+        raise BadInput("archive", f"line {number}: {_place(error)} is not valid") from None
     except RecursionError:
         raise BadInput("archive", f"line {number} is nested too deeply") from None
+
+
+def _place(error: ValidationError) -> str:
+    told = error.errors(include_input=False, include_url=False)[0]
+    return _printable(".".join(str(step)[:64] for step in told["loc"]) or "it")
 
 
 def _printable(text: str) -> str:

@@ -81,6 +81,12 @@ def acting(record: Record) -> Iterator[Act]:
         _act.reset(token)
 
 
+def under_way() -> Record:
+    """Whose act it is, to go on with when its request is answered already."""
+    act = _act.get()
+    return {} if act is None else act.record
+
+
 def note(**facts: Any) -> None:
     """Add to the record of the act under way, if there is one: names and digests, never a text."""
     if act := _act.get():

@@ -107,6 +107,29 @@ class TriedOut(BaseModel):
         return cls(accepted=not told, digest=digest, faults=told)
 
 
+class BulkLine(BaseModel):
+    """
+    What became of one line of a bulk: *new*; *there*, as the name has these bytes already; or
+    *failed*, with the error that an upload of it alone would be answered with.
+    """
+
+    line: int
+    state: Literal["new", "there", "failed"]
+    name: str | None
+    version: int | None = None
+    digest: str | None
+    error: dict[str, Any] | None = None
+
+
+class BulkEnd(BaseModel):
+    """The last line: how many there were of each; without it the bulk was cut."""
+
+    kind: Literal["end"] = "end"
+    new: int
+    there: int
+    failed: int
+
+
 class UploadInfo(BaseModel):
     """id: the Idempotency-Key that came with it. adapter: the version that it made."""
 

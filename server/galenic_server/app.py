@@ -15,10 +15,12 @@ from galenic_server.deps import Parts
 from galenic_server.routes import (
     adapters,
     aliases,
+    bulk,
     chat,
     health,
     keys,
     limits,
+    lines,
     lora,
     models,
     tasks,
@@ -74,11 +76,14 @@ def make_app(
     for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
         app.include_router(routes.router)
     app.include_router(tenants.streamed)
+    app.include_router(bulk.streamed)
     app.add_middleware(
         Bounded,
         max_bytes=parts.settings.max_body_bytes,
         patience_seconds=parts.settings.patience_seconds,
-        larger={tenants.ARCHIVE_PATH: parts.settings.max_archive_bytes},
+        larger=dict.fromkeys(
+            (lines.ARCHIVE_PATH, lines.ADAPTERS_PATH), parts.settings.max_archive_bytes
+        ),
     )
     app.add_middleware(Traced, metrics=parts.metrics, trail=parts.trail)
     return app

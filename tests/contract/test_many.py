@@ -2,7 +2,10 @@
 Many adapters at a time, over SQLite and over PostgreSQL alike.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
+from textwrap import dedent
 from threading import Thread
 
 import sqlalchemy as sa
@@ -19,6 +22,23 @@ from tests.support.packages import BACKBONE, make_metaprompt, make_package
 
 META = make_metaprompt().digest
 ONE, OTHER = make_package(1), make_package(2)
+
+NUM_BATCHES, BATCH = 20, 50
+WRITER = """
+    import sys
+    from galenic_adapters.store import SqlStore
+    from tests.contract.test_many import batch
+
+    store = SqlStore.open(sys.argv[1])
+    for number in range({num_batches}):
+        store.publish_many("north", batch(number))
+        print(number, flush=True)
+"""
+
+
+def batch(number: int) -> list[Wanted]:
+    seeds = range(number * BATCH, (number + 1) * BATCH)
+    return [Wanted(f"a-{seed}", make_package(seed)) for seed in seeds]
 
 
 def ref(name: str, version: int = 1) -> AdapterRef:
@@ -146,3 +166,27 @@ class TestBulkWriting:
             versions = list(db.scalars(sa.select(adapters.c.version)))
         assert [1] * 200 == versions
         assert 200 == stores[0].tenant("north").num_adapters
+
+    def test_killed_in_the_middle_it_leaves_whole_adapters_only(
+        self, url: str, open_store: Callable[[], SqlStore]
+    ) -> None:
+        """
+        Whole batches, every byte of each, and counted; sent again, what was missing is new.
+        """
+        program = dedent(WRITER).format(num_batches=NUM_BATCHES)
+        with subprocess.Popen(
+            [sys.executable, "-c", program, url], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None, "it is a pipe"
+            writer.stdout.readline()
+            writer.kill()
+        store = open_store()
+        digests = store.newest(BACKBONE, META, NUM_BATCHES * BATCH)
+        again = [store.publish_many("north", batch(number)) for number in range(3)]
+
+        assert digests, "one batch was written"
+        assert 0 == len(digests) % BATCH
+        assert set(digests) == store.factors(digests).keys()
+        num_there = sum(not one.is_new for told in again for one in told)
+        assert min(3 * BATCH, len(digests)) == num_there
+        assert max(3 * BATCH, len(digests)) == store.tenant("north").num_adapters

@@ -2,8 +2,9 @@
 Packages and versions: signed, tried out, pushed, listed, deleted and brought back.
 """
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +20,7 @@ RefName = Annotated[str, typer.Argument(help="name@version")]
 
 
 def push(
-    package: Annotated[Path, Existing],
+    package: Annotated[Path, typer.Argument(exists=True, help="A package, or a folder of them.")],
     name: Annotated[str | None, typer.Option(help="Its name there; the file's if unset.")] = None,
     version: Annotated[int | None, typer.Option(help="Its version; the next if unset.")] = None,
     alias: Annotated[str | None, typer.Option(help="Then point this alias to it.")] = None,
@@ -31,7 +32,15 @@ def push(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Publish an adapter's package; it answers at once."""
+    """
+    Publish an adapter's package; it answers at once. Of a folder, all packages in one stream, each
+    by its file's name and with the signature in PACKAGE.sig beside it; what is there stays.
+    """
+    if package.is_dir():
+        if any((name, version, alias, signature, dry_run)):
+            raise typer.BadParameter("of a folder, only all packages by their files' names")
+        _push_folder(package, tenant, url, key)
+        return
     name = name or package.stem
     with asking(url, key) as client:
         if dry_run:
@@ -45,6 +54,34 @@ def push(
         if alias:
             point(client, alias, ref, tenant)
             typer.echo(f"{alias} -> {ref}")
+
+
+def _push_folder(folder: Path, tenant: str | None, url: str | None, key: str | None) -> None:
+    from galenic_client.types import ToPush
+
+    files = [one for one in sorted(folder.glob("*.safetensors")) if one.stem != "metaprompt"]
+    if not files:
+        raise typer.BadParameter(f"{folder} holds no package (*.safetensors)")
+    signatures = (file.with_name(file.name + ".sig") for file in files)
+    packages = (
+        ToPush(file.stem, file, signature=signature if signature.is_file() else None)
+        for file, signature in zip(files, signatures, strict=True)
+    )
+    counts = Counter[str]()
+    with asking(url, key) as client:
+        for one in client.push_many(packages, tenant=tenant):
+            counts[one.state] += 1
+            if one.error:
+                _tell_refusal(files[one.line - 1].name, one.error)
+    typer.echo(f"{counts['new']} new, {counts['there']} there already, {counts['failed']} failed")
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+def _tell_refusal(file: str, error: dict[str, Any]) -> None:
+    problems = [f"{one['path']}: {one['problem']}" for one in error.get("faults", [])]
+    for problem in problems or [error["message"]]:
+        typer.secho(f"{file}: {problem}", err=True)
 
 
 def _try_out(

@@ -3,11 +3,14 @@ Every call of the admin API as data: what is sent, and how the answer is read.
 """
 
 import base64
+import json
 import secrets
 from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
 
 from galenic_client.calls import Call, as_, as_list, nothing, safe
+from galenic_client.errors import Unreachable
+from galenic_client.transport import bytes_of
 from galenic_client.types import (
     Adapter,
     AdapterPage,
@@ -16,11 +19,13 @@ from galenic_client.types import (
     Key,
     KeyPage,
     NewKey,
+    Pushed,
     Replica,
     Role,
     Share,
     Tenant,
     TenantPage,
+    ToPush,
     TriedOut,
     Upload,
 )
@@ -42,6 +47,33 @@ def push(
     headers = {"idempotency-key": key or secrets.token_hex(16), **_signed(signature)}
     params = {"tenant": tenant}
     return Call("PUT", path, as_(Adapter), content=package, params=params, headers=headers)
+
+
+ADAPTERS = f"{ADMIN}/adapters"
+"""Many packages are posted there, as lines; lines come back."""
+LINES = {"content-type": "application/x-ndjson"}
+
+
+def line(one: ToPush) -> bytes:
+    told: dict[str, object] = {
+        "name": one.name,
+        "package": base64.b64encode(bytes_of(one.package)).decode(),
+    }
+    if one.version is not None:
+        told["version"] = one.version
+    if one.signature is not None:
+        told["signature"] = bytes_of(one.signature).decode()
+    return json.dumps(told).encode() + b"\n"
+
+
+def pushed(text: str) -> Pushed | None:
+    """What a line of the answer tells; none of the last one."""
+    told = json.loads(text)
+    return None if told.get("kind") == "end" else Pushed.model_validate(told)
+
+
+def cut() -> Unreachable:
+    return Unreachable("the answer was cut; the same may be sent again", nothing_sent=False)
 
 
 def try_out(

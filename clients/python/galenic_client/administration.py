@@ -20,10 +20,12 @@ from galenic_client.types import (
     Brought,
     Key,
     NewKey,
+    Pushed,
     Replica,
     Role,
     Share,
     Tenant,
+    ToPush,
     TriedOut,
     Upload,
 )
@@ -59,6 +61,32 @@ class Administration:
         bundle = None if signature is None else bytes_of(signature)
         sent = calls.push(name, bytes_of(package), version, tenant, bundle, idempotency_key)
         return self._send(sent)
+
+    def push_many(
+        self, packages: Iterable[ToPush], *, tenant: str | None = None
+    ) -> Iterator[Pushed]:
+        """
+        Publish thousands in one stream, read as they are sent; tells of each as it is written.
+
+        One that fails leaves the others. What was written already is found again by its bytes, so
+        after an `Unreachable` send the same once more.
+        """
+        content = map(calls.line, packages)
+        params = {} if tenant is None else {"tenant": tenant}
+        try:
+            with self._http.stream(
+                "POST", calls.ADAPTERS, content=content, params=params, headers=calls.LINES
+            ) as sent:
+                if not sent.is_success:
+                    sent.read()
+                raise_for(sent)
+                for text in sent.iter_lines():
+                    if (one := calls.pushed(text)) is None:
+                        return
+                    yield one
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+        raise calls.cut()
 
     def try_out(
         self,
@@ -264,6 +292,37 @@ class AsyncAdministration:
         bundle = None if signature is None else bytes_of(signature)
         sent = calls.push(name, bytes_of(package), version, tenant, bundle, idempotency_key)
         return await self._send(sent)
+
+    async def push_many(
+        self, packages: Iterable[ToPush], *, tenant: str | None = None
+    ) -> AsyncIterator[Pushed]:
+        """
+        Publish thousands in one stream, read as they are sent; tells of each as it is written.
+
+        One that fails leaves the others. What was written already is found again by its bytes, so
+        after an `Unreachable` send the same once more.
+        """
+
+        async def content() -> AsyncIterator[bytes]:
+            for one in packages:
+                yield calls.line(one)
+
+        params = {} if tenant is None else {"tenant": tenant}
+        sending = self._http.stream(
+            "POST", calls.ADAPTERS, content=content(), params=params, headers=calls.LINES
+        )
+        try:
+            async with sending as sent:
+                if not sent.is_success:
+                    await sent.aread()
+                raise_for(sent)
+                async for text in sent.aiter_lines():
+                    if (one := calls.pushed(text)) is None:
+                        return
+                    yield one
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+        raise calls.cut()
 
     async def try_out(
         self,

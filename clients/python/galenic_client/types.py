@@ -2,7 +2,9 @@
 What goes to the server and what comes back.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
 from pydantic import BaseModel
@@ -179,6 +181,30 @@ class TriedOut(BaseModel):
     accepted: bool
     digest: str
     faults: list[Fault]
+
+
+@dataclass(frozen=True, slots=True)
+class ToPush:
+    """One package of many; without a *version*, the next one of its name."""
+
+    name: str
+    package: bytes | Path
+    version: int | None = None
+    signature: bytes | Path | None = None
+
+
+class Pushed(BaseModel):
+    """
+    What became of the package on that *line*, from 1: *new*; *there*, as its name has these bytes
+    already; or *failed*, with the *error* that a push of it alone would raise.
+    """
+
+    line: int
+    state: Literal["new", "there", "failed"]
+    name: str | None = None
+    version: int | None = None
+    digest: str | None = None
+    error: dict[str, Any] | None = None
 
 
 class Upload(BaseModel):

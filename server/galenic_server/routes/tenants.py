@@ -2,10 +2,7 @@
 Tenants: made, bounded, suspended, listed, carried off and brought in; and the fleet's replicas.
 """
 
-import re
-import tempfile
-from collections.abc import Iterator
-from typing import IO, Annotated
+from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import Depends, Query, Request, Response
@@ -25,19 +22,10 @@ from galenic_server.admin_schemas import (
 from galenic_server.deps import AdminDep, ManagerDep, RegistryDep
 from galenic_server.faults import Forbidden
 from galenic_server.routes.admin import StreamedRoute, admin_router
+from galenic_server.routes.lines import LINES, LINES_MEDIA, lines_of, received
 
 router = admin_router()
 streamed = admin_router(route_class=StreamedRoute)
-
-ARCHIVE_PATH = re.compile("/admin/v1/tenants/[^/]+/archive")
-ARCHIVE_MEDIA = "application/x-ndjson"
-ARCHIVE = {
-    "requestBody": {
-        "required": True,
-        "content": {ARCHIVE_MEDIA: {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
-IN_MEMORY_BYTES = 1 << 20
 
 
 def _managed(tenant: str, caller: ManagerDep) -> str:
@@ -87,33 +75,24 @@ async def export(tenant: NamedDep, registry: RegistryDep) -> StreamingResponse:
     await run_sync(registry.store.tenant, tenant)
     lines = archive.write(registry.store, tenant)
     name = f'attachment; filename="{tenant}.galenic.jsonl"'
-    return StreamingResponse(lines, media_type=ARCHIVE_MEDIA, headers={"content-disposition": name})
+    return StreamingResponse(lines, media_type=LINES_MEDIA, headers={"content-disposition": name})
 
 
-@streamed.put("/tenants/{tenant}/archive", openapi_extra=ARCHIVE)
+@streamed.put("/tenants/{tenant}/archive", openapi_extra=LINES)
 async def bring(tenant: NamedDep, request: Request, registry: RegistryDep) -> BroughtInfo:
     """
     Bring in what an archive holds; what is there already stays as it is, so twice is as once.
 
     All of it is received and checked, as uploads are, before the first of it is written.
     """
-    with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as file:
-        async for part in request.stream():
-            await run_sync(file.write, part)
-        brought = await run_sync(registry.bring, tenant, lambda: _lines(file))
+    with await received(request) as file:
+        brought = await run_sync(registry.bring, tenant, lambda: lines_of(file))
     return BroughtInfo(
         num_adapters=brought.num_adapters,
         num_deleted=brought.num_deleted,
         num_aliases=brought.num_aliases,
         num_shares=brought.num_shares,
     )
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """From the start, none longer than an upload can be."""
-    file.seek(0)
-    while line := file.readline(archive.MAX_LINE_BYTES):
-        yield line
 
 
 @router.get("/replicas")
