@@ -49,8 +49,15 @@ Refused = Conflict | QuotaExceeded
 class SqlMany(SqlUploads):
     """The part of the store that reads and writes many adapters at a time."""
 
-    def newest(self, backbone: BackboneId, metaprompt: str, limit: int) -> list[str]:
-        """Digests of what was made for these two, the newest first."""
+    def newest(
+        self,
+        backbone: BackboneId,
+        metaprompt: str,
+        limit: int,
+        *,
+        among: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Digests of what was made for these two, the newest first; *among* a few, if given."""
         query = sa.select(adapters.c.digest).where(
             adapters.c.deleted.is_(None),
             # Manifests are written by pydantic, in which no string holds a bare quotation mark.
@@ -59,6 +66,8 @@ class SqlMany(SqlUploads):
                 f'"backbone":{backbone.model_dump_json()}', autoescape=True
             ),
         )
+        if among is not None:
+            query = query.where(adapters.c.digest.in_(among))
         with self._database.reading() as db:
             found = db.scalars(query.order_by(adapters.c.change.desc()).limit(limit))
             return list(dict.fromkeys(found))
@@ -74,7 +83,9 @@ class SqlMany(SqlUploads):
         return found
 
     def factors(self, digests: Sequence[str]) -> dict[str, Factor]:
-        """Those that are there, whole; what is damaged is left to whoever asks for it alone."""
+        """
+        Those that are there, whole, in that order; a damaged one is left to who asks it alone.
+        """
         found: dict[str, Factor] = {}
         with self._database.reading() as db:
             for first in range(0, len(digests), IN_ONE_QUERY):
@@ -83,7 +94,7 @@ class SqlMany(SqlUploads):
                 for digest, payload in db.execute(query.where(some, adapters.c.deleted.is_(None))):
                     if digest not in found and package_digest(payload) == digest:
                         found[digest] = checked_factor(payload)
-        return found
+        return {digest: found[digest] for digest in digests if digest in found}
 
     def publish_many(self, tenant: str, wanted: Sequence[Wanted]) -> list[Placed | Refused]:
         """

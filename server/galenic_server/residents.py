@@ -73,9 +73,11 @@ class Residents:
 
     def _digests(self) -> list[str]:
         config = self._engine.config
-        stored = self._store.newest(self._backbone, config.metaprompt.digest, config.num_slots)
-        here = set(stored)
-        lately = [digest for _, digest in self.hottest() if digest in here]
+        made_for = self._backbone, config.metaprompt.digest
+        asked = list(dict.fromkeys(digest for _, digest in self.hottest()))[:READ_AT_ONCE]
+        fitting = set(self._store.newest(*made_for, len(asked), among=asked))
+        lately = [digest for digest in asked if digest in fitting]
+        stored = self._store.newest(*made_for, config.num_slots)
         return list(dict.fromkeys([*lately, *stored]))
 
     def hottest(self) -> list[Pair]:

@@ -99,6 +99,30 @@ class TestPush:
             assert path in pushed.stderr
         assert "dry@" not in run("adapters", "list", "--tenant", "north", **admin).stdout
 
+    def test_of_a_folder_publishes_all_and_tells_what_was_refused(
+        self, running: Running, tmp_path: Path
+    ):
+        """
+        By the files' names; sent again, they are there already. It ends with 1 where one failed.
+        """
+        admin = {"running": running, "role": Role.ADMIN}
+        for seed in range(3):
+            (tmp_path / f"of-folder-{seed}.safetensors").write_bytes(package(seed=seed).data)
+        once, again = (run("push", str(tmp_path), "--tenant", "north", **admin) for _ in range(2))
+        (tmp_path / "zz.safetensors").write_bytes(package(template_version=7).data)
+        failed = run("push", str(tmp_path), "--tenant", "north", **admin)
+        named = run("push", str(tmp_path), "--name", "one", **admin)
+
+        assert "3 new, 0 there already, 0 failed" in once.stdout
+        assert "0 new, 3 there already, 0 failed" in again.stdout
+        assert "zz.safetensors: manifest.template_version" in failed.stderr
+        assert (0, 0, 1, 2) == (
+            once.exit_code,
+            again.exit_code,
+            failed.exit_code,
+            named.exit_code,
+        )
+
 
 class TestAliases:
     def test_turn_by_one_command_each(self, running: Running):

@@ -22,6 +22,7 @@ from galenic_client.errors import (
     Unauthenticated,
     Unreachable,
 )
+from galenic_client.types import ToPush
 from tests.support.serving import Running, package
 
 MESSAGES: list[Any] = [{"role": "user", "content": "He has gout."}]
@@ -190,6 +191,55 @@ class TestTheTwins:
 
         assert calls(Client) == calls(AsyncClient)
         assert len(calls(Client)) > 30
+
+
+class TestManyPackages:
+    def test_are_told_one_by_one(self, admin: Client):
+        """
+        Those that came, those that were there, and what is wrong with one; a bulk without end.
+        """
+        made = [ToPush(f"many-{seed}", package(seed=seed).data) for seed in range(600, 603)]
+        bad = ToPush("bad", package(seed=600, template_version=7).data)
+        once = list(admin.push_many([*made, bad], tenant="bulk-client"))
+        again = list(admin.push_many(made, tenant="bulk-client"))
+
+        assert ["new", "new", "new", "failed"] == [one.state for one in once]
+        assert "rejected_upload" == (once[3].error or {})["code"]
+        assert [(i, "there", 1) for i in (1, 2, 3)] == [
+            (one.line, one.state, one.version) for one in again
+        ]
+
+    def test_are_refused_as_one(self, client: Client):
+        """
+        With a caller's key nothing is written, and the error is the server's.
+        """
+        with pytest.raises(Forbidden):
+            list(client.push_many([ToPush("a", package().data)]))
+
+    def test_whose_answer_is_cut_may_be_sent_again(self):
+        """
+        An answer without its last line is an `Unreachable`, after what was told.
+        """
+        line = b'{"line": 1, "state": "new", "name": "a", "version": 1, "digest": "sha256:"}\n'
+        cut = httpx.MockTransport(lambda request: httpx.Response(200, content=line))
+        with Client(transport=cut) as client:
+            told = client.push_many([])
+            assert "a" == next(told).name
+            with pytest.raises(Unreachable):
+                next(told)
+
+    def test_go_by_the_async_client_too(self, running: Running):
+        """
+        From a file, as from bytes.
+        """
+
+        async def push() -> list[str]:
+            key = running.key(SHARED, Role.ADMIN)
+            async with AsyncClient(running.url, api_key=key) as client:
+                made = [ToPush("a", package(seed=610).data, version=4)]
+                return [one.state async for one in client.push_many(made, tenant="bulk-async")]
+
+        assert ["new"] == asyncio.run(push())
 
 
 class TestErrors:

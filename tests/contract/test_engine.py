@@ -5,8 +5,10 @@ import math
 
 import jsonschema
 import pytest
+import torch
 
 from galenic_adapters.errors import BadFactor, BadInput, NotFound, TooLong, Unavailable
+from galenic_adapters.factor import Factor
 from galenic_adapters.tasks.base import Choice, Grammar, JsonSchema
 from galenic_server.engine.make import make_engine
 from tests.support.engines import CONTEXT_TOKENS, RunningEngine
@@ -259,6 +261,26 @@ class TestAdapters:
 
         assert before.slot_loads == after.slot_loads
         assert after.resident_adapters >= 3
+
+    def test_those_at_hand_are_taken_and_what_fits_no_slot_is_not(self, running):
+        """
+        A request after `take` loads nothing; of a full table nobody has to leave unless he may.
+        """
+        digests = [running.adapters.add(rank=1) for _ in range(16)]
+        factors = {digest: running.adapters(digest) for digest in digests}
+        wide = Factor(torch.ones(NUM_POSITIONS, 1), torch.ones(1, 3))
+        took_all = running.run(
+            running.engine.take({"wide": wide} | dict(list(factors.items())[:3]))
+        )
+        before = running.run(running.engine.stats())
+        running.ask(adapter=digests[0])
+        has_room = running.run(running.engine.take(factors, may_evict=False))
+        after = running.run(running.engine.stats())
+
+        assert took_all
+        assert not has_room
+        assert before.slot_evictions == after.slot_evictions
+        assert after.resident_adapters == after.num_slots
 
     def test_there_may_be_more_than_slots(self, running):
         """

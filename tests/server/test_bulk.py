@@ -95,9 +95,7 @@ class TestABulk:
         post(running.client("audited", Role.TENANT_ADMIN), line("a", made.data), tenant="audited")
         rows = [one for one in running.parts.trail.chain.latest(50) if one.get("digests")]
 
-        assert {"audited/a@1": made.digest} == rows[0]["digests"] or {"a@1": made.digest} == rows[
-            0
-        ]["digests"]
+        assert [made.digest] == list(rows[0]["digests"].values())
         assert ("publish_many", "audited") == (rows[0]["action"], rows[0]["tenant"])
 
     def test_is_a_managers(self, running: Running):

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -12,10 +13,12 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs.engine import tokens_input
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from galenic_adapters.errors import EngineDied, NotFound, Unavailable
+from galenic_adapters.errors import BadInput, EngineDied, NotFound, Unavailable
 from galenic_server.engine.base import complete
 from galenic_server.engine.compat import RequestRefused
+from galenic_server.engine.make import make_engine
 from tests.support.engines import RunningEngine
+from tests.support.tiny_models import NUM_POSITIONS
 
 
 def stats(engine: RunningEngine):
@@ -111,7 +114,41 @@ class TestASeed:
         assert restarts == stats(vllm_engine).restarts
 
 
+class TestTheSize:
+    @pytest.mark.parametrize(
+        ("sizes", "problem"),
+        [
+            ({"num_slots": 10**10, "num_components": 1}, "GiB, and may take half of"),
+            ({"num_slots": 1, "num_components": 10**10}, "ranks in all need"),
+            ({"num_slots": 2**25 + 1, "num_components": 1}, "would need ids up to 2,147,"),
+        ],
+    )
+    def test_is_refused_where_it_fits_no_memory_or_no_id(self, vllm_engine, sizes, problem):
+        """
+        Before anything is loaded, with both numbers.
+        """
+        config = replace(vllm_engine.engine.config, **sizes)
+        with pytest.raises(BadInput, match=problem):
+            make_engine("vllm", config, vllm_engine.adapters)
+
+
 class TestTheCache:
+    def test_finds_a_prompt_that_was_run_through(self, vllm_engine):
+        """
+        Warmed for North, North's first request finds all of it, and South's nothing.
+        """
+        digest = vllm_engine.adapters.add(rank=2)
+        vllm_engine.run(vllm_engine.engine.warm("north", digest))
+        before = stats(vllm_engine)
+        vllm_engine.ask(adapter=digest, tenant="south")
+        cold = stats(vllm_engine)
+        vllm_engine.ask(adapter=digest)
+        warm = stats(vllm_engine)
+
+        assert before.prefix_hits == cold.prefix_hits
+        assert NUM_POSITIONS == warm.prefix_hits - cold.prefix_hits
+        assert before.slot_loads == warm.slot_loads
+
     def test_a_reused_slot_meets_no_old_block(self, vllm_engine, transformers_engine):
         """
         Another adapter in the very slot that one left, with the same text: the same ids, and yet
