@@ -59,7 +59,7 @@ class SqlMany(SqlUploads):
     ) -> list[str]:
         """Digests of what was made for these two, the newest first; *among* a few, if given."""
         query = sa.select(adapters.c.digest).where(
-            adapters.c.deleted.is_(None),
+            IS_LIVE,
             # Manifests are written by pydantic, in which no string holds a bare quotation mark.
             adapters.c.manifest.contains(f'"metaprompt":"{metaprompt}"', autoescape=True),
             adapters.c.manifest.contains(
@@ -78,8 +78,7 @@ class SqlMany(SqlUploads):
         with self._database.reading() as db:
             for first in range(0, len(wanted), IN_ONE_QUERY):
                 some = adapters.c.change.in_(wanted[first : first + IN_ONE_QUERY])
-                query = sa.select(adapters.c.digest).where(some, adapters.c.deleted.is_(None))
-                found += db.scalars(query)
+                found += db.scalars(sa.select(adapters.c.digest).where(some, IS_LIVE))
         return found
 
     def factors(self, digests: Sequence[str]) -> dict[str, Factor]:
@@ -90,8 +89,8 @@ class SqlMany(SqlUploads):
         with self._database.reading() as db:
             for first in range(0, len(digests), IN_ONE_QUERY):
                 some = adapters.c.digest.in_(digests[first : first + IN_ONE_QUERY])
-                query = sa.select(adapters.c.digest, adapters.c.payload)
-                for digest, payload in db.execute(query.where(some, adapters.c.deleted.is_(None))):
+                query = sa.select(adapters.c.digest, adapters.c.payload).where(some, IS_LIVE)
+                for digest, payload in db.execute(query):
                     if digest not in found and package_digest(payload) == digest:
                         found[digest] = checked_factor(payload)
         return {digest: found[digest] for digest in digests if digest in found}
@@ -130,6 +129,8 @@ class SqlMany(SqlUploads):
         return shelf
 
 
+# Said so that SQLite does not go by the index of what is deleted, past every row that is not.
+IS_LIVE = sa.case((adapters.c.deleted.is_(None), 1), else_=0) == 1
 THERE = [adapters.c[name] for name in ("name", "version", "digest", "deleted")]
 
 
