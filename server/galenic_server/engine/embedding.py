@@ -43,14 +43,22 @@ class Layout:
         return range(first, first + self.num_positions)
 
 
+def _may_look(ids_T: Tensor) -> bool:
+    """
+    Whether what is in *ids_T* may decide what is done: on CPUs without compilation, where a step
+    pays for each operation. Compiled, composing for every token costs less than looking.
+    """
+    return ids_T.is_cpu and not torch.compiler.is_compiling()
+
+
 class PromptedEmbedding(nn.Module):
     """
     A backbone's input embedding that also knows the virtual ids.
 
     It wraps the embedding *after* the reduce over tensor-parallel shards, so every worker adds the
-    same whole rows. Its tables are static and written in place, and no branch depends on data, so
-    it lives inside compiled graphs. ``weight`` is the backbone's own, under the name that
-    checkpoints give it.
+    same whole rows. Its tables are static and written in place, and in compiled graphs and on GPUs
+    no branch depends on data. ``weight`` is the backbone's own, under the name that checkpoints
+    give it.
     """
 
     meta_PD: Tensor
@@ -80,17 +88,24 @@ class PromptedEmbedding(nn.Module):
     def forward(self, ids_T: Tensor) -> Tensor:
         is_virtual_T = ids_T >= self.vocab_size
         text_TD = self.base(torch.where(is_virtual_T, 0, ids_T))
-        offset_T = torch.where(is_virtual_T, ids_T - self.vocab_size, 0).long()
-        prompt_TD = self.compose(
-            offset_T // self.layout.num_positions, offset_T % self.layout.num_positions
-        )
+        if _may_look(ids_T):
+            text_TD[is_virtual_T] = self._rows(ids_T[is_virtual_T]).to(text_TD.dtype)
+            return text_TD
+        prompt_TD = self._rows(torch.where(is_virtual_T, ids_T, self.vocab_size))
         return torch.where(is_virtual_T.unsqueeze(-1), prompt_TD.to(text_TD.dtype), text_TD)
+
+    def _rows(self, virtual_T: Tensor) -> Tensor:
+        offset_T = (virtual_T - self.vocab_size).long()
+        positions = self.layout.num_positions
+        return self.compose(offset_T // positions, offset_T % positions)
 
     def compose(self, slot_T: Tensor, position_T: Tensor) -> Tensor:
         """The prompt rows (T, D) in float32; a rank at a time, so nothing of size T R D is made."""
         component_T = self.first_S[slot_T].long()
         scale_TD = torch.zeros((), device=slot_T.device)
         for _ in range(self.layout.max_rank):
+            if _may_look(component_T) and not component_T.any():
+                break  # every chain has ended
             u_T = self.u_CP[component_T, position_T].float()
             scale_TD = scale_TD + u_T.unsqueeze(-1) * self.v_CD[component_T].float()
             component_T = self.next_C[component_T].long()

@@ -100,6 +100,24 @@ class TestPromptedEmbedding:
         torch.testing.assert_close(rows, expected, rtol=2**-8, atol=1e-6)
         assert (rows == expected).float().mean() > 0.99  # sums in another order may round apart
 
+    def test_compiled_it_says_the_same(self, made, metaprompt, monkeypatch):
+        """
+        A graph composes for every token and rank, eager code for those that there are: same bits.
+        """
+        embed = embedding(torch.bfloat16)
+        worker = Worker(embed)
+        worker.load_prompts(pack_metaprompt(metaprompt))
+        for slot, rank in enumerate((1, 2, 8)):
+            place = Place(slot, tuple(range(1 + slot, 1 + slot + rank)))
+            worker.load_prompts(pack([(place, random_factor(rank, made))], torch.bfloat16))
+        batches = [torch.tensor([1, 2]), torch.tensor([1, *embed.layout.virtual_ids(V, 1), 2])]
+        batches.append(torch.arange(V, V + 3 * P))
+        looked = [embed(ids) for ids in batches]
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        composed = [embed(ids) for ids in batches]
+
+        assert all(map(torch.equal, looked, composed))
+
     def test_its_weight_goes_by_the_backbones_name(self):
         """
         Checkpoints and tied heads find one parameter, ``weight``, and no table of ours.
