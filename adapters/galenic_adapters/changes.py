@@ -145,7 +145,7 @@ class SqlChanges:
     def report(self, replica: str, seen: int) -> bool:
         """It lives and has seen that much. False where it was told to leave, or replaced."""
         change = replicas.update().where(replicas.c.id == replica)
-        with self._database.writing() as db:
+        with self._database.writing(is_act=False) as db:
             return bool(db.execute(change.values(seen=seen, heard=now())).rowcount)
 
     def leave(self, replica: str) -> None:

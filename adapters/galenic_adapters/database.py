@@ -29,6 +29,7 @@ class Database:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(is_writing=True)
+        self._notes = engine.execution_options(is_writing=True, is_note=True)
         self.before_commit: Callable[[sa.Connection], None] = lambda db: None
 
     @classmethod
@@ -49,9 +50,10 @@ class Database:
         """
         All of it or nothing. On SQLite one writer at a time; the others wait their turn.
 
-        What *is_act* no more than a note of the server's own is no part of anybody's act.
+        What *is_act* no more than a note of the server's own is no part of anybody's act. SQLite
+        waits for the disk with acts only: a power cut may take the last notes, never an act.
         """
-        with _told(), self._writer.begin() as db:
+        with _told(), (self._writer if is_act else self._notes).begin() as db:
             yield db
             if is_act:
                 self.before_commit(db)
@@ -119,7 +121,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(db: sa.Connection) -> None:
     """A writer takes its lock at once: one that reads first could not wait for it."""
-    writes = db.get_execution_options().get("is_writing", False)
+    options = db.get_execution_options()
+    writes = options.get("is_writing", False)
+    if writes:
+        waits = "NORMAL" if options.get("is_note") else "FULL"
+        db.exec_driver_sql(f"PRAGMA synchronous = {waits}")
     db.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

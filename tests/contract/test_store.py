@@ -671,3 +671,17 @@ def _fill(store: SqlStore) -> None:
 
 def _grow_no_further(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA max_page_count = 40")
+
+
+def test_an_act_is_on_the_disk_and_a_note_need_not_be(tmp_path: Path) -> None:
+    """
+    SQLite syncs each commit of an act (2), of the server's own notes none (1), in any order.
+    """
+    database = Database.open(f"sqlite:///{tmp_path}/galenic.db")
+    said = []
+    for is_act in (True, False, True):
+        with database.writing(is_act=is_act) as db:
+            said.append(db.exec_driver_sql("PRAGMA synchronous").scalar())
+    database.close()
+
+    assert [2, 1, 2] == said
