@@ -18,7 +18,7 @@ from galenic_adapters.limits import Limits
 from galenic_adapters.signatures import Policy, Signatures, read_keys
 from galenic_adapters.tenants import Quota
 from galenic_adapters.zoo import ZOO
-from galenic_server.engine.capacity import usual_components, usual_prompts
+from galenic_server.engine.capacity import MOST_SLOTS, usual_components, usual_prompts
 from galenic_server.tokens import Provider
 
 GPU = Path("/proc/driver/nvidia")
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         if self.engine == "transformers":
             return usual_prompts(metaprompt, self.dtype), None
         components = self.num_components or usual_components(metaprompt, self.dtype)
-        return components, components
+        return min(components, MOST_SLOTS), components
 
     @property
     def provider(self) -> Provider | None:

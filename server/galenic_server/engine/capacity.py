@@ -2,9 +2,10 @@
 How many adapters an engine holds, where the operator leaves that open.
 
 Resident adapters are cheap, so all of a hospital's shall be: the table takes a thirty-second of the
-machine's memory, at most a gigabyte. That is 570,000 adapters of rank 1 for the default backbone
-(P=64, D=576) on 23 GB, and 128,000 for one of 8B (P=100, D=4096). Memory that no adapter has been
-written to is not used on CPUs.
+machine's memory, at most a gigabyte. That is room for 570,000 ranks of the default backbone (P=64,
+D=576) on 23 GB, for 128,000 of one of 8B (P=100, D=4096). Memory that no adapter has been written
+to is not used on CPUs. Slots end at 131,072, for on GPUs each request in the runner keeps a bit for
+each virtual id (`guards_v2`): 1 MB of 64 positions.
 """
 
 import os
@@ -14,6 +15,7 @@ from galenic_adapters.factor import Metaprompt
 
 SHARE_OF_MEMORY = 32
 MOST_BYTES = 1 << 30
+MOST_SLOTS = 1 << 17
 LINK_BYTES = 8  # an adapter's slot, and the link of its component
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
