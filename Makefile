@@ -21,7 +21,7 @@ check: setup  ## lint, format, types
 	mypy
 
 bench: weights  ## how fast this machine answers
-	python -m galenic_server.bench
+	galenic bench
 
 weights: setup
 	@python -c 'from galenic_adapters.backbone import ensure; import os; ensure(os.environ.get("GALENIC_BACKBONE"))'

@@ -67,6 +67,17 @@ def serve(
     os.execve(sys.executable, command, os.environ | given)  # noqa: S606  no shell is wanted
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def bench(context: typer.Context) -> None:
+    """Measure this machine: adapters beside the bare backbone and vLLM's own ways."""
+    # Another program, as for `serve`, which says itself what it takes.
+    command = [sys.executable, "-m", "galenic_server.bench", *context.args]
+    os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
+
+
 @app.command()
 def doctor() -> None:
     """Say what is wrong with this machine, and how to mend it."""

@@ -377,7 +377,7 @@ def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
     if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
     if current_platform.is_cpu():
-        _share_the_cpu(config.tensor_parallel_size)
+        share_the_cpu(config.tensor_parallel_size)
     arguments: dict[str, Any] = {
         "model": config.backbone,
         "dtype": config.dtype,
@@ -404,7 +404,7 @@ def _reasoning_of(backbone: str) -> dict[str, str]:
     return {"reasoning_parser": "openai_gptoss"} if is_harmony else {}
 
 
-def _share_the_cpu(num_workers: int) -> None:
+def share_the_cpu(num_workers: int) -> None:
     """
     Leave a core to the server and bind none, on a single NUMA node; what is set already stays.
 

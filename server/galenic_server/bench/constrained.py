@@ -1,0 +1,70 @@
+"""
+Tasks whose answers are bound to a form, against free answers of exactly the same lengths.
+
+Each constrained request is asked once beforehand, greedily and unmeasured, and says so how many
+tokens its answer has; both arms then may say so many, and the free one may not end before.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from galenic_adapters.tasks.base import Constraint
+from galenic_adapters.tasks.ner import Ner, NerFields
+from galenic_adapters.tasks.nli import Nli, NliFields
+from galenic_server.bench.asking import of_engine
+from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
+from galenic_server.bench.workload import Prompt, popular
+from galenic_server.engine.base import Engine
+
+NER = Ner(("Disease", "Drug")).constraint(NerFields("a"))
+NLI = Nli(("entailment", "neutral", "contradiction")).constraint(NliFields("a", "b"))
+
+
+async def measure(stage: Stage, engine: Engine) -> None:
+    for name, constraint in (("NER", NER), ("NLI", NLI)):
+        await _measure(stage, engine, name, constraint)
+
+
+async def _measure(stage: Stage, engine: Engine, name: str, constraint: Constraint) -> None:
+    speak = of_engine(engine)
+    rounds: dict[int, list[Prompt]] = {}
+    for number in range(-1, stage.preset.num_rounds):
+        rounds[number] = await _of_true_length(stage, engine, number, constraint)
+
+    def free(number: int) -> list[Prompt]:
+        return [replace(it, constraint=None) for it in rounds[number]]
+
+    arms = [
+        Arm(name, speak, rounds.__getitem__, engine=engine),
+        Arm(f"{name}, free", speak, free, engine=engine),
+    ]
+    await take_turns(stage, "constrained", arms)
+
+
+async def _of_true_length(
+    stage: Stage, engine: Engine, number: int, constraint: Constraint
+) -> list[Prompt]:
+    rng = stage.rng(number, 9)
+    drawn = stage.draw(rng, stage.preset.num_requests)
+    chosen = popular("uniform", len(drawn), min(1000, max(stage.preset.sizes)), rng)
+    prompts = [
+        replace(it, adapter=adapter(i), constraint=constraint)
+        for it, i in zip(drawn, chosen, strict=True)
+    ]
+    lengths = await _lengths(engine, prompts, stage.preset.concurrency)
+    fresh = stage.draw(stage.rng(number, 9), len(prompts))  # the same texts, and no cache for them
+    return [
+        replace(it, num_tokens=length, tenant=other.tenant)
+        for it, length, other in zip(prompts, lengths, fresh, strict=True)
+    ]
+
+
+async def _lengths(engine: Engine, prompts: Sequence[Prompt], concurrency: int) -> list[int]:
+    turns = asyncio.Semaphore(concurrency)
+
+    async def length(prompt: Prompt) -> int:
+        async with turns:
+            return sum([it.num_tokens async for it in of_engine(engine)(prompt)])
+
+    return list(await asyncio.gather(*map(length, prompts)))

@@ -1,0 +1,111 @@
+"""
+The comparisons that a report stands on: ratios of arms that ran in turn, paired round by round.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from galenic_server.bench.asking import Round
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """
+    What is claimed. Of two arms: the *measure* of *arm* over that of *against*. Of samples: their
+    percentile *share*, where *against* is empty. is_least: the bar is a floor, else a ceiling.
+    """
+
+    name: str
+    bar: float
+    arm: str
+    against: str = ""
+    measure: str = "requests/s"
+    share: float = 50
+    is_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A figure as measured; *values* are of single rounds. None where its arms did not run."""
+
+    figure: Figure
+    value: float | None
+    values: tuple[float, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return "not measured"
+        least, bar = self.figure.is_least, self.figure.bar
+        is_met = self.value >= bar if least else self.value <= bar
+        return "met" if is_met else "not met"
+
+
+def ours(size: int, kind: str) -> str:
+    return f"ours, N = {size}, {kind}"
+
+
+def peer(rank: int, max_loras: int) -> str:
+    return f"LoRA r{rank}, max_loras {max_loras}"
+
+
+FIGURES = (
+    Figure(
+        "N = 1,000, cold, against a text prefix",
+        0.97,
+        ours(1000, "cold"),
+        "text prefix, cold",
+        is_least=True,
+    ),
+    Figure("N = 1,000, warm, against bare", 0.95, ours(1000, "warm"), "bare", is_least=True),
+    Figure(
+        "N = 100,000 against N = 1, both cold",
+        0.97,
+        ours(100_000, "cold"),
+        ours(1, "cold"),
+        is_least=True,
+    ),
+    Figure(
+        "against multi-LoRA r16, 64 adapters, max_loras 8", 8, "ours", peer(16, 8), is_least=True
+    ),
+    Figure("the same, ours eager as well", 8, "ours, eager", peer(16, 8), is_least=True),
+    Figure("TTFT p50, 16 adapters against 1", 1.1, ours(16, "warm"), ours(1, "warm"), "TTFT p50"),
+    Figure(
+        "TTFT p50, 1,000 adapters against 1", 1.1, ours(1000, "warm"), ours(1, "warm"), "TTFT p50"
+    ),
+    Figure("bytes an adapter against 2 R (P + D)", 1.05, "bytes ratio"),
+    Figure("seating 100,000 adapters, s", 30, "seat 100,000, s"),
+    Figure("upload to servable p50, ms", 50, "upload, ms", share=50),
+    Figure("upload to servable p99, ms", 500, "upload, ms", share=99),
+    Figure("HTTP against the engine in process", 0.92, "HTTP", "in process", is_least=True),
+    Figure("p99 TTFT under churn against none", 1.2, "churn", "no churn", "TTFT p99"),
+    Figure("constrained NER against free", 0.9, "NER", "NER, free", "tokens/s", is_least=True),
+    Figure("constrained choice against free", 0.9, "NLI", "NLI, free", "tokens/s", is_least=True),
+)
+
+
+def found(rounds: Sequence[Round], samples: Mapping[str, Sequence[float]]) -> list[Found]:
+    return [_found(figure, rounds, samples) for figure in FIGURES]
+
+
+def _found(
+    figure: Figure, rounds: Sequence[Round], samples: Mapping[str, Sequence[float]]
+) -> Found:
+    if not figure.against:
+        values = tuple(samples.get(figure.arm, ()))
+        return Found(figure, float(np.percentile(values, figure.share)) if values else None, values)
+    ratios = tuple(paired(rounds, figure.arm, figure.against, figure.measure))
+    return Found(figure, statistics.median(ratios) if ratios else None, ratios)
+
+
+def paired(rounds: Sequence[Round], arm: str, against: str, measure: str) -> list[float]:
+    """The ratio of each round that both arms had, within one part of the run."""
+
+    def of(name: str) -> dict[tuple[str, int], float]:
+        return {(it.part, it.number): it.measures[measure] for it in rounds if it.arm == name}
+
+    above, below = of(arm), of(against)
+    return [above[at] / below[at] for at in sorted(above.keys() & below.keys())]

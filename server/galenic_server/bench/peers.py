@@ -1,0 +1,139 @@
+"""
+vLLM's own ways beside ours: multi-LoRA, and the composed prompt sent as embeddings. A second
+engine of the same build, resident at the same time and asked in turn.
+"""
+
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galenic_adapters.factor import compose
+from galenic_server.bench import preset as presets
+from galenic_server.bench.asking import Speaker, of_engine
+from galenic_server.bench.figures import peer as peer_name
+from galenic_server.bench.lora import write_loras
+from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
+from galenic_server.bench.workload import Prompt, popular
+from galenic_server.engine.base import Delta, Engine
+from galenic_server.engine.make import make_engine
+
+if TYPE_CHECKING:
+    from galenic_server.engine.peer import Peer
+
+
+async def measure(stage: Stage, engine: Engine) -> None:
+    if stage.kind != "vllm":
+        stage.missing["peers"] = f"the engine is {stage.kind}: the peers are vLLM's"
+        return
+    async with _eager(stage, engine) as eager:
+        for peer in stage.preset.peers:
+            await _against_loras(stage, engine, eager, peer)
+    await _against_embeddings(stage, engine)
+
+
+def _is_eager(stage: Stage) -> bool:
+    """vLLM's LoRA layers do not compile on CPUs."""
+    return stage.enforce_eager or not Path("/proc/driver/nvidia").exists()
+
+
+@asynccontextmanager
+async def _eager(stage: Stage, engine: Engine) -> AsyncIterator[Engine]:
+    """Ours, as eager as the peer has to be; the same engine where that makes no difference."""
+    if stage.enforce_eager or not _is_eager(stage):
+        yield engine
+        return
+    made = make_engine(stage.kind, stage.config(stage.preset.num_loras, eager=True), stage.factors)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def _against_loras(stage: Stage, engine: Engine, eager: Engine, peer: presets.Peer) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        loras = write_loras(
+            Path(folder),
+            stage.backbone,
+            count=stage.preset.num_loras,
+            rank=peer.rank,
+            seed=stage.preset.seed,
+        )
+        more: dict[str, Any] = {
+            "enable_lora": True,
+            "max_lora_rank": peer.rank,
+            "max_loras": peer.max_loras,
+            "max_cpu_loras": len(loras),
+        }
+        async with _peer(stage, loras, more) as other:
+            name = peer_name(peer.rank, peer.max_loras)
+            await take_turns(
+                stage,
+                f"peers, {name}",
+                _lora_arms(stage, engine, eager, other, name),
+                stage.preset.peer_rounds,
+            )
+
+
+@asynccontextmanager
+async def _peer(stage: Stage, loras: Sequence[Path], more: dict[str, Any]) -> AsyncIterator["Peer"]:
+    from galenic_server.engine.peer import Peer
+
+    made = Peer(stage.config(1, eager=_is_eager(stage)), loras, **more)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+def _lora_arms(stage: Stage, engine: Engine, eager: Engine, other: "Peer", name: str) -> list[Arm]:
+    def bare(number: int) -> list[Prompt]:
+        return stage.draw(stage.rng(number, 10), stage.preset.peer_requests)
+
+    def adapted(number: int) -> list[Prompt]:
+        prompts = bare(number)
+        chosen = popular("uniform", len(prompts), stage.preset.num_loras, stage.rng(number, 11))
+        return [replace(it, adapter=adapter(i)) for it, i in zip(prompts, chosen, strict=True)]
+
+    return [
+        Arm("bare", of_engine(engine), bare),
+        Arm("ours", of_engine(engine), adapted),
+        Arm("ours, eager", of_engine(eager), adapted),
+        Arm(f"bare beside {name}", _of_loras(other), bare),
+        Arm(name, _of_loras(other), adapted),
+    ]
+
+
+def _of_loras(other: "Peer") -> Speaker:
+    def speak(prompt: Prompt) -> AsyncIterator[Delta]:
+        number = int(prompt.adapter.rpartition("-")[2]) if prompt.adapter else None
+        return other.generate(prompt.text_ids, prompt.num_tokens, tenant=prompt.tenant, lora=number)
+
+    return speak
+
+
+async def _against_embeddings(stage: Stage, engine: Engine) -> None:
+    factors = stage.factors
+
+    def adapted(number: int) -> list[Prompt]:
+        prompts = stage.draw(stage.rng(number, 12), stage.preset.num_requests)
+        chosen = popular("uniform", len(prompts), stage.preset.num_loras, stage.rng(number, 13))
+        return [replace(it, adapter=adapter(i)) for it, i in zip(prompts, chosen, strict=True)]
+
+    async with AsyncExitStack() as stack:
+        more = {"enable_prompt_embeds": True, "enforce_eager": stage.enforce_eager}
+        other = await stack.enter_async_context(_peer(stage, (), more))
+
+        def speak(prompt: Prompt) -> AsyncIterator[Delta]:
+            assert prompt.adapter is not None
+            rows_PD = compose(stage.metaprompt, factors(prompt.adapter))
+            return other.generate(
+                prompt.text_ids, prompt.num_tokens, tenant=prompt.tenant, prompt_PD=rows_PD
+            )
+
+        arms = [Arm("ours", of_engine(engine), adapted), Arm("embeds", speak, adapted)]
+        await take_turns(stage, "peers, embeds", arms, stage.preset.peer_rounds)

@@ -1,0 +1,110 @@
+"""
+What adapters cost: none, as many text tokens, or one of N, cold and warm, on one engine.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from galenic_server.bench.asking import of_engine
+from galenic_server.bench.figures import ours
+from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
+from galenic_server.bench.workload import Prompt, popular
+from galenic_server.engine.base import Engine, Request, Sampling, complete
+from galenic_server.engine.embedding import Layout, PromptedEmbedding
+
+
+async def seat(stage: Stage, engine: Engine) -> None:
+    """All that the largest mix needs, in one pass; and what one of them takes."""
+    size = max(stage.preset.sizes)
+    began = time.perf_counter()
+    await engine.seat([adapter(i) for i in range(size)])
+    stage.samples[f"seat {size:,}, s"] = [time.perf_counter() - began]
+    limit = 2 * stage.preset.rank * (stage.metaprompt.num_positions + stage.metaprompt.width)
+    for num_slots in stage.preset.sizes:
+        stage.samples[f"bytes of {num_slots}"] = [float(table_bytes(stage, num_slots))]
+    stage.samples["bytes ratio"] = [table_bytes(stage, size) / size / limit]
+
+
+def table_bytes(stage: Stage, num_slots: int) -> int:
+    """What the engine's tables for so many adapters take, the shared metaprompt aside."""
+    rows = num_slots * stage.preset.rank
+    layout = Layout(stage.metaprompt.num_positions, num_slots, rows, stage.preset.max_rank)
+    width = stage.metaprompt.width
+    with torch.device("meta"):
+        table = PromptedEmbedding(
+            nn.Embedding(1, width), layout, vocab_size=1, width=width, dtype=torch.bfloat16
+        )
+    buffers = dict(table.named_buffers())
+    return sum(it.nbytes for name, it in buffers.items() if name != "meta_PD")
+
+
+async def measure(stage: Stage, engine: Engine) -> None:
+    speak, count = of_engine(engine), stage.preset.num_requests
+
+    def bare(number: int) -> list[Prompt]:
+        return stage.draw(stage.rng(number, 0), count)
+
+    def prefixed(number: int) -> list[Prompt]:
+        rng = stage.rng(number, 1)
+        prompts = stage.draw(rng, count)
+        size = (count, stage.metaprompt.num_positions)
+        prefixes = rng.integers(*stage.vocabulary, size=size).tolist()
+        pairs = zip(prompts, prefixes, strict=True)
+        return [replace(it, text_ids=prefix + it.text_ids) for it, prefix in pairs]
+
+    arms = [
+        Arm("bare", speak, bare, engine=engine),
+        Arm("text prefix, cold", speak, prefixed, engine=engine),
+    ]
+    for size in stage.preset.sizes:
+        arms += _of_size(stage, engine, size)
+    await take_turns(stage, "residency", arms)
+    if stage.kind == "vllm":
+        await _first_ever(stage, engine)
+
+
+def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
+    speak = of_engine(engine)
+
+    def cold(number: int) -> list[Prompt]:  # every request another tenant's: no cache knows it
+        rng = stage.rng(number, 2, size)
+        prompts = stage.draw(rng, stage.preset.num_requests)
+        chosen = popular("uniform", len(prompts), size, rng)
+        return [replace(it, adapter=adapter(i)) for it, i in zip(prompts, chosen, strict=True)]
+
+    def warm(number: int) -> list[Prompt]:
+        return [replace(it, tenant=f"warm-{number}") for it in cold(number)]
+
+    return [
+        Arm(ours(size, "cold"), speak, cold, engine=engine),
+        Arm(ours(size, "warm"), speak, warm, lambda asked: heat(engine, asked), engine),
+    ]
+
+
+async def heat(engine: Engine, prompts: Sequence[Prompt]) -> None:
+    """Leave each prompt's adapter in the cache of its tenant."""
+    pairs = sorted({(it.tenant, it.adapter) for it in prompts})
+
+    async def once(number: int, tenant: str, name: str | None) -> None:
+        request = Request(f"heat-{number}", tenant, [10], Sampling(1, ignore_end=True), name)
+        await complete(engine, request)
+
+    await asyncio.gather(*(once(i, *pair) for i, pair in enumerate(pairs)))
+
+
+async def _first_ever(stage: Stage, engine: Engine, count: int = 20) -> None:
+    """Seconds to the first token of adapters that are not even resident, asked alone."""
+    seconds = stage.samples.setdefault("cold first request TTFT, s", [])
+    for number in range(count):
+        name = adapter(10**7 + number)
+        prompt = replace(stage.draw(stage.rng(number, 3), 1)[0], adapter=name)
+        began = time.perf_counter()
+        async for _ in of_engine(engine)(prompt):
+            seconds.append(time.perf_counter() - began)
+            break
+        await engine.evict(name)

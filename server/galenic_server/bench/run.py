@@ -1,0 +1,101 @@
+"""
+From a preset to a report: one engine for all parts, and the parts one after the other.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from galenic_adapters.backbone import ensure
+from galenic_adapters.factor import Metaprompt
+from galenic_adapters.manifest import BackboneId
+from galenic_adapters.zoo import metaprompt_of
+from galenic_server.bench import churn, constrained, mix, peers, residency, served
+from galenic_server.bench.preset import Preset
+from galenic_server.bench.report import Report, machine
+from galenic_server.bench.shapes import write_shape
+from galenic_server.bench.stage import Stage
+from galenic_server.engine.base import Engine
+from galenic_server.engine.make import make_engine
+
+Part = Callable[[Stage, Engine], Awaitable[None]]
+
+PARTS: dict[str, Part] = {
+    "residency": residency.measure,
+    "churn": churn.measure,
+    "constrained": constrained.measure,
+    "http": served.measure,
+    "peers": peers.measure,
+    "mix": mix.measure,
+}
+
+
+async def run(stage: Stage, parts: Sequence[str], keep: Callable[[Report], None]) -> Report:
+    """*keep* is called after every part, so that one which fails takes no other with it."""
+    report = Report(machine(), {part: asdict(stage.preset) for part in parts})
+    report.rounds, report.samples = stage.rounds, stage.samples
+    report.missing = stage.missing
+    async with _engine(stage) as engine:
+        await residency.seat(stage, engine)
+        for part in parts:
+            await PARTS[part](stage, engine)
+            keep(report)
+    return report
+
+
+@asynccontextmanager
+async def _engine(stage: Stage) -> AsyncIterator[Engine]:
+    engine = make_engine(stage.kind, stage.config(max(stage.preset.sizes)), stage.factors)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def of_backbone(preset: Preset, kind: str, name: str | None, *, eager: bool = False) -> Stage:
+    """Over a backbone with weights; its zoo's metaprompt, or one of random rows."""
+    found = ensure(name)
+    backbone = BackboneId(name=found.name, revision=found.revision)
+    metaprompt = None if preset.num_positions else metaprompt_of(backbone)
+    return _stage(preset, kind, str(found.path), metaprompt, {}, eager=eager)
+
+
+def of_shape(preset: Preset, name: str, folder: Path) -> Stage:
+    """Over the shape of a backbone, without its weights."""
+    options = {"load_format": "dummy"}
+    return _stage(preset, "vllm", write_shape(name, folder), None, options)
+
+
+def _stage(
+    preset: Preset,
+    kind: str,
+    backbone: str,
+    metaprompt: Metaprompt | None,
+    options: dict[str, Any],
+    *,
+    eager: bool = False,
+) -> Stage:
+    config = AutoConfig.from_pretrained(backbone)
+    size = len(AutoTokenizer.from_pretrained(backbone))
+    made = torch.Generator().manual_seed(preset.seed)
+    if metaprompt is None:
+        shape = (preset.num_positions or 64, config.hidden_size)
+        metaprompt = Metaprompt(0.1 * torch.randn(shape, generator=made))
+    words = (min(1000, size // 2), size)  # the first are special
+    return Stage(preset, kind, backbone, metaprompt, words, options, eager)
+
+
+def add_to(folder: Path, report: Report) -> Report:
+    """*report* with what the folder's own report holds beside it."""
+    path = folder / "bench.json"
+    if not path.is_file():
+        return report
+    kept = Report.read(path)
+    kept.add(report)
+    return kept

@@ -1,0 +1,178 @@
+"""
+The server beside the engine: the same prompts over HTTP and in process, and how soon an upload
+serves. The server is a process of its own, as `galenic serve` starts it; the rounds take turns, so
+that one of the two engines works at a time.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import httpx
+
+from galenic_adapters.backbone import ensure
+from galenic_adapters.manifest import BackboneId, Manifest
+from galenic_adapters.package import Package, write_metaprompt
+from galenic_adapters.refs import SHARED
+from galenic_adapters.tasks.base import TaskName
+from galenic_server.bench.asking import Speaker, of_engine
+from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
+from galenic_server.bench.workload import Prompt, popular
+from galenic_server.engine.base import Delta, Engine
+
+START_SECONDS = 600
+NUM_ADAPTERS = 64
+
+
+async def measure(stage: Stage, engine: Engine) -> None:
+    if stage.kind != "vllm" or not stage.has_weights:
+        stage.missing["HTTP"] = "a server's completions need vLLM, and a backbone with weights"
+        return
+    with _server(stage) as (url, key):
+        async with _client(url, key) as http:
+            await _until_ready(http)
+            await _upload(stage, http, NUM_ADAPTERS)
+            await _measure(stage, engine, http)
+
+
+async def _measure(stage: Stage, engine: Engine, http: httpx.AsyncClient) -> None:
+    def prompts_of(number: int) -> list[Prompt]:
+        rng = stage.rng(number, 14)
+        prompts = stage.draw(rng, stage.preset.num_requests)
+        chosen = popular("uniform", len(prompts), NUM_ADAPTERS, rng)
+        pairs = zip(prompts, chosen, strict=True)
+        return [replace(it, adapter=adapter(i), tenant=f"http-{number}") for it, i in pairs]
+
+    arms = [
+        Arm("HTTP", _of_server(http), prompts_of),
+        Arm("in process", of_engine(engine), prompts_of),
+    ]
+    await take_turns(stage, "http", arms)
+
+
+def _of_server(http: httpx.AsyncClient) -> Speaker:
+    """Answers come whole, so a first token is not seen before the last."""
+
+    async def speak(prompt: Prompt) -> AsyncIterator[Delta]:
+        body = {
+            "model": prompt.adapter,
+            "prompt": prompt.text_ids,
+            "max_tokens": prompt.num_tokens,
+            "ignore_eos": True,
+        }
+        reply = await http.post("/v1/completions", json=body)
+        said = reply.raise_for_status().json()
+        yield Delta("", said["usage"]["completion_tokens"])
+
+    return speak
+
+
+async def _upload(stage: Stage, http: httpx.AsyncClient, count: int) -> None:
+    """One after the other; each until the server says that it is ready everywhere."""
+    found = ensure(stage.backbone)
+    backbone = BackboneId(name=found.name, revision=found.revision)
+    for number in range(max(count, stage.preset.num_uploads)):
+        data = _package(stage, backbone, number).data
+        url = f"/admin/v1/adapters/{adapter(number)}"
+        since = time.perf_counter()
+        await _sent(http, url, data)
+        stage.samples.setdefault("upload, ms", []).append(1000 * (time.perf_counter() - since))
+
+
+async def _sent(http: httpx.AsyncClient, url: str, data: bytes) -> None:
+    kind = {"content-type": "application/octet-stream"}
+    reply = await http.put(url, params={"tenant": SHARED}, content=data, headers=kind)
+    answer = reply.raise_for_status().json()
+    while answer["state"] != "ready":
+        await asyncio.sleep(0.002)
+        at = f"{url}/{answer['version']}"
+        answer = (await http.get(at, params={"tenant": SHARED})).raise_for_status().json()
+
+
+def _package(stage: Stage, backbone: BackboneId, number: int) -> Package:
+    factor = stage.factors(adapter(number))
+    manifest = Manifest(
+        name=adapter(number),
+        task=TaskName.NER,
+        labels=("Disease",),
+        template_version=1,
+        backbone=backbone,
+        metaprompt=stage.metaprompt.digest,
+        rank=factor.rank,
+        positions=stage.metaprompt.num_positions,
+        width=stage.metaprompt.width,
+        dtype="float32",
+        licence="Apache-2.0",
+        created=date(2026, 1, 1),
+    )
+    return Package.write(manifest, factor)
+
+
+@contextmanager
+def _server(stage: Stage) -> Iterator[tuple[str, str]]:
+    """Where it listens, and its admin's key; it is stopped at the end."""
+    key, port = secrets.token_hex(16), _free_port()
+    with tempfile.TemporaryDirectory() as home:
+        metaprompt = Path(home) / "metaprompt.safetensors"
+        metaprompt.write_bytes(write_metaprompt(stage.metaprompt))
+        config = stage.config(NUM_ADAPTERS)
+        settings = {
+            "HOME": home,
+            "PORT": port,
+            "BACKBONE": stage.backbone,
+            "METAPROMPT": metaprompt,
+            "ADMIN_KEY": key,
+            "DTYPE": config.dtype,
+            "CONTEXT_TOKENS": config.context_tokens,
+            "ENFORCE_EAGER": config.enforce_eager,
+            "NUM_SLOTS": stage.preset.num_uploads + NUM_ADAPTERS,
+            "MAX_RANK": config.max_rank,
+            "LOG_LEVEL": "error",
+        }
+        given = {f"GALENIC_{name}": str(value) for name, value in settings.items()}
+        command = [sys.executable, "-m", "galenic_server"]
+        process = subprocess.Popen(command, env=os.environ | given, stdout=subprocess.DEVNULL)
+        try:
+            yield f"http://127.0.0.1:{port}", key
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@asynccontextmanager
+async def _client(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    bearer = {"authorization": f"Bearer {key}"}
+    limits = httpx.Limits(max_connections=512)
+    async with httpx.AsyncClient(
+        base_url=url, headers=bearer, timeout=START_SECONDS, limits=limits
+    ) as http:
+        yield http
+
+
+async def _until_ready(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(START_SECONDS):
+        while not await _is_ready(http):  # noqa: ASYNC110  # it is another process
+            await asyncio.sleep(0.2)
+
+
+async def _is_ready(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/health/ready")).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,129 @@
+"""
+What all parts of a run share: the backbone, random adapters for it, and what was measured so far.
+
+Dimension key:  P prompt positions   D model width   R rank
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+
+from galenic_adapters.factor import Factor, Metaprompt
+from galenic_server.bench.asking import Round, Speaker, ask_all
+from galenic_server.bench.preset import Lengths, Preset
+from galenic_server.bench.workload import Prompt, texts
+from galenic_server.engine.base import Engine, EngineConfig
+
+SPARE_SLOTS = 256
+"""For what is uploaded while the rest is resident."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A random factor for every name, made when it is asked for."""
+
+    metaprompt: Metaprompt
+    rank: int
+
+    def __call__(self, name: str) -> Factor:
+        rng = torch.Generator().manual_seed(int(name.rpartition("-")[2]))
+        u_PR = 1 + 0.1 * torch.randn(self.metaprompt.num_positions, self.rank, generator=rng)
+        v_RD = 1 + 0.1 * torch.randn(self.rank, self.metaprompt.width, generator=rng)
+        return Factor(u_PR, v_RD / self.rank)
+
+
+def adapter(number: int) -> str:
+    return f"bench-{number}"
+
+
+@dataclass(slots=True)
+class Stage:
+    """*missing* says why a part could not be measured; *vocabulary* is what texts are drawn of."""
+
+    preset: Preset
+    kind: str
+    backbone: str
+    metaprompt: Metaprompt
+    vocabulary: tuple[int, int]
+    options: dict[str, Any] = field(default_factory=dict)
+    enforce_eager: bool = False
+    rounds: list[Round] = field(default_factory=list)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def factors(self) -> Factors:
+        return Factors(self.metaprompt, self.preset.rank)
+
+    @property
+    def has_weights(self) -> bool:
+        return self.options.get("load_format") != "dummy"
+
+    def rng(self, *keys: int) -> Generator:
+        return np.random.default_rng([self.preset.seed, *(key + 1 for key in keys)])
+
+    def config(self, num_slots: int, *, eager: bool | None = None) -> EngineConfig:
+        num_slots += SPARE_SLOTS
+        return EngineConfig(
+            backbone=self.backbone,
+            metaprompt=self.metaprompt,
+            secret=secrets.token_bytes(32),
+            dtype=self.preset.dtype,
+            num_slots=num_slots,
+            max_rank=self.preset.max_rank,
+            num_components=num_slots * self.preset.rank,
+            context_tokens=self.preset.context_tokens,
+            enforce_eager=self.enforce_eager if eager is None else eager,
+            options=dict(self.options),
+        )
+
+    def draw(self, rng: Generator, count: int, lengths: Lengths | None = None) -> list[Prompt]:
+        """*count* prompts without an adapter."""
+        made = texts(lengths or self.preset.lengths, count, self.vocabulary, rng)
+        return [Prompt(ids, answer, tenant=secrets.token_hex(4)) for ids, answer in made]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """
+    One way to ask. prompts_of: those of a round.   before: what has to happen first, unmeasured.
+    engine: whose prefix cache is looked at.
+    """
+
+    name: str
+    speak: Speaker
+    prompts_of: Callable[[int], list[Prompt]]
+    before: Callable[[Sequence[Prompt]], Awaitable[None]] | None = None
+    engine: Engine | None = None
+
+
+async def take_turns(
+    stage: Stage, part: str, arms: Sequence[Arm], num_rounds: int | None = None
+) -> None:
+    """Every arm in every round, another one first each time; a first round warms up, unmeasured."""
+    num_rounds = num_rounds or stage.preset.num_rounds
+    for number in range(-1, num_rounds):
+        at = number % len(arms)
+        for arm in (*arms[at:], *arms[:at]):
+            measured = await _turn(stage, part, arm, number)
+            if number >= 0:
+                stage.rounds.append(measured)
+
+
+async def _turn(stage: Stage, part: str, arm: Arm, number: int) -> Round:
+    prompts = arm.prompts_of(number)
+    if arm.before is not None:
+        await arm.before(prompts)
+    before = await arm.engine.stats() if arm.engine else None
+    made = Round(part, arm.name, number)
+    await ask_all(arm.speak, prompts, stage.preset.concurrency, made)
+    if arm.engine and before:
+        after = await arm.engine.stats()
+        made.queries = after.prefix_queries - before.prefix_queries
+        made.hits = after.prefix_hits - before.prefix_hits
+    return made

@@ -1,0 +1,56 @@
+"""
+What is asked: whose adapter, how long a text, and when.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from galenic_adapters.tasks.base import Constraint
+from galenic_server.bench.preset import Lengths
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request; *start* is its arrival in seconds, none where it waits for its turn instead."""
+
+    text_ids: list[int]
+    num_tokens: int
+    tenant: str = "bench"
+    adapter: str | None = None
+    constraint: Constraint | None = None
+    start: float | None = None
+
+
+def popular(how: str, count: int, size: int, rng: Generator) -> list[int]:
+    """*count* of *size* adapters: ``uniform``, ``zipf`` of exponent 1, ``power <alpha>``."""
+    if how == "uniform":
+        return [int(it) for it in rng.integers(size, size=count)]
+    if how == "zipf":
+        weights = 1 / np.arange(1, size + 1)
+        return [int(it) for it in rng.choice(size, size=count, p=weights / weights.sum())]
+    # numpy's density grows towards one, so the popular adapters are the last
+    alpha = float(how.removeprefix("power "))
+    drawn = (rng.power(alpha, size=count) * size).astype(int)
+    return [int(it) for it in np.minimum(drawn, size - 1)]
+
+
+def arrivals(rate: float, cv: float, count: int, rng: Generator) -> list[float]:
+    """Seconds of *count* arrivals whose gaps are gamma of mean 1 / *rate* and variation *cv*."""
+    gaps = rng.gamma(1 / cv**2, cv**2 / rate, size=count)
+    return [float(it) for it in np.cumsum(gaps) - gaps[0]]
+
+
+def texts(
+    lengths: Lengths, count: int, vocabulary: tuple[int, int], rng: Generator
+) -> list[tuple[list[int], int]]:
+    """Random token ids, and how many tokens are to be answered."""
+    low, high = lengths.text
+    sizes = rng.integers(low, high + 1, size=count)
+    low, high = lengths.answer
+    answers = rng.integers(low, high + 1, size=count)
+    return [
+        ([int(it) for it in rng.integers(*vocabulary, size=size)], int(answer))
+        for size, answer in zip(sizes, answers, strict=True)
+    ]
