@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,7 @@ from galenic_server.bench.stage import Stage
 
 def main() -> int:
     asked = _arguments()
-    preset = PRESETS[asked.preset]
-    if asked.rounds:
-        preset = replace(preset, num_rounds=asked.rounds, peer_rounds=asked.rounds)
+    preset = _preset(asked)
     try:
         for name in preset.shapes or (None,):
             _one(asked, preset, name)
@@ -34,6 +33,15 @@ def main() -> int:
     return 0
 
 
+def _preset(asked: argparse.Namespace) -> Preset:
+    preset = PRESETS[asked.preset]
+    if asked.rounds:
+        preset = replace(preset, num_rounds=asked.rounds, peer_rounds=asked.rounds)
+    if asked.requests:
+        preset = replace(preset, num_requests=asked.requests)
+    return replace(preset, sizes=tuple(asked.size)) if asked.size else preset
+
+
 def _one(asked: argparse.Namespace, preset: Preset, shape: str | None) -> None:
     folder = asked.out / shape if shape else asked.out
     with tempfile.TemporaryDirectory() as scratch:
@@ -41,11 +49,11 @@ def _one(asked: argparse.Namespace, preset: Preset, shape: str | None) -> None:
             stage = of_shape(preset, shape, Path(scratch))
         else:
             stage = of_backbone(preset, asked.engine, asked.backbone)
-        report = measure(stage, asked.part or list(PARTS), folder)
+        report = measure(stage, asked.part or preset.parts, folder)
     sys.stdout.write(report.markdown)
 
 
-def measure(stage: Stage, parts: list[str], folder: Path) -> Report:
+def measure(stage: Stage, parts: Sequence[str], folder: Path) -> Report:
     """Run the *parts*, and leave a report in the folder as they end."""
 
     def keep(report: Report) -> None:
@@ -65,6 +73,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--backbone", help="a folder or a hub name; the shipped one if unset")
     parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm")
     parser.add_argument("--rounds", type=int, help="instead of the preset's")
+    parser.add_argument("--requests", type=int, help="of a round and arm, the same")
+    parser.add_argument("--size", type=int, action="append", help="adapters in the mix; repeatable")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="the report's folder")
     return parser.parse_args()
 

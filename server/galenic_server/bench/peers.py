@@ -28,6 +28,9 @@ async def measure(stage: Stage, engine: Engine) -> None:
     if stage.kind != "vllm":
         stage.missing["peers"] = f"the engine is {stage.kind}: the peers are vLLM's"
         return
+    if not stage.preset.peers:
+        stage.missing["peers"] = "two engines of this shape do not fit one GPU"
+        return
     async with _eager(stage, engine) as eager:
         for peer in stage.preset.peers:
             await _against_loras(stage, engine, eager, peer)

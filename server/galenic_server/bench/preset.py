@@ -33,7 +33,8 @@ class Preset:
     num_requests: of a round and arm.   sizes: how many adapters are in the mix.   alphas: of
     numpy's power law; zipf and uniform come on their own.   cvs: of gaps between arrivals.
     loads: rates of arrival as shares of what bare reached.   shapes: backbones without weights, by
-    the name of their recipe; none for the real one.   churn: uploads, and deletes, a second.
+    the name of their recipe; none for the real one.   parts: what is measured unless told
+    otherwise.   churn: uploads, and deletes, a second.
     """
 
     num_requests: int = 128
@@ -59,12 +60,18 @@ class Preset:
     seed: int = 0
     shapes: tuple[str, ...] = ()
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    parts: tuple[str, ...] = ("residency", "churn", "constrained", "http", "peers", "mix")
 
 
 _SIZES = (1, 8, 16, 100, 1000, 10_000, 100_000)
 
 PRESETS = {
-    "quick": Preset(num_rounds=3),
+    "quick": Preset(
+        num_requests=64,
+        num_rounds=2,
+        peer_rounds=2,
+        parts=("residency", "churn", "constrained", "http", "peers"),
+    ),
     "cpu": Preset(
         sizes=_SIZES,
         alphas=(1, 0.6, 0.3, 0.1),
@@ -80,6 +87,7 @@ PRESETS = {
         mixed_requests=256,
         peer_requests=128,
         num_positions=100,
+        parts=("residency", "churn", "constrained", "peers"),
         shapes=("llama-3.1-8b", "gpt-oss-20b"),
     ),
 }

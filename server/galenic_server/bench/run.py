@@ -4,7 +4,7 @@ From a preset to a report: one engine for all parts, and the parts one after the
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,17 @@ def of_backbone(preset: Preset, kind: str, name: str | None, *, eager: bool = Fa
     return _stage(preset, kind, str(found.path), metaprompt, {}, eager=eager)
 
 
+HALF_OF_A_GPU, A_GPU = 0.42, 0.9
+
+
 def of_shape(preset: Preset, name: str, folder: Path) -> Stage:
-    """Over the shape of a backbone, without its weights."""
-    options = {"load_format": "dummy"}
-    return _stage(preset, "vllm", write_shape(name, folder), None, options)
+    """Over the shape of a backbone, without its weights; with peers where two fit one GPU."""
+    backbone = write_shape(name, folder)
+    if hasattr(AutoConfig.from_pretrained(backbone), "num_local_experts"):
+        preset = replace(preset, peers=())
+    share = HALF_OF_A_GPU if preset.peers else A_GPU
+    options = {"load_format": "dummy", "gpu_memory_utilization": share}
+    return _stage(preset, "vllm", backbone, None, options)
 
 
 def _stage(

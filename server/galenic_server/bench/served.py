@@ -35,13 +35,16 @@ NUM_ADAPTERS = 64
 
 
 async def measure(stage: Stage, engine: Engine) -> None:
-    if stage.kind != "vllm" or not stage.has_weights:
-        stage.missing["HTTP"] = "a server's completions need vLLM, and a backbone with weights"
+    if not stage.has_weights:
+        stage.missing["HTTP"] = "a server needs a backbone with weights"
         return
     with _server(stage) as (url, key):
         async with _client(url, key) as http:
             await _until_ready(http)
             await _upload(stage, http, NUM_ADAPTERS)
+            if stage.kind != "vllm":
+                stage.missing["HTTP"] = "completions over HTTP need vLLM"
+                return
             await _measure(stage, engine, http)
 
 
@@ -129,6 +132,7 @@ def _server(stage: Stage) -> Iterator[tuple[str, str]]:
         settings = {
             "HOME": home,
             "PORT": port,
+            "ENGINE": stage.kind,
             "BACKBONE": stage.backbone,
             "METAPROMPT": metaprompt,
             "ADMIN_KEY": key,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from galenic_server.bench.__main__ import measure
-from galenic_server.bench.preset import Lengths, Peer, Preset
+from galenic_server.bench.preset import PRESETS, Lengths, Peer, Preset
 from galenic_server.bench.report import Report
 from galenic_server.bench.run import PARTS, of_backbone, of_shape
+from galenic_server.bench.shapes import ARCHITECTURES
 
 TINY = Preset(
     num_requests=4,
@@ -63,6 +64,7 @@ class TestReport:
         assert {"met", "not met", "not measured"} >= {it.verdict for it in report.figures}
         assert all(f"| {it.figure.name} |" in shown for it in report.figures)
         assert {"peers", "HTTP"} == set(report.missing)
+        assert 64 == len(report.samples["upload, ms"])
 
     def test_figures_follow_from_the_raw_rounds(self, folder: Path):
         """
@@ -122,6 +124,19 @@ def test_vllm_peers_and_server(llama: Path, tmp_path: Path):
     arms = {it.arm for it in report.rounds}
     assert {"HTTP", "in process", "ours", "LoRA r16, max_loras 2", "embeds"} <= arms
     assert 64 <= len(report.samples["upload, ms"])
+
+
+@pytest.mark.parametrize("name", PRESETS["gpu"].shapes)
+def test_a_large_shape_is_made_without_a_hub(tmp_path: Path, name: str):
+    """
+    The folder has the recipe's vocabulary, and a token for each of it.
+    """
+    stage = of_shape(PRESETS["gpu"], name, tmp_path)
+    recipe = json.loads((ARCHITECTURES / f"{name}.json").read_text())
+
+    assert recipe["vocab_size"] == stage.vocabulary[1]
+    assert (100, recipe["hidden_size"]) == tuple(stage.metaprompt.rows_PD.shape)
+    assert ("gpt-oss" in name) == (stage.preset.peers == ())
 
 
 @pytest.mark.slow
