@@ -38,12 +38,10 @@ class Adapters:
             raise NotFound("no such adapter")
         return self._factors[digest]
 
-    def add(self, rank: int, seed: int | None = None) -> str:
-        """Another one at each call, or the one of *seed*."""
-        random = self._random if seed is None else torch.Generator().manual_seed(seed)
+    def add(self, rank: int) -> str:
         factor = Factor(
-            torch.randn(NUM_POSITIONS, rank, generator=random),
-            torch.randn(rank, WIDTH, generator=random),
+            torch.randn(NUM_POSITIONS, rank, generator=self._random),
+            torch.randn(rank, WIDTH, generator=self._random),
         )
         digest = digest_of({"u": factor.u_PR, "v": factor.v_RD})
         self._factors[digest] = factor
@@ -54,8 +52,8 @@ class Adapters:
 
     @cached_property
     def of_rank(self) -> dict[int, str]:
-        """One that stays, for each rank that tests are made with; the same in every engine."""
-        return {rank: self.add(rank, seed=rank) for rank in RANKS}
+        """One that stays, for each rank that tests are made with."""
+        return {rank: self.add(rank) for rank in RANKS}
 
 
 def metaprompt() -> Metaprompt:
