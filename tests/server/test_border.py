@@ -189,7 +189,12 @@ class TestMetrics:
         assert 'galenic_requests_total{route="/v1/ner",status="200",tenant="metered"} 1.0' in page
         assert 'galenic_request_seconds_count{task="ner",tenant="metered"} 1.0' in page
         assert 'galenic_tokens_total{kind="completion",tenant="metered"}' in page
-        for name in ("resident_adapters", "slot_loads_total", "prefix_hits_total"):
+        for name in (
+            "resident_adapters",
+            "slot_loads_total",
+            "prefix_hits_total",
+            "prefix_hit_ratio",
+        ):
             assert re.search(rf"^galenic_{name} \d", page, re.M)
         assert "galenic_engine_restarts_total 0.0" in page
         assert CANARY not in page
