@@ -378,6 +378,8 @@ def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
     if current_platform.is_cpu():
         share_the_cpu(config.tensor_parallel_size)
+    # Here tensors are an upload's, and small; workers have threads of their own.
+    torch.set_num_threads(1)
     arguments: dict[str, Any] = {
         "model": config.backbone,
         "dtype": config.dtype,
