@@ -105,6 +105,7 @@ def _lora_arms(stage: Stage, engine: Engine, eager: Engine, other: "Peer", name:
     return [
         Arm("bare", of_engine(engine), bare),
         Arm("ours", of_engine(engine), adapted),
+        Arm("bare, eager", of_engine(eager), bare),
         Arm("ours, eager", of_engine(eager), adapted),
         Arm(f"bare beside {name}", _of_loras(other), bare),
         Arm(name, _of_loras(other), adapted),

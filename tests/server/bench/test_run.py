@@ -3,6 +3,8 @@ The whole bench at the size of a test: what it records and writes. Nothing here 
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,18 @@ def test_vllm_peers_and_server(llama: Path, tmp_path: Path):
     arms = {it.arm for it in report.rounds}
     assert {"HTTP", "in process", "ours", "LoRA r16, max_loras 2", "embeds"} <= arms
     assert 64 <= len(report.samples["upload, ms"])
+
+
+def test_is_a_command():
+    """
+    `galenic bench` passes on what it is given to the program that measures.
+    """
+    command = [sys.executable, "-m", "galenic_adapters.cli", "bench", "--preset", "none"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert 2 == done.returncode
+    assert "choose from" in done.stderr and "gpu" in done.stderr
 
 
 @pytest.mark.parametrize("name", PRESETS["gpu"].shapes)
