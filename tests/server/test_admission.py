@@ -119,7 +119,7 @@ class TestADeath:
         deaths = [self.ask(vllm_running, body, tenant=tenant)[0] for _ in range(2)]
         path = "/v1/ner" if "documents" in body else "/v1/chat/completions"
         with held(vllm_running) as engine:
-            refused = vllm_running.client(tenant).post(path, json=body)
+            refused = vllm_running.client(tenant).post(path, json=body, timeout=20)
             assert [] == engine.held
         harmless = vllm_running.client(tenant).post(path, json=body | {"max_tokens": 9})
         elsewhere = vllm_running.client("north").post(path, json=body)

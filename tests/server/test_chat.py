@@ -150,6 +150,7 @@ NASTY: list[dict[str, Any]] = [
     {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
     {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}},
     {"allOf": [{"$ref": "#"}, {"not": {"$ref": "#"}}]},
+    {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]},
 ]
 
 
@@ -190,6 +191,19 @@ class TestAFormat:
         assert ask(running, max_tokens=1)
         assert 0 == running.parts.service.engine._stats.restarts
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_schema_that_is_only_itself_is_the_callers_fault(
+        self, running: Running, stream: bool
+    ):
+        """
+        No token is allowed by it: a 422, which nobody tries again, and no 503.
+        """
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#"}}}
+        reply = running.client("north").post(URL, json=chat(response_format=form, stream=stream))
+
+        assert 422 == reply.status_code
+        assert "constraint" == reply.json()["error"]["param"]
+
     @pytest.mark.parametrize("num_objects", [64, 300])
     def test_a_schema_that_is_deep_is_refused(self, running: Running, num_objects: int):
         """
@@ -219,6 +233,14 @@ class TestAFormat:
 
 
 class TestARefusal:
+    def test_more_than_sixteen_answers_are_refused(self, running: Running):
+        """
+        Also where a temperature would make them differ.
+        """
+        reply = running.client("north").post(URL, json=chat(n=17, temperature=1))
+
+        assert (422, "n") == (reply.status_code, reply.json()["error"]["param"])
+
     @pytest.mark.parametrize(
         "field",
         [

@@ -242,6 +242,7 @@ class VllmEngine:
                     if output.finished:
                         num_tokens = len(prompt_ids) + len(work.text_ids)
                         self._count_prefix(num_tokens, output.num_cached_tokens or 0)
+                    _check_end(output, is_bound=params.structured_outputs is not None)
                     yield _without_prompt(output, len(prompt_ids))
 
     async def _run(
@@ -432,11 +433,20 @@ def _delta(request: Request, output: RequestOutput) -> Delta:
     )
 
 
+def _check_end(output: RequestOutput, *, is_bound: bool) -> None:
+    """
+    Raises where vLLM gave up on a request.
+
+    One that is bound ends so where its grammar allows no token: a schema that is only itself.
+    """
+    for reason in {said.finish_reason for said in output.outputs} - {None, "stop", "length"}:
+        if reason == "error" and is_bound:
+            raise BadInput("constraint", "leads to where no token is allowed")
+        raise Unavailable(f"the engine ended this request: {reason}")
+
+
 def _without_prompt(output: RequestOutput, num_virtual: int) -> RequestOutput:
-    """*output* as if the text were all that there is; raises where vLLM gave up on it."""
-    for said in output.outputs:
-        if said.finish_reason not in (None, "stop", "length"):
-            raise Unavailable(f"the engine ended this request: {said.finish_reason}")
+    """*output* as if the text were all that there is."""
     output.num_cached_tokens = max(0, (output.num_cached_tokens or 0) - num_virtual)
     output.num_cache_creation_tokens = None
     if output.prompt_token_ids is not None:
