@@ -202,7 +202,7 @@ class TestAFormat:
         reply = running.client("north").post(URL, json=chat(response_format=form, stream=stream))
 
         assert 422 == reply.status_code
-        assert "constraint" == reply.json()["error"]["param"]
+        assert "response_format" == reply.json()["error"]["param"]
 
     @pytest.mark.parametrize("num_objects", [64, 300])
     def test_a_schema_that_is_deep_is_refused(self, running: Running, num_objects: int):
