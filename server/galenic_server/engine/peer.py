@@ -19,7 +19,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from galenic_server.engine.base import Delta, EngineConfig
-from galenic_server.engine.vllm_engine import CPU_BLOCK_TOKENS, CPU_KV_CACHE_BYTES, share_the_cpu
+from galenic_server.engine.vllm_engine import CPU_ARGUMENTS, share_the_cpu
 
 
 class Peer:
@@ -92,7 +92,7 @@ def _make(config: EngineConfig, more: dict[str, Any]) -> AsyncLLM:
     }
     if current_platform.is_cpu():
         share_the_cpu(1)
-        arguments |= {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
+        arguments |= CPU_ARGUMENTS
     with _plain():
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | config.options | more))
 

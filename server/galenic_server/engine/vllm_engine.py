@@ -70,8 +70,11 @@ LAST_BACKOFF_SECONDS = 60.0
 COMPONENTS_A_SLOT = 4  # where the configuration leaves the size of the pool to us
 FETCHED_AT_ONCE = 500  # factors on their way from the store, in this process
 LAST = 2**62  # a priority: after everybody who asks
-CPU_KV_CACHE_BYTES = 1 << 30  # 46,000 tokens of SmolLM2-135M; vLLM's own is nearly all memory
-CPU_BLOCK_TOKENS = 32  # vLLM's default of 128 would cache no prompt of 64 rows
+CPU_ARGUMENTS: dict[str, Any] = {
+    "kv_cache_memory_bytes": 1 << 30,  # 46,000 tokens of SmolLM2; vLLM's own is nearly all memory
+    "block_size": 32,  # vLLM's default of 128 would cache no prompt of 64 rows
+    "max_num_batched_tokens": 256,  # of 4,096, each token said would wait a second for prompts read
+}
 
 
 class VllmEngine:
@@ -397,7 +400,7 @@ def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
         "enable_log_requests": False,
     }
     if current_platform.is_cpu():
-        arguments |= {"block_size": CPU_BLOCK_TOKENS, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
+        arguments |= CPU_ARGUMENTS
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | config.options))
 
 
