@@ -33,7 +33,8 @@ async def _measure(stage: Stage, engine: Engine, name: str, constraint: Constrai
         rounds[number] = await _of_true_length(stage, engine, number, constraint)
 
     def free(number: int) -> list[Prompt]:
-        return [replace(it, constraint=None) for it in rounds[number]]
+        """Another tenant's, for the arm before has left these texts in its own cache."""
+        return [replace(it, constraint=None, tenant=f"{it.tenant}-free") for it in rounds[number]]
 
     arms = [
         Arm(name, speak, rounds.__getitem__, engine=engine),
