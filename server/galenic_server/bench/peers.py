@@ -94,13 +94,16 @@ async def _peer(stage: Stage, loras: Sequence[Path], more: dict[str, Any]) -> As
 
 
 def _lora_arms(stage: Stage, engine: Engine, eager: Engine, other: "Peer", name: str) -> list[Arm]:
+    """From the second round on, ours has met its prompts before, and the peer its weights."""
+
     def bare(number: int) -> list[Prompt]:
         return stage.draw(stage.rng(number, 10), stage.preset.peer_requests)
 
     def adapted(number: int) -> list[Prompt]:
         prompts = bare(number)
         chosen = popular("uniform", len(prompts), stage.preset.num_loras, stage.rng(number, 11))
-        return [replace(it, adapter=adapter(i)) for it, i in zip(prompts, chosen, strict=True)]
+        pairs = zip(prompts, chosen, strict=True)
+        return [replace(it, adapter=adapter(i), tenant="peers") for it, i in pairs]
 
     return [
         Arm("bare", of_engine(engine), bare),

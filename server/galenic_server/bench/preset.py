@@ -49,7 +49,7 @@ class Preset:
     loads: tuple[float, ...] = (0.7,)
     peers: tuple[Peer, ...] = (Peer(16, 8),)
     num_loras: int = 64
-    peer_requests: int = 16
+    peer_requests: int = 64
     peer_rounds: int = 3
     churn: int = 20
     num_uploads: int = 100
