@@ -105,7 +105,7 @@ CHATS = {
         chat([49_152, 10**6]),
         422,
         "invalid_field",
-        "messages[0].content.?",
+        "messages[0].content",
     ),
     "longer than the context": (chat(LONG_NOTE), 413, "context_length_exceeded", "messages"),
     "unknown model": ({**chat(), "model": "nobody@3"}, 404, "not_found", None),

@@ -66,4 +66,4 @@ class TestMetrics:
         assert [resident + 1, loads + 1] == now("resident_adapters", "slot_loads_total")
         assert [hits] == cold
         assert now("prefix_hits_total")[0] >= hits + zoo.metaprompt.num_positions
-        assert [4096] == now("slots")
+        assert now("slots") > now("resident_adapters")

@@ -54,8 +54,9 @@ class TestAThousandAdapters:
         record_property("thousand adapters", f"{told}; crowd of {CONCURRENCY} {minutes:.2f} min")
         assert _share_of_lookalikes(alone) < 0.01
         assert [alone[i] for i in order] == pytest.approx(crowd, abs=SAME_ODDS)
-        assert server.metric("galenic_resident_adapters") >= NUM_ADAPTERS
-        assert server.metric("galenic_slot_loads_total") == NUM_ADAPTERS
+        residents = server.metric("galenic_resident_adapters")  # the zoo's are there from the start
+        assert residents > NUM_ADAPTERS
+        assert server.metric("galenic_slot_loads_total") == residents
         assert server.metric("galenic_slot_evictions_total") == 0
 
 

@@ -32,6 +32,8 @@ crew = make_crew()
 ones = torch.ones(1)
 crew.add_up([], ones)
 (Path(folder) / f"member-{crew.rank}").write_text(f"{int(ones)} agree on {crew.agree(crew.rank)}")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()  # who leaves without it may abort those that are behind
 """
 
 
