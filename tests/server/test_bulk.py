@@ -111,10 +111,10 @@ class TestABulk:
         assert [403, 403] == told
 
 
-def test_an_empty_bulk_is_none(running: Running):
+def test_an_empty_bulk_is_refused(running: Running):
     """
-    Nothing in, nothing out but the end.
+    Whoever sends nothing has lost something on the way.
     """
-    told = post(running.admin, tenant="empty")
+    reply = running.admin.post(URL, params={"tenant": "bulk"})
 
-    assert [{"kind": "end", "new": 0, "there": 0, "failed": 0}] == told
+    assert (422, "body") == (reply.status_code, reply.json()["error"]["param"])

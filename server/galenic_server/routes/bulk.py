@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from galenic_adapters import audit
 from galenic_adapters.archive import Offered, parse_offered
-from galenic_adapters.errors import GalenicError, Unavailable
+from galenic_adapters.errors import BadInput, GalenicError, Unavailable
 from galenic_adapters.many import Placed
 from galenic_adapters.package import package_digest
 from galenic_server.admin_schemas import BulkEnd, BulkLine
@@ -45,6 +45,9 @@ async def publish_many(
     the others. Bytes that a name has already are not written again, so twice is as once.
     """
     file = await received(request)
+    if not file.tell():
+        file.close()
+        raise BadInput("body", "is empty; a line for each adapter is wanted")
     told = _told(registry, tenant, file, audit.under_way())
     return StreamingResponse(told, media_type=LINES_MEDIA)
 
