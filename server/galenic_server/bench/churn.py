@@ -12,8 +12,8 @@ from itertools import count
 from statistics import median
 
 from galenic_server.bench.asking import Round, ask_all, of_engine
-from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
-from galenic_server.bench.workload import Prompt, arrivals, popular
+from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
+from galenic_server.bench.workload import Prompt, arrivals
 from galenic_server.engine.base import Engine
 
 LOAD = 0.7
@@ -29,9 +29,8 @@ async def measure(stage: Stage, engine: Engine) -> None:
         rng = stage.rng(number, 7)
         prompts = stage.draw(rng, stage.preset.num_requests)
         starts = arrivals(rate, 1, len(prompts), rng)
-        chosen = popular("uniform", len(prompts), size, rng)
-        triples = zip(prompts, chosen, starts, strict=True)
-        return [replace(it, adapter=adapter(i), start=at) for it, i, at in triples]
+        pairs = zip(mixed(prompts, size, rng), starts, strict=True)
+        return [replace(it, start=at) for it, at in pairs]
 
     speak = of_engine(engine)
     for number in range(-1, stage.preset.num_rounds):

@@ -13,8 +13,8 @@ from galenic_adapters.tasks.base import Constraint
 from galenic_adapters.tasks.ner import Ner, NerFields
 from galenic_adapters.tasks.nli import Nli, NliFields
 from galenic_server.bench.asking import of_engine
-from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
-from galenic_server.bench.workload import Prompt, popular
+from galenic_server.bench.stage import Arm, Stage, mixed, take_turns
+from galenic_server.bench.workload import Prompt
 from galenic_server.engine.base import Engine
 
 NER = Ner(("Disease", "Drug")).constraint(NerFields("a"))
@@ -48,11 +48,7 @@ async def _of_true_length(
 ) -> list[Prompt]:
     rng = stage.rng(number, 9)
     drawn = stage.draw(rng, stage.preset.num_requests)
-    chosen = popular("uniform", len(drawn), min(1000, max(stage.preset.sizes)), rng)
-    prompts = [
-        replace(it, adapter=adapter(i), constraint=constraint)
-        for it, i in zip(drawn, chosen, strict=True)
-    ]
+    prompts = mixed(drawn, min(1000, max(stage.preset.sizes)), rng, constraint=constraint)
     lengths = await _lengths(engine, prompts, stage.preset.concurrency)
     fresh = stage.draw(stage.rng(number, 9), len(prompts))  # the same texts, and no cache for them
     return [

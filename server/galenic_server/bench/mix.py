@@ -8,8 +8,8 @@ from statistics import median
 
 from galenic_server.bench.asking import of_engine
 from galenic_server.bench.preset import Lengths
-from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
-from galenic_server.bench.workload import Prompt, arrivals, popular
+from galenic_server.bench.stage import Arm, Stage, mixed, take_turns
+from galenic_server.bench.workload import Prompt, arrivals
 from galenic_server.engine.base import Engine
 
 SIZE = 1000
@@ -72,9 +72,7 @@ async def _pair(
         return [replace(it, start=at) for it, at in zip(prompts, starts, strict=True)]
 
     def adapted(number: int) -> list[Prompt]:
-        chosen = popular(how, count, size, stage.rng(number, 6))
-        pairs = zip(bare(number), chosen, strict=True)
-        return [replace(it, adapter=adapter(i), tenant=f"mix-{number}") for it, i in pairs]
+        return mixed(bare(number), size, stage.rng(number, 6), how, tenant=f"mix-{number}")
 
     speak = of_engine(engine)
     arms = [

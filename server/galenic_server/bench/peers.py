@@ -6,7 +6,6 @@ engine of the same build, resident at the same time and asked in turn.
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,8 @@ from galenic_server.bench import preset as presets
 from galenic_server.bench.asking import Speaker, of_engine
 from galenic_server.bench.figures import peer as peer_name
 from galenic_server.bench.lora import write_loras
-from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
-from galenic_server.bench.workload import Prompt, popular
+from galenic_server.bench.stage import Arm, Stage, mixed, take_turns
+from galenic_server.bench.workload import Prompt
 from galenic_server.engine.base import Delta, Engine
 from galenic_server.engine.make import make_engine
 
@@ -100,10 +99,8 @@ def _lora_arms(stage: Stage, engine: Engine, eager: Engine, other: "Peer", name:
         return stage.draw(stage.rng(number, 10), stage.preset.peer_requests)
 
     def adapted(number: int) -> list[Prompt]:
-        prompts = bare(number)
-        chosen = popular("uniform", len(prompts), stage.preset.num_loras, stage.rng(number, 11))
-        pairs = zip(prompts, chosen, strict=True)
-        return [replace(it, adapter=adapter(i), tenant="peers") for it, i in pairs]
+        rng = stage.rng(number, 11)
+        return mixed(bare(number), stage.preset.num_loras, rng, tenant="peers")
 
     return [
         Arm("bare", of_engine(engine), bare),
@@ -127,9 +124,8 @@ async def _against_embeddings(stage: Stage, engine: Engine) -> None:
     factors = stage.factors
 
     def adapted(number: int) -> list[Prompt]:
-        prompts = stage.draw(stage.rng(number, 12), stage.preset.num_requests)
-        chosen = popular("uniform", len(prompts), stage.preset.num_loras, stage.rng(number, 13))
-        return [replace(it, adapter=adapter(i)) for it, i in zip(prompts, chosen, strict=True)]
+        drawn = stage.draw(stage.rng(number, 12), stage.preset.num_requests)
+        return mixed(drawn, stage.preset.num_loras, stage.rng(number, 13))
 
     async with AsyncExitStack() as stack:
         more = {"enable_prompt_embeds": True, "enforce_eager": stage.enforce_eager}

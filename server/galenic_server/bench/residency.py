@@ -12,8 +12,8 @@ from torch import nn
 
 from galenic_server.bench.asking import of_engine
 from galenic_server.bench.figures import ours
-from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
-from galenic_server.bench.workload import Prompt, popular
+from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
+from galenic_server.bench.workload import Prompt
 from galenic_server.engine.base import Engine, Request, Sampling, complete
 from galenic_server.engine.embedding import Layout, PromptedEmbedding
 
@@ -73,9 +73,7 @@ def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
 
     def cold(number: int) -> list[Prompt]:  # every request another tenant's: no cache knows it
         rng = stage.rng(number, 2, size)
-        prompts = stage.draw(rng, stage.preset.num_requests)
-        chosen = popular("uniform", len(prompts), size, rng)
-        return [replace(it, adapter=adapter(i)) for it, i in zip(prompts, chosen, strict=True)]
+        return mixed(stage.draw(rng, stage.preset.num_requests), size, rng)
 
     def warm(number: int) -> list[Prompt]:
         return [replace(it, tenant=f"warm-{number}") for it in cold(number)]

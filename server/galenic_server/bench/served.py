@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from galenic_adapters.package import Package, write_metaprompt
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
 from galenic_server.bench.asking import Speaker, of_engine
-from galenic_server.bench.stage import Arm, Stage, adapter, take_turns
-from galenic_server.bench.workload import Prompt, popular
+from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
+from galenic_server.bench.workload import Prompt
 from galenic_server.engine.base import Delta, Engine
 
 START_SECONDS = 600
@@ -51,10 +50,8 @@ async def measure(stage: Stage, engine: Engine) -> None:
 async def _measure(stage: Stage, engine: Engine, http: httpx.AsyncClient) -> None:
     def prompts_of(number: int) -> list[Prompt]:
         rng = stage.rng(number, 14)
-        prompts = stage.draw(rng, stage.preset.num_requests)
-        chosen = popular("uniform", len(prompts), NUM_ADAPTERS, rng)
-        pairs = zip(prompts, chosen, strict=True)
-        return [replace(it, adapter=adapter(i), tenant="http") for it, i in pairs]
+        drawn = stage.draw(rng, stage.preset.num_requests)
+        return mixed(drawn, NUM_ADAPTERS, rng, tenant="http")
 
     # The round that warms up leaves every adapter's prompt in both caches.
     arms = [

@@ -6,7 +6,7 @@ Dimension key:  P prompt positions   D model width   R rank
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.random import Generator
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_server.bench.asking import Round, Speaker, ask_all
 from galenic_server.bench.preset import Lengths, Preset
-from galenic_server.bench.workload import Prompt, texts
+from galenic_server.bench.workload import Prompt, popular, texts
 from galenic_server.engine.base import Engine, EngineConfig
 
 SPARE_SLOTS = 256
@@ -39,6 +39,15 @@ class Factors:
 
 def adapter(number: int) -> str:
     return f"bench-{number}"
+
+
+def mixed(
+    prompts: Sequence[Prompt], size: int, rng: Generator, how: str = "uniform", **more: Any
+) -> list[Prompt]:
+    """*prompts*, each with one of *size* adapters, drawn as *how* says, and with *more* changed."""
+    chosen = popular(how, len(prompts), size, rng)
+    pairs = zip(prompts, chosen, strict=True)
+    return [replace(it, adapter=adapter(i), **more) for it, i in pairs]
 
 
 @dataclass(slots=True)
