@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from vllm import AsyncEngineArgs, SamplingParams
+from vllm import SamplingParams
 from vllm.inputs.engine import embeds_input, tokens_input
 from vllm.lora.request import LoRARequest
-from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from galenic_server.engine.base import Delta, EngineConfig
-from galenic_server.engine.vllm_engine import CPU_ARGUMENTS, share_the_cpu
+from galenic_server.engine.vllm_engine import make_vllm
 
 
 class Peer:
@@ -81,20 +80,8 @@ def _mixed(prompt_PD: Tensor, text_ids: Sequence[int], tenant: str) -> Any:
 
 
 def _make(config: EngineConfig, more: dict[str, Any]) -> AsyncLLM:
-    arguments: dict[str, Any] = {
-        "model": config.backbone,
-        "dtype": config.dtype,
-        "max_model_len": config.context_tokens,
-        "enforce_eager": config.enforce_eager,
-        "enable_prefix_caching": True,
-        "disable_log_stats": True,
-        "enable_log_requests": False,
-    }
-    if current_platform.is_cpu():
-        share_the_cpu(1)
-        arguments |= CPU_ARGUMENTS
     with _plain():
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | config.options | more))
+        return make_vllm(config, **more)
 
 
 @contextmanager

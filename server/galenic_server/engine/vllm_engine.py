@@ -380,10 +380,21 @@ def _parts(digests: Sequence[str]) -> Iterator[Sequence[str]]:
 def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
     if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
-    if current_platform.is_cpu():
-        share_the_cpu(config.tensor_parallel_size)
-    # Here tensors are an upload's, and small; workers have threads of their own.
+    llm = make_vllm(
+        config,
+        scheduling_policy="priority",
+        tokenizer_mode=TOKENIZER_MODE,
+        worker_extension_cls="galenic_server.engine.worker.PromptWorker",
+        additional_config={LAYOUT_KEY: asdict(layout)},
+        structured_outputs_config={"backend": "xgrammar"} | _reasoning_of(config.backbone),
+    )
+    # Here tensors are an upload's, and small; the workers have been given threads of their own.
     torch.set_num_threads(1)
+    return llm
+
+
+def make_vllm(config: EngineConfig, **more: Any) -> AsyncLLM:
+    """vLLM over *config*'s backbone as this machine runs it; *more* is what it is made for."""
     arguments: dict[str, Any] = {
         "model": config.backbone,
         "dtype": config.dtype,
@@ -391,17 +402,13 @@ def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
         "tensor_parallel_size": config.tensor_parallel_size,
         "enforce_eager": config.enforce_eager,
         "enable_prefix_caching": True,
-        "scheduling_policy": "priority",
-        "tokenizer_mode": TOKENIZER_MODE,
-        "worker_extension_cls": "galenic_server.engine.worker.PromptWorker",
-        "additional_config": {LAYOUT_KEY: asdict(layout)},
-        "structured_outputs_config": {"backend": "xgrammar"} | _reasoning_of(config.backbone),
         "disable_log_stats": True,
         "enable_log_requests": False,
     }
     if current_platform.is_cpu():
+        _share_the_cpu(config.tensor_parallel_size)
         arguments |= CPU_ARGUMENTS
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | config.options))
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments | more | config.options))
 
 
 def _reasoning_of(backbone: str) -> dict[str, str]:
@@ -410,7 +417,7 @@ def _reasoning_of(backbone: str) -> dict[str, str]:
     return {"reasoning_parser": "openai_gptoss"} if is_harmony else {}
 
 
-def share_the_cpu(num_workers: int) -> None:
+def _share_the_cpu(num_workers: int) -> None:
     """
     Leave a core to the server and bind none, on a single NUMA node; what is set already stays.
 
