@@ -19,11 +19,15 @@ from galenic_server.engine.embedding import Layout, PromptedEmbedding
 
 
 async def seat(stage: Stage, engine: Engine) -> None:
-    """All that the largest mix needs, in one pass; and what one of them takes."""
+    """All that the largest mix needs, in one pass."""
     size = max(stage.preset.sizes)
     began = time.perf_counter()
     await engine.seat([adapter(i) for i in range(size)])
     stage.samples[f"seat {size:,}, s"] = [time.perf_counter() - began]
+
+
+def _count_bytes(stage: Stage) -> None:
+    size = max(stage.preset.sizes)
     limit = 2 * stage.preset.rank * (stage.metaprompt.num_positions + stage.metaprompt.width)
     for num_slots in stage.preset.sizes:
         stage.samples[f"bytes of {num_slots}"] = [float(table_bytes(stage, num_slots))]
@@ -63,6 +67,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
     ]
     for size in stage.preset.sizes:
         arms += _of_size(stage, engine, size)
+    _count_bytes(stage)
     await take_turns(stage, "residency", arms)
     if stage.kind == "vllm":
         await _first_ever(stage, engine)
