@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from galenic_client import calls
-from galenic_client.administration import AsyncAdministration
+from galenic_client.async_administration import AsyncAdministration
 from galenic_client.calls import Call
 from galenic_client.errors import ServerError, Unreachable, raise_for
 from galenic_client.transport import Retries, http_options, unreachable

@@ -1,0 +1,275 @@
+"""
+The admin API's calls for asyncio; each method is one call, as in `administration`.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from galenic_client import admin_calls as calls
+from galenic_client.admin_calls import Canary
+from galenic_client.calls import Call
+from galenic_client.errors import raise_for
+from galenic_client.transport import bytes_of, unreachable
+from galenic_client.types import (
+    Adapter,
+    Alias,
+    Brought,
+    Key,
+    NewKey,
+    Pushed,
+    Replica,
+    Role,
+    Share,
+    Tenant,
+    ToPush,
+    TriedOut,
+    Upload,
+)
+
+T = TypeVar("T")
+
+
+class AsyncAdministration:
+    """The same for asyncio."""
+
+    _http: httpx.AsyncClient
+
+    async def _send(self, call: Call[T]) -> T:
+        raise NotImplementedError
+
+    # Adapters
+
+    async def push(
+        self,
+        name: str,
+        package: bytes | Path,
+        *,
+        version: int | None = None,
+        tenant: str | None = None,
+        signature: bytes | Path | None = None,
+        idempotency_key: str | None = None,
+    ) -> Adapter:
+        """
+        Publish a package as *version*, or as the next one of *name*.
+
+        Under one key it makes one version however often it is sent; unset, each call has its own.
+        """
+        bundle = None if signature is None else bytes_of(signature)
+        sent = calls.push(name, bytes_of(package), version, tenant, bundle, idempotency_key)
+        return await self._send(sent)
+
+    async def push_many(
+        self, packages: Iterable[ToPush], *, tenant: str | None = None
+    ) -> AsyncIterator[Pushed]:
+        """
+        Publish thousands in one stream, read as they are sent; tells of each as it is written.
+
+        One that fails leaves the others. What was written already is found again by its bytes, so
+        after an `Unreachable` send the same once more.
+        """
+
+        async def content() -> AsyncIterator[bytes]:
+            for one in packages:
+                yield calls.line(one)
+
+        params = {} if tenant is None else {"tenant": tenant}
+        sending = self._http.stream(
+            "POST", calls.ADAPTERS, content=content(), params=params, headers=calls.LINES
+        )
+        try:
+            async with sending as sent:
+                if not sent.is_success:
+                    await sent.aread()
+                raise_for(sent)
+                async for text in sent.aiter_lines():
+                    if (one := calls.pushed(text)) is None:
+                        return
+                    yield one
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+        raise calls.cut()
+
+    async def try_out(
+        self,
+        name: str,
+        package: bytes | Path,
+        *,
+        version: int | None = None,
+        tenant: str | None = None,
+        signature: bytes | Path | None = None,
+    ) -> TriedOut:
+        """Every fault that a push would be refused for; nothing is written."""
+        bundle = None if signature is None else bytes_of(signature)
+        return await self._send(calls.try_out(name, bytes_of(package), version, tenant, bundle))
+
+    async def list(
+        self, *, tenant: str | None = None, deleted: bool = False
+    ) -> AsyncIterator[Adapter]:
+        """The tenant's adapters, page by page; or the deleted ones that can be brought back."""
+        after = None
+        while True:
+            page = await self._send(calls.adapters(tenant, after, deleted))
+            for adapter in page.adapters:
+                yield adapter
+            if (after := page.next) is None:
+                return
+
+    async def describe(
+        self, name: str, version: int | None = None, *, tenant: str | None = None
+    ) -> Adapter:
+        """A version, or what the name means just now."""
+        return await self._send(calls.describe(name, version, tenant))
+
+    async def delete(
+        self, name: str, version: int, *, tenant: str | None = None, purge: bool = False
+    ) -> None:
+        """It can be brought back for a while; with *purge* it is gone at once."""
+        await self._send(calls.delete(name, version, tenant, purge))
+
+    async def undelete(self, name: str, version: int, *, tenant: str | None = None) -> Adapter:
+        """Bring back a deleted version, as it was."""
+        return await self._send(calls.undelete(name, version, tenant))
+
+    async def uploads(self, *, tenant: str | None = None) -> Sequence[Upload]:
+        """The last uploads, those that failed with their faults."""
+        return await self._send(calls.uploads(tenant))
+
+    async def upload(self, idempotency_key: str, *, tenant: str | None = None) -> Upload:
+        """How far one upload has come."""
+        return await self._send(calls.upload(idempotency_key, tenant))
+
+    # Aliases
+
+    async def alias(
+        self,
+        alias: str,
+        adapter: str,
+        *,
+        canary: Canary | None = None,
+        etag: str | None = None,
+        tenant: str | None = None,
+    ) -> Alias:
+        """
+        Point *alias* to ``name@version``; a *canary* answers so many of a hundred requests.
+
+        An alias that exists moves only by its *etag*, or by ``*``: whatever it is.
+        """
+        return await self._send(calls.alias(alias, adapter, canary, etag, tenant))
+
+    async def get_alias(self, alias: str, *, tenant: str | None = None) -> Alias:
+        """Where it points, and whether all replicas answer by that (*converged*)."""
+        return await self._send(calls.get_alias(alias, tenant))
+
+    async def promote(self, alias: str, *, etag: str = "*", tenant: str | None = None) -> Alias:
+        """The canary takes over."""
+        return await self._send(calls.turn(alias, "promote", etag, tenant))
+
+    async def roll_back(self, alias: str, *, etag: str = "*", tenant: str | None = None) -> Alias:
+        """The canary is off; without one, the version before answers again."""
+        return await self._send(calls.turn(alias, "rollback", etag, tenant))
+
+    async def aliases(self, *, tenant: str | None = None) -> Sequence[Alias]:
+        return await self._send(calls.aliases(tenant))
+
+    async def drop_alias(self, alias: str, *, etag: str = "*", tenant: str | None = None) -> None:
+        await self._send(calls.drop_alias(alias, etag, tenant))
+
+    async def share(self, name: str, tenants: Sequence[str], *, tenant: str | None = None) -> Share:
+        """Let these tenants (``*``: all), and no others, ask an adapter or alias of that name."""
+        return await self._send(calls.share(name, tenants, tenant))
+
+    async def shares(self, *, tenant: str | None = None) -> Sequence[Share]:
+        return await self._send(calls.shares(tenant))
+
+    # Keys
+
+    async def create_key(
+        self,
+        tenant: str,
+        role: Role = "caller",
+        *,
+        expires: datetime | None = None,
+        label: str = "",
+    ) -> NewKey:
+        """A new key, shown this once."""
+        return await self._send(calls.create_key(tenant, role, expires, label))
+
+    async def keys(self, *, tenant: str | None = None) -> AsyncIterator[Key]:
+        """The tenant's keys, or everyone's, the oldest first, page by page."""
+        after = None
+        while True:
+            page = await self._send(calls.keys(tenant, after))
+            for key in page.keys:
+                yield key
+            if (after := page.next) is None:
+                return
+
+    async def rotate_key(
+        self, key_id: str, *, grace_seconds: int = 86_400, expires: datetime | None = None
+    ) -> NewKey:
+        """A new key instead, shown this once; the old one opens on for its grace."""
+        return await self._send(calls.rotate_key(key_id, grace_seconds, expires))
+
+    async def expire_key(self, key_id: str, expires: datetime) -> Key:
+        """The key opens nothing from that moment on."""
+        return await self._send(calls.expire_key(key_id, expires))
+
+    async def revoke_key(self, key_id: str) -> None:
+        """The key opens nothing from now on."""
+        await self._send(calls.revoke_key(key_id))
+
+    # Tenants
+
+    async def tenants(self) -> AsyncIterator[Tenant]:
+        """All of them by name, page by page."""
+        after = None
+        while True:
+            page = await self._send(calls.tenants(after))
+            for tenant in page.tenants:
+                yield tenant
+            if (after := page.next) is None:
+                return
+
+    async def tenant(self, name: str) -> Tenant:
+        return await self._send(calls.tenant(name))
+
+    async def set_tenant(
+        self,
+        name: str,
+        *,
+        max_adapters: int | None = None,
+        max_bytes: int | None = None,
+        suspended: bool = False,
+    ) -> Tenant:
+        """Make a tenant, or set all that is its own."""
+        return await self._send(calls.set_tenant(name, max_adapters, max_bytes, suspended))
+
+    async def export(self, tenant: str) -> AsyncIterator[bytes]:
+        """Everything of the tenant but its keys, as a stream of JSON lines."""
+        try:
+            async with self._http.stream("GET", calls.export(tenant)) as response:
+                if not response.is_success:
+                    await response.aread()
+                raise_for(response)
+                async for part in response.aiter_bytes():
+                    yield part
+        except httpx.TransportError as error:
+            raise unreachable(error, self._http.base_url) from error
+
+    async def bring(self, tenant: str, archive: bytes | AsyncIterable[bytes]) -> Brought:
+        """Bring in what an export gave; twice is as once."""
+        return await self._send(calls.bring(tenant, archive))
+
+    # The fleet
+
+    async def replicas(self) -> Sequence[Replica]:
+        """The servers on this database."""
+        return await self._send(calls.replicas())
+
+    async def forget_replica(self, replica: str) -> None:
+        """Wait no longer for one that died."""
+        await self._send(calls.forget_replica(replica))
