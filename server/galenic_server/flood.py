@@ -3,7 +3,8 @@ What a flood by one tenant does to another: ``python -m galenic_server.flood URL
 
 B asks alone, one request after the other, and again while A keeps many under way, turn by turn; the
 figures are B's latencies, how many times slower they are in the flood, and what the engine got done
-meanwhile.
+meanwhile. Requests during which this process itself was held up are asked again, and counted: what
+they took says nothing of the server.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import httpx
 
 WARM_UP = 3
 """B's first requests meet an engine that is full of A's, and end that; they are not counted."""
+BEAT, HELD_UP = 0.01, 0.05
+"""Seconds: how often this process looks whether it runs, and how late is too late."""
 NOTE = "The patient was diagnosed with colorectal cancer; his mother had ovarian cancer."
 
 
@@ -29,14 +32,17 @@ async def measure(
     alone: list[float] = []
     crowded: list[float] = []
     rates: list[float] = []
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http,
+        _held_up() as holds,
+    ):
         for _ in range(rounds):
-            alone += await _ask_in_turn(http, other, count)
+            alone += await _ask_in_turn(http, other, count, holds)
             async with _flooded(http, flooder, flood) as done:
-                await _ask_in_turn(http, other, WARM_UP)
+                await _ask_in_turn(http, other, WARM_UP, holds)
                 began = time.perf_counter()
                 num_before = len(done)
-                crowded += await _ask_in_turn(http, other, count)
+                crowded += await _ask_in_turn(http, other, count, holds)
                 seconds = time.perf_counter() - began
                 rates.append((len(done) - num_before + count) / seconds)
     alone, crowded = sorted(alone), sorted(crowded)
@@ -45,7 +51,8 @@ async def measure(
         f"{rounds} times {count} requests of B: alone p50 {_at(alone, 0.5):.3f} s, "
         f"p99 {_at(alone, 0.99):.3f} s; under {flood} of A's p50 {_at(crowded, 0.5):.3f} s, "
         f"p99 {_at(crowded, 0.99):.3f} s: {p50:.2f} and {p99:.2f} times; "
-        f"meanwhile both {statistics.median(rates):.1f} requests/s"
+        f"meanwhile both {statistics.median(rates):.1f} requests/s; "
+        f"this process was held up {len(holds)} times, {max(holds, default=0):.2f} s at most"
     )
 
 
@@ -60,12 +67,36 @@ async def _flooded(http: httpx.AsyncClient, key: str, flood: int) -> AsyncIterat
             task.cancel()
 
 
-async def _ask_in_turn(http: httpx.AsyncClient, key: str, count: int) -> list[float]:
-    seconds = []
-    for _ in range(count):
-        began = time.perf_counter()
+@asynccontextmanager
+async def _held_up() -> AsyncIterator[list[float]]:
+    """Yields for how long, each time that it happens, this process's event loop does not run."""
+    holds: list[float] = []
+
+    async def look() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(BEAT)
+            late = time.perf_counter() - began - BEAT
+            if late > HELD_UP:
+                holds.append(late)
+
+    async with asyncio.TaskGroup() as beside:
+        looking = beside.create_task(look())
+        yield holds
+        looking.cancel()
+
+
+async def _ask_in_turn(
+    http: httpx.AsyncClient, key: str, count: int, holds: list[float]
+) -> list[float]:
+    seconds: list[float] = []
+    while len(seconds) < count:
+        num_holds, began = len(holds), time.perf_counter()
         (await _ask(http, key)).raise_for_status()
-        seconds.append(time.perf_counter() - began)
+        took = time.perf_counter() - began
+        await asyncio.sleep(BEAT)  # for a hold that is just over to be seen
+        if len(holds) == num_holds:
+            seconds.append(took)
     return seconds
 
 

@@ -74,14 +74,13 @@ class TestLiteLlmsOwnTests:
         """
         Those of images, sound and files are skipped by LiteLLM, as our model takes none.
         """
-        folder = os.environ.get("GALENIC_LITELLM_TESTS")
-        if folder is None:
-            left_out = (
-                "left out: GALENIC_LITELLM_TESTS=FOLDER names no checkout of litellm's tests/"
-            )
+        fetched = tools.folder / "litellm-suite"
+        folder = Path(os.environ.get("GALENIC_LITELLM_TESTS", fetched))
+        if not (folder / "llm_translation/base_llm_unit_tests.py").exists():
+            left_out = f"left out: {folder} holds no tests of LiteLLM's repository"
             record_property("litellm's own tests", left_out)
             pytest.skip(left_out)
-        counts = tools.suite("litellm_base_suite.py")
+        counts = tools.suite("litellm_base_suite.py", GALENIC_LITELLM_TESTS=str(folder))
         record_property("litellm's own tests", counts)
 
         assert "failed" not in counts

@@ -1,17 +1,17 @@
 """
-Uploads and deletes while others ask: adapters taken in and thrown out of the engine, so many a
-second.
+What others feel of adapters that come and go, so many a second: seated in the engine and evicted,
+or uploaded over HTTP and deleted.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from statistics import median
 
-from galenic_server.bench.asking import Round, ask_all, of_engine
+from galenic_server.bench.asking import Round, Speaker, ask_all, of_engine
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
 from galenic_server.bench.workload import Prompt, arrivals
 from galenic_server.engine.base import Engine
@@ -20,9 +20,38 @@ LOAD = 0.7
 """Of what bare reaches: at saturation a first token waits for its turn and nothing else."""
 
 
+@dataclass(frozen=True, slots=True)
+class Churn:
+    """How adapters come and go, and how others ask meanwhile. sample: what a coming is kept as."""
+
+    part: str
+    calm: str
+    busy: str
+    sample: str
+    speak: Speaker
+    add: Callable[[str], Awaitable[None]]
+    remove: Callable[[str], Awaitable[None]]
+
+
 async def measure(stage: Stage, engine: Engine) -> None:
-    rate = LOAD * await _saturation(stage, engine)
+    async def seat(name: str) -> None:
+        await engine.seat([name])
+
+    churn = Churn(
+        "churn",
+        "no churn",
+        "churn",
+        "seat under churn, ms",
+        of_engine(engine),
+        seat,
+        engine.evict,
+    )
     size = min(1000, max(stage.preset.sizes))
+    await disturb(stage, churn, size, LOAD * await _saturation(stage, engine))
+
+
+async def disturb(stage: Stage, churn: Churn, size: int, rate: float) -> None:
+    """*rate* requests a second for *size* adapters, with others coming and going, and without."""
     fresh = count(2 * 10**7)
 
     def prompts_of(number: int) -> list[Prompt]:
@@ -32,13 +61,12 @@ async def measure(stage: Stage, engine: Engine) -> None:
         pairs = zip(mixed(prompts, size, rng), starts, strict=True)
         return [replace(it, start=at) for it, at in pairs]
 
-    speak = of_engine(engine)
     for number in range(-1, stage.preset.num_rounds):
-        order = ("no churn", "churn") if number % 2 else ("churn", "no churn")
+        order = (churn.calm, churn.busy) if number % 2 else (churn.busy, churn.calm)
         for name in order:
-            made = Round("churn", name, number)
-            async with _churning(stage, engine, fresh, is_on=name == "churn"):
-                await ask_all(speak, prompts_of(number), stage.preset.concurrency, made)
+            made = Round(churn.part, name, number)
+            async with _going_on(stage, churn, fresh, is_on=name == churn.busy):
+                await ask_all(churn.speak, prompts_of(number), stage.preset.concurrency, made)
             if number >= 0:
                 stage.rounds.append(made)
 
@@ -53,27 +81,25 @@ async def _saturation(stage: Stage, engine: Engine) -> float:
 
 
 @asynccontextmanager
-async def _churning(
-    stage: Stage, engine: Engine, fresh: "count[int]", *, is_on: bool
+async def _going_on(
+    stage: Stage, churn: Churn, fresh: "count[int]", *, is_on: bool
 ) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(_churn(stage, engine, fresh)) if is_on else None
+        task = group.create_task(_go_on(stage, churn, fresh)) if is_on else None
         yield
         if task:
             task.cancel()
 
 
-async def _churn(stage: Stage, engine: Engine, fresh: "count[int]") -> None:
+async def _go_on(stage: Stage, churn: Churn, fresh: "count[int]") -> None:
     """In, one after the other at the preset's rate, and out again a second later."""
     inside: list[str] = []
     began = time.perf_counter()
     for number, name in enumerate(map(adapter, fresh)):
         await asyncio.sleep(began + number / stage.preset.churn - time.perf_counter())
         since = time.perf_counter()
-        await engine.seat([name])
-        stage.samples.setdefault("seat under churn, ms", []).append(
-            1000 * (time.perf_counter() - since)
-        )
+        await churn.add(name)
+        stage.samples.setdefault(churn.sample, []).append(1000 * (time.perf_counter() - since))
         inside.append(name)
         if len(inside) > stage.preset.churn:
-            await engine.evict(inside.pop(0))
+            await churn.remove(inside.pop(0))

@@ -1,10 +1,11 @@
 """
-The server beside the engine: the same prompts over HTTP and in process, and how soon an upload
-serves. The server is a process of its own, as `galenic serve` starts it; the rounds take turns, so
-that one of the two engines works at a time.
+The server beside the engine: the same prompts over HTTP and in process, how soon an upload serves,
+and what uploads and deletes do to others. The server is a process of its own, as `galenic serve`
+starts it; the rounds take turns, so that one of the two engines works at a time.
 """
 
 import asyncio
+import json
 import os
 import secrets
 import socket
@@ -15,7 +16,10 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
+from functools import cache
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import httpx
 
@@ -25,10 +29,13 @@ from galenic_adapters.package import Package, write_metaprompt
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
 from galenic_server.bench.asking import Speaker, of_engine
+from galenic_server.bench.churn import LOAD, Churn, disturb
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
 from galenic_server.bench.workload import Prompt
 from galenic_server.engine.base import Delta, Engine
 
+COMPLETIONS = "/v1/completions"
+EVENT = "data: "
 START_SECONDS = 600
 NUM_ADAPTERS = 64
 
@@ -45,6 +52,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
                 stage.missing["HTTP"] = "completions over HTTP need vLLM"
                 return
             await _measure(stage, engine, http)
+            await _measure_churn(stage, http)
 
 
 async def _measure(stage: Stage, engine: Engine, http: httpx.AsyncClient) -> None:
@@ -61,49 +69,94 @@ async def _measure(stage: Stage, engine: Engine, http: httpx.AsyncClient) -> Non
     await take_turns(stage, "http", arms)
 
 
+async def _measure_churn(stage: Stage, http: httpx.AsyncClient) -> None:
+    async def upload(name: str) -> None:
+        await _sent(http, name, _package(stage, name).data)
+
+    async def delete(name: str) -> None:
+        reply = await http.delete(f"{_path(name)}/1", params={"tenant": SHARED})
+        reply.raise_for_status()
+
+    churn = Churn(
+        "churn, HTTP",
+        "no uploads",
+        "uploads",
+        "upload under churn, ms",
+        _streamed_by(http),
+        upload,
+        delete,
+    )
+    reached = [it.measures["requests/s"] for it in stage.rounds if it.arm == "HTTP"]
+    await disturb(stage, churn, NUM_ADAPTERS, LOAD * median(reached))
+
+
 def _of_server(http: httpx.AsyncClient) -> Speaker:
     """Answers come whole, so a first token is not seen before the last."""
 
     async def speak(prompt: Prompt) -> AsyncIterator[Delta]:
-        body = {
-            "model": prompt.adapter,
-            "prompt": prompt.text_ids,
-            "max_tokens": prompt.num_tokens,
-            "ignore_eos": True,
-        }
-        reply = await http.post("/v1/completions", json=body)
+        reply = await http.post(COMPLETIONS, json=_body(prompt))
         said = reply.raise_for_status().json()
         yield Delta("", said["usage"]["completion_tokens"])
 
     return speak
 
 
+def _streamed_by(http: httpx.AsyncClient) -> Speaker:
+    """Events are deltas; the last one counts the tokens."""
+
+    async def speak(prompt: Prompt) -> AsyncIterator[Delta]:
+        body = _body(prompt) | {"stream": True, "stream_options": {"include_usage": True}}
+        async with http.stream("POST", COMPLETIONS, json=body) as reply:
+            async for line in reply.raise_for_status().aiter_lines():
+                if line.startswith(EVENT + "{"):
+                    usage = json.loads(line.removeprefix(EVENT)).get("usage") or {}
+                    yield Delta("", usage.get("completion_tokens", 0))
+
+    return speak
+
+
+def _body(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "model": prompt.adapter,
+        "prompt": prompt.text_ids,
+        "max_tokens": prompt.num_tokens,
+        "ignore_eos": True,
+    }
+
+
 async def _upload(stage: Stage, http: httpx.AsyncClient, count: int) -> None:
     """One after the other; the server answers once its engine can serve the adapter."""
-    found = ensure(stage.backbone)
-    backbone = BackboneId(name=found.name, revision=found.revision)
-    for number in range(max(count, stage.preset.num_uploads)):
-        data = _package(stage, backbone, number).data
-        url = f"/admin/v1/adapters/{adapter(number)}"
+    for name in map(adapter, range(max(count, stage.preset.num_uploads))):
+        data = _package(stage, name).data
         since = time.perf_counter()
-        await _sent(http, url, data)
+        await _sent(http, name, data)
         stage.samples.setdefault("upload, ms", []).append(1000 * (time.perf_counter() - since))
 
 
-async def _sent(http: httpx.AsyncClient, url: str, data: bytes) -> None:
+async def _sent(http: httpx.AsyncClient, name: str, data: bytes) -> None:
     kind = {"content-type": "application/octet-stream"}
-    reply = await http.put(url, params={"tenant": SHARED}, content=data, headers=kind)
+    reply = await http.put(_path(name), params={"tenant": SHARED}, content=data, headers=kind)
     reply.raise_for_status()
 
 
-def _package(stage: Stage, backbone: BackboneId, number: int) -> Package:
-    factor = stage.factors(adapter(number))
+def _path(name: str) -> str:
+    return f"/admin/v1/adapters/{name}"
+
+
+@cache
+def _backbone(path: str) -> BackboneId:
+    found = ensure(path)
+    return BackboneId(name=found.name, revision=found.revision)
+
+
+def _package(stage: Stage, name: str) -> Package:
+    factor = stage.factors(name)
     manifest = Manifest(
-        name=adapter(number),
+        name=name,
         task=TaskName.NER,
         labels=("Disease",),
         template_version=1,
-        backbone=backbone,
+        backbone=_backbone(stage.backbone),
         metaprompt=stage.metaprompt.digest,
         rank=factor.rank,
         positions=stage.metaprompt.num_positions,
