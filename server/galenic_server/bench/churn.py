@@ -54,19 +54,20 @@ async def disturb(stage: Stage, churn: Churn, size: int, rate: float) -> None:
     """*rate* requests a second for *size* adapters, with others coming and going, and without."""
     fresh = count(2 * 10**7)
 
-    def prompts_of(number: int) -> list[Prompt]:
-        rng = stage.rng(number, 7)
-        prompts = stage.draw(rng, stage.preset.num_requests)
-        starts = arrivals(rate, 1, len(prompts), rng)
-        pairs = zip(mixed(prompts, size, rng), starts, strict=True)
-        return [replace(it, start=at) for it, at in pairs]
+    def prompts_of(number: int, *, is_busy: bool) -> list[Prompt]:
+        """The same arrivals for both, and texts of their own: a server knows a text again."""
+        rng = stage.rng(number, 7, is_busy)
+        prompts = mixed(stage.draw(rng, stage.preset.num_requests), size, rng)
+        starts = arrivals(rate, 1, len(prompts), stage.rng(number, 9))
+        return [replace(it, start=at) for it, at in zip(prompts, starts, strict=True)]
 
     for number in range(-1, stage.preset.num_rounds):
         order = (churn.calm, churn.busy) if number % 2 else (churn.busy, churn.calm)
         for name in order:
-            made = Round(churn.part, name, number)
-            async with _going_on(stage, churn, fresh, is_on=name == churn.busy):
-                await ask_all(churn.speak, prompts_of(number), stage.preset.concurrency, made)
+            made, is_busy = Round(churn.part, name, number), name == churn.busy
+            prompts = prompts_of(number, is_busy=is_busy)
+            async with _going_on(stage, churn, fresh, is_on=is_busy):
+                await ask_all(churn.speak, prompts, stage.preset.concurrency, made)
             if number >= 0:
                 stage.rounds.append(made)
 
