@@ -3,8 +3,8 @@ What a flood by one tenant does to another: ``python -m galenic_server.flood URL
 
 B asks alone, one request after the other, and again while A keeps many under way, turn by turn; the
 figures are B's latencies, how many times slower they are in the flood, and what the engine got done
-meanwhile. Requests during which this process itself was held up are asked again, and counted: what
-they took says nothing of the server.
+meanwhile. Requests during which this process itself was held up are asked again, as what they took
+says nothing of the server; how often it was held up is said.
 """
 
 import argparse
