@@ -142,6 +142,12 @@ def train(
     data: Annotated[
         Path, typer.Option(exists=True, file_okay=False, help="Where the recipe's paths start.")
     ] = Path(),
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Go on from the metaprompt and factors there."
+        ),
+    ] = None,
     backbone: BackboneName = None,
 ) -> None:
     """
@@ -152,7 +158,9 @@ def train(
     from galenic_adapters.training.recipe import Recipe
 
     with told():
-        commands.train(Recipe.load(recipe), folder, data=data, backbone=backbone, say=typer.echo)
+        commands.train(
+            Recipe.load(recipe), folder, data=data, start=start, backbone=backbone, say=typer.echo
+        )
 
 
 @app.command()
@@ -246,7 +254,13 @@ def reproduce(
     data: Annotated[
         Path, typer.Option(exists=True, file_okay=False, help="Data sets and catalogue.json.")
     ],
-    preset: Annotated[str, typer.Option(help="smoke, cpu, gpu, or a file.")] = "smoke",
+    preset: Annotated[str, typer.Option(help="smoke, targets, cpu, gpu, or a file.")] = "smoke",
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="A finished `train`, whose metaprompt is studied."
+        ),
+    ] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(help="Only main, zoo, few_shot or variants; all if none."),
@@ -263,6 +277,7 @@ def reproduce(
             folder,
             data=data,
             backbone=backbone,
+            run=run,
             parts=tuple(part or study.PARTS),
             report_only=report_only,
             say=typer.echo,

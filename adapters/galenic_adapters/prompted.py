@@ -4,10 +4,13 @@ The frozen backbone behind soft prompts, many of them side by side in one batch.
 Dimension key:  K prompts   P prompt positions   D model width   B examples   T text positions
 """
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from galenic_adapters.constraints import Constrainer
 
+MOST_UNFUSED = 1024
+"""Tokens of a text whose attention's scores may be held."""
 SAMPLED_VOCABULARY = 5000
 """Byte-pair vocabularies begin with the frequent tokens, which arXiv 2104.08691 samples."""
 
@@ -49,12 +54,51 @@ class FixedPrompts(Untuned):
         return self.prompts_KPD[which_K.to(self.prompts_KPD.device)]
 
 
+class Prefixes:
+    """
+    The keys and values of prompts, as the model's own cache holds them, for any number of batches.
+
+    which_K: whose they are, in ascending order.
+    """
+
+    def __init__(self, which_K: Tensor, cache: Any, num_positions: int) -> None:
+        self.which_K, self.num_positions = which_K, num_positions
+        self._cache = cache
+
+    def choose(self, which_B: Tensor) -> None:
+        pass
+
+    def cache(self, which_B: Tensor) -> Any:
+        """What the model goes on from, each example from its prompt."""
+        cache = _copied(self._cache)
+        cache.batch_select_indices(torch.searchsorted(self.which_K, which_B))
+        return cache
+
+    def apart(self) -> Self:
+        """The same, as leaves at which gradients gather."""
+        cache = _copied(self._cache)
+        for layer in cache.layers:
+            layer.keys = layer.keys.detach().requires_grad_()
+            layer.values = layer.values.detach().requires_grad_()
+        return type(self)(self.which_K, cache, self.num_positions)
+
+    def tensors(self) -> list[Tensor]:
+        return [one for layer in self._cache.layers for one in (layer.keys, layer.values)]
+
+
+def _copied(cache: Any) -> Any:
+    """A cache of its own with the same tensors, which a model replaces and never writes to."""
+    made = copy.copy(cache)
+    made.layers = [copy.copy(layer) for layer in cache.layers]
+    return made
+
+
 class PromptedBackbone:
     """
     A backbone whose own weights never learn.
 
-    Examples of one task share a prompt, so each prompt's keys and values are computed once a batch
-    and handed to its examples; a causal model gives the same as with the prompt before every one.
+    Examples of one task share a prompt, so each prompt's keys and values are computed once and
+    handed to its examples; a causal model gives the same as with the prompt before every one.
     With *checkpointing* (layers are computed again in the backward pass, for large backbones) the
     prompts do stand before every example.
     """
@@ -119,36 +163,79 @@ class PromptedBackbone:
         rows_PD: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, device=self.device))
         return rows_PD.detach().float()
 
-    def hidden(self, tuning: Tuning, which_B: Tensor, ids_BT: Tensor) -> Tensor:
-        """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
-        tuning.choose(which_B)
-        which_K, place_B = torch.unique(which_B, return_inverse=True)
+    def prefixes(self, tuning: Tuning, which_B: Tensor) -> Prefixes | None:
+        """The prompts of these tasks, run through the backbone; None where they have none."""
+        which_K = torch.unique(which_B.to(self.device))
         prompts_KPD = tuning.prompts(which_K)
         if prompts_KPD is None:
-            states: Tensor = self.model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
-            return states
+            return None
         prompts_KPD = prompts_KPD.to(self.device, self.model.dtype)
-        if self.checkpointing:
-            return self._hidden_apart(prompts_KPD[place_B], ids_BT)
-        num_examples, num_columns = ids_BT.shape
-        num_positions = prompts_KPD.shape[1]
         cache = self.model.model(inputs_embeds=prompts_KPD, use_cache=True).past_key_values
-        cache.batch_select_indices(place_B)
-        ends = torch.arange(num_positions, num_positions + num_columns, device=self.device)
-        return self.model.model(
+        return Prefixes(which_K, cache, prompts_KPD.shape[1])
+
+    @contextmanager
+    def once(self, tuning: Tuning, which_B: Tensor) -> Iterator[Tuning | Prefixes]:
+        """
+        *tuning* for many batches of these tasks: its prompts run through the backbone once,
+        forward at the start and backward at the end.
+        """
+        made = None if self.checkpointing or not len(which_B) else self.prefixes(tuning, which_B)
+        if made is None:
+            yield tuning
+            return
+        kept = made.apart()
+        yield kept
+        if torch.is_grad_enabled():
+            gathered = [(m, k.grad) for m, k in zip(made.tensors(), kept.tensors(), strict=True)]
+            torch.autograd.backward([m for m, _ in gathered], [grad for _, grad in gathered])
+
+    @contextmanager
+    def _attention_for(self, num_columns: int) -> Iterator[None]:
+        """
+        On a CPU the fused kernel's backward pass takes longer than plain attention as a whole,
+        whose scores must be held; so texts that are not long have that where they learn.
+        """
+        fused = self.model.config._attn_implementation
+        is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.checkpointing
+        if is_slow and num_columns <= MOST_UNFUSED:
+            self.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(fused)
+
+    def hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
+        """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
+        with self._attention_for(ids_BT.shape[1]):
+            return self._hidden(tuning, which_B, ids_BT)
+
+    def _hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
+        tuning.choose(which_B)
+        if self.checkpointing and not isinstance(tuning, Prefixes):
+            return self._hidden_apart(tuning.prompts(which_B), ids_BT)
+        behind = tuning if isinstance(tuning, Prefixes) else self.prefixes(tuning, which_B)
+        if behind is None:
+            return self._hidden_apart(None, ids_BT)
+        num_examples, num_columns = ids_BT.shape
+        ends = torch.arange(behind.num_positions, behind.num_positions + num_columns)
+        states: Tensor = self.model.model(
             input_ids=ids_BT,
-            past_key_values=cache,
-            position_ids=ends[None],
+            past_key_values=behind.cache(which_B),
+            position_ids=ends[None].to(self.device),
             attention_mask=torch.ones(
-                num_examples, num_positions + num_columns, dtype=torch.long, device=self.device
+                num_examples, len(ends) + behind.num_positions, dtype=torch.long, device=self.device
             ),
         ).last_hidden_state
+        return states
 
-    def _hidden_apart(self, prompts_BPD: Tensor, ids_BT: Tensor) -> Tensor:
-        texts_BTD = self.model.get_input_embeddings()(ids_BT)
-        rows = torch.cat([prompts_BPD, texts_BTD], dim=1)
+    def _hidden_apart(self, prompts_BPD: Tensor | None, ids_BT: Tensor) -> Tensor:
+        rows = self.model.get_input_embeddings()(ids_BT)
+        num_positions = 0
+        if prompts_BPD is not None:
+            num_positions = prompts_BPD.shape[1]
+            rows = torch.cat([prompts_BPD.to(self.device, rows.dtype), rows], dim=1)
         states: Tensor = self.model.model(inputs_embeds=rows, use_cache=False).last_hidden_state
-        return states[:, prompts_BPD.shape[1] :]
+        return states[:, num_positions:]
 
     def logits(self, hidden_AD: Tensor) -> Tensor:
         """What the output head says (A, V), in float32."""

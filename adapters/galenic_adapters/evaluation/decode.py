@@ -165,22 +165,14 @@ class _State:
         self.ids_BT = torch.tensor(padded, device=self.device)
         self.which_B = torch.tensor([row.which for row in rows], device=self.device)
         tuning.choose(self.which_B)
-        self.cache, num_positions = self._prompts()
+        prefixes = backbone.prefixes(tuning, self.which_B)
+        self.cache = prefixes and prefixes.cache(self.which_B)
+        num_positions = prefixes.num_positions if prefixes else 0
         pads_B1 = longest - torch.tensor([[len(row.question)] for row in rows], device=self.device)
         columns_T = torch.arange(longest, device=self.device)
         self.at_BT = (num_positions + columns_T - pads_B1).clamp(min=0)
         seen_BP = torch.ones(len(rows), num_positions, dtype=torch.bool, device=self.device)
         self.seen_BT = torch.cat([seen_BP, columns_T >= pads_B1], dim=1).long()
-
-    def _prompts(self) -> tuple[Any, int]:
-        which_K, place_B = torch.unique(self.which_B, return_inverse=True)
-        prompts_KPD = self.tuning.prompts(which_K)
-        if prompts_KPD is None:
-            return None, 0
-        prompts_KPD = prompts_KPD.to(self.device, self.model.dtype)
-        cache = self.model.model(inputs_embeds=prompts_KPD, use_cache=True).past_key_values
-        cache.batch_select_indices(place_B)
-        return cache, prompts_KPD.shape[1]
 
     def step(self) -> Tensor:
         """The last hidden state (B, D) of each row."""

@@ -104,6 +104,8 @@ def _head(facts: dict[str, Any], preset: Preset) -> Lines:
     yield f"learned a target in {preset.target.num_steps} steps of {preset.target.rows_per_source}"
     yield f"examples and is its best on dev data; scores are of at most {preset.max_test} test"
     yield f"examples, mean ± standard deviation over {preset.seeds} seeds of the target stage."
+    if facts["metaprompt"]:
+        yield f"The metaprompt is that of an earlier run: `{facts['metaprompt']}`."
 
 
 def _main(table: Table, targets: Sequence[str], facts: dict[str, Any]) -> Lines:

@@ -24,18 +24,22 @@ from galenic_adapters.study.stages import (
     MAIN,
     METHODS,
     MULTITASK,
+    RANDOM,
     Study,
     distil,
     on_few,
     on_sources,
     on_targets,
+    take_over,
     teach,
     untuned,
 )
 from galenic_adapters.training.learners import DensePrompts, Factors
 from galenic_adapters.training.lora import linear_layers
+from galenic_adapters.zoo import METAPROMPT, metaprompt_of
 
 PARTS = ("main", "zoo", "few_shot", "variants")
+TEACHERS = "sources/teachers"
 
 
 def reproduce(
@@ -44,12 +48,14 @@ def reproduce(
     *,
     data: Path,
     backbone: str | None = None,
+    run: Path | None = None,
     parts: Sequence[str] = PARTS,
     report_only: bool = False,
     say: Say = print,
 ) -> None:
     """
-    Run the preset's pieces that are not done in *folder*, and write the report.
+    Run the preset's pieces that are not done in *folder*, and write the report. With *run*, the
+    folder of a finished `train`, its metaprompt is studied and none is learned here.
 
     Raises `Conflict` where the folder is another study's, `BadInput` for faulty data.
     """
@@ -65,8 +71,8 @@ def reproduce(
         identity = BackboneId(name=found.name, revision=found.revision)
         model = PromptedBackbone(found.path)
         study = Study(preset, model, identity, data, sources, exams)
-        pieces.claim(_facts(preset_name, study))
-        _run(study, pieces, parts)
+        pieces.claim(_facts(preset_name, study, run))
+        _run(study, pieces, parts, run)
     facts = pieces.facts()
     try:
         write_report(folder, preset, exams, facts, say)
@@ -76,17 +82,14 @@ def reproduce(
         say(f"{missing}; the records are kept: --report-only scores them where it is installed")
 
 
-def _run(study: Study, pieces: Pieces, parts: Sequence[str]) -> None:
+def _run(study: Study, pieces: Pieces, parts: Sequence[str], run: Path | None) -> None:
     preset = study.preset
-    teachers = pieces.path("sources/teachers")
-    source = pieces.path(f"sources/{MAIN}")
-    pieces.do("sources/teachers", partial(teach, study))
-    pieces.do(f"sources/{MAIN}", lambda into: distil(study, MAIN, into, teachers))
+    source = _run_sources(study, pieces, run)
     if "main" in parts:
         for method in METHODS:
             pieces.do(f"targets/{method}", partial(_on_targets, study, method, source))
         pieces.do("targets/untuned", partial(untuned, study))
-        _run_variant(study, pieces, MULTITASK)
+        _run_variants(study, pieces, (MULTITASK,), run)
     if "zoo" in parts:
         exams = _source_exams(study.sources, preset)
         pieces.do("targets/sources", lambda into: on_sources(study, exams, into, source))
@@ -96,17 +99,29 @@ def _run(study: Study, pieces: Pieces, parts: Sequence[str]) -> None:
                 work = partial(_on_few, study, method, shots, source)
                 pieces.do(few_piece(method, shots), work)
     if "variants" in parts:
-        for variant in preset.variants:
-            _run_variant(study, pieces, variant)
+        _run_variants(study, pieces, preset.variants, run)
 
 
-def _run_variant(study: Study, pieces: Pieces, variant: str) -> None:
-    own = None
-    if variant != "random_metaprompt":
-        own = pieces.path(f"sources/{variant}")
-        teachers = pieces.path("sources/teachers")
-        pieces.do(f"sources/{variant}", partial(_distil, study, variant, teachers))
-    pieces.do(f"targets/{variant}", partial(_on_targets, study, variant, own))
+def _run_sources(study: Study, pieces: Pieces, run: Path | None) -> Path:
+    """Where the metaprompt lies then."""
+    if run:
+        pieces.do(f"sources/{MAIN}", partial(take_over, study, run))
+    else:
+        pieces.do(TEACHERS, partial(teach, study))
+        pieces.do(f"sources/{MAIN}", partial(_distil, study, MAIN, pieces.path(TEACHERS)))
+    return pieces.path(f"sources/{MAIN}")
+
+
+def _run_variants(study: Study, pieces: Pieces, variants: Sequence[str], run: Path | None) -> None:
+    """Over an earlier *run* those alone that learn no metaprompt of their own."""
+    for variant in variants:
+        own = None if variant == RANDOM else pieces.path(f"sources/{variant}")
+        if own and run:
+            continue
+        if own:
+            work = partial(_distil, study, variant, pieces.path(TEACHERS))
+            pieces.do(f"sources/{variant}", work)
+        pieces.do(f"targets/{variant}", partial(_on_targets, study, variant, own))
 
 
 def _distil(study: Study, variant: str, teachers: Path, into: Path) -> None:
@@ -125,7 +140,7 @@ def _source_exams(sources: Sequence[Listed], preset: Preset) -> list[Exam]:
     return [Exam.of(one, preset.max_test) for one in sources]
 
 
-def _facts(preset_name: str, study: Study) -> dict[str, Any]:
+def _facts(preset_name: str, study: Study, run: Path | None) -> dict[str, Any]:
     """What a report says of the study as a whole."""
     preset, model = study.preset, study.backbone
     factor = Factors(torch.zeros(preset.num_positions, model.width), ["x"], preset.rank)
@@ -143,6 +158,7 @@ def _facts(preset_name: str, study: Study) -> dict[str, Any]:
         "num_learned": learned | {MULTITASK: factor.num_own()},
         "sources": [one.name for one in study.sources],
         "targets": [exam.listed.name for exam in study.exams],
+        "metaprompt": metaprompt_of(study.backbone_id, run / METAPROMPT).digest if run else None,
     }
 
 

@@ -4,6 +4,7 @@ examples.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ METHODS = ("galenic", "prompt_tuning", "lora")
 MAIN = "galenic"
 MULTITASK = "no_distillation"
 """Multitask prompt tuning: the same without teachers. A variant, and a baseline."""
+RANDOM = "random_metaprompt"
 TEACHERS = "teachers.safetensors"
 DEV_LOSSES = "dev_losses.json"
 
@@ -160,6 +162,28 @@ def distil(study: Study, variant: str, folder: Path, teachers_folder: Path) -> N
         )
 
 
+def take_over(study: Study, run: Path, folder: Path) -> None:
+    """
+    The metaprompt and the sources' factors of a finished `train`, instead of `distil`'s.
+
+    Raises `BadInput` where a source of the study has no factor there, or sizes disagree.
+    """
+    preset = study.preset
+    metaprompt, known = _source(study, run)
+    if metaprompt.num_positions != preset.num_positions:
+        problem = f"has {metaprompt.num_positions} positions, the preset {preset.num_positions}"
+        raise BadInput(str(run / METAPROMPT), problem)
+    ranks = {one.name: one.factor.rank for one in known}
+    for name in (one.name for one in study.sources):
+        if ranks.get(name) != preset.rank:
+            problem = f"rank {ranks[name]}" if name in ranks else "no factor over its metaprompt"
+            raise BadInput(name, f"{problem} in {run}, the preset has rank {preset.rank}")
+        shutil.copy(run / f"{name}.safetensors", folder)
+    for name in (METAPROMPT, "recipe.json", "log.jsonl"):
+        if (run / name).exists():
+            shutil.copy(run / name, folder)
+
+
 # Targets
 
 
@@ -264,8 +288,8 @@ def _learner(study: Study, method: str, courses: Sequence[Course], source: Path 
     if method == "lora":
         return Loras(study.backbone.model, names, study.preset.lora_rank)
     metaprompt, known = _source(study, source)
-    recipe = study.recipe(MAIN if method == "random_metaprompt" else method)
-    how = "ones" if method in ("random_metaprompt", "no_decomposition") else study.preset.start
+    recipe = study.recipe(MAIN if method == RANDOM else method)
+    how = "ones" if method in (RANDOM, "no_decomposition") else study.preset.start
     starts = [
         start_factor(how, known, course, study.backbone, metaprompt, recipe.rank)
         for course in courses

@@ -23,7 +23,7 @@ from galenic_adapters.training.courses import Course, prepare
 from galenic_adapters.training.publish import publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Recipe
 from galenic_adapters.training.sources import claim, learn_sources
-from galenic_adapters.training.starts import known_in, start_factor
+from galenic_adapters.training.starts import Earlier, known_in, start_factor
 from galenic_adapters.training.targets import learn_targets
 from galenic_adapters.zoo import ZOO, folder_of, metaprompt_of
 from galenic_client import Client
@@ -40,15 +40,21 @@ def train(
     folder: Path,
     *,
     data: Path = Path(),
+    start: Path | None = None,
     backbone: str | None = None,
     say: Say = print,
 ) -> None:
-    """Learn a metaprompt with a factor for every source, and write all of them into *folder*."""
+    """
+    Learn a metaprompt with a factor for every source, and write all of them into *folder*; with
+    *start*, go on from the metaprompt and the factors in that folder.
+    """
     source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
-    learner, courses = learn_sources(recipe, model, folder, data=data)
+    earlier = Earlier.of(start, source) if start else None
+    learner, courses = learn_sources(recipe, model, folder, data=data, earlier=earlier)
     metaprompt = publish_metaprompt(learner, folder)
     how = f"With its metaprompt in {recipe.learn.num_steps} steps, seed {recipe.seed}"
     how += ", from a teacher" if recipe.distil else ""
+    how += f", from metaprompt {earlier.metaprompt.digest}" if earlier else ""
     for which, course in enumerate(courses):
         publish_factor(
             learner.factor(which), course, folder, metaprompt=metaprompt, backbone=source, how=how

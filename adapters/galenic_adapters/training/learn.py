@@ -33,7 +33,7 @@ SAVING_SHARE = 0.1
 """At most, of a run's time."""
 CLIP_NORM = 1.0
 LOWEST_RATE = 0.05  # of the peak, at the cosine's end
-BATCH_TOKENS = {"cpu": 2048, "cuda": 49152}
+BATCH_TOKENS = {"cpu": 1024, "cuda": 49152}
 """Text tokens of one forward pass; what the machine takes, no part of the recipe."""
 
 Judge = Callable[[], dict[str, float]]
@@ -111,14 +111,16 @@ class Run:
         num_tasks = len(self.courses)
         nats_K, count_K = torch.zeros(2, num_tasks, device=self.backbone.device).unbind()
         num_tokens = 0
-        groups = list(split(self._rows(), self.batch_tokens))
-        for rows in self.crew.part(groups):
-            batch = collate(rows).to(self.backbone.device)
-            made = losses(self.backbone, self.learner, batch, self.teaching)
-            torch.autograd.backward(made.total)
-            nats_K.index_add_(0, batch.which_A, made.nll_A)
-            count_K.index_add_(0, batch.which_A, torch.ones_like(made.nll_A))
-            num_tokens += batch.ids_BT.numel()
+        groups = list(self.crew.part(list(split(self._rows(), self.batch_tokens))))
+        which_B = torch.tensor([row.which for rows in groups for row in rows])
+        with self.backbone.once(self.learner, which_B) as tuning:
+            for rows in groups:
+                batch = collate(rows).to(self.backbone.device)
+                made = losses(self.backbone, tuning, batch, self.teaching)
+                torch.autograd.backward(made.total)
+                nats_K.index_add_(0, batch.which_A, made.nll_A)
+                count_K.index_add_(0, batch.which_A, torch.ones_like(made.nll_A))
+                num_tokens += batch.ids_BT.numel()
         learning = [p for p in self.learner.parameters() if p.requires_grad]
         self.crew.add_up(learning, nats_K, count_K)
         loss = self._means(nats_K.tolist(), count_K.tolist())
@@ -262,11 +264,12 @@ def mean_losses(
     batch_tokens: int,
 ) -> dict[str, float]:
     nats_K, count_K = torch.zeros(2, len(names), device=backbone.device).unbind()
-    for group in split(rows, batch_tokens) if rows else ():
-        batch = collate(group).to(backbone.device)
-        nll_A = losses(backbone, learner, batch).nll_A
-        nats_K.index_add_(0, batch.which_A, nll_A)
-        count_K.index_add_(0, batch.which_A, torch.ones_like(nll_A))
+    with backbone.once(learner, torch.tensor([row.which for row in rows])) as tuning:
+        for group in split(rows, batch_tokens) if rows else ():
+            batch = collate(group).to(backbone.device)
+            nll_A = losses(backbone, tuning, batch).nll_A
+            nats_K.index_add_(0, batch.which_A, nll_A)
+            count_K.index_add_(0, batch.which_A, torch.ones_like(nll_A))
     means = zip(names, nats_K.tolist(), count_K.tolist(), strict=True)
     return {name: nats / count for name, nats, count in means if count}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from galenic_adapters.prompted import PromptedBackbone, Tuning
+from galenic_adapters.prompted import Prefixes, PromptedBackbone, Tuning
 from galenic_adapters.training.batches import Batch
 from galenic_adapters.training.recipe import Distillation
 
@@ -32,7 +32,10 @@ class Losses:
 
 
 def losses(
-    backbone: PromptedBackbone, tuning: Tuning, batch: Batch, teaching: Teaching | None = None
+    backbone: PromptedBackbone,
+    tuning: Tuning | Prefixes,
+    batch: Batch,
+    teaching: Teaching | None = None,
 ) -> Losses:
     """Weighted sums over the batch's answer tokens, of which only go through the output head."""
     hidden_AD = answer_states(backbone, tuning, batch)
@@ -52,7 +55,7 @@ def losses(
     return Losses(loss_A @ batch.weight_A, nll_A.detach())
 
 
-def answer_states(backbone: PromptedBackbone, tuning: Tuning, batch: Batch) -> Tensor:
+def answer_states(backbone: PromptedBackbone, tuning: Tuning | Prefixes, batch: Batch) -> Tensor:
     """The last hidden states (A, D) from which answer tokens are predicted."""
     return backbone.hidden(tuning, batch.which_B, batch.ids_BT).flatten(0, 1)[batch.at_A]
 

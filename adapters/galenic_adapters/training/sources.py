@@ -15,16 +15,22 @@ from galenic_adapters.training.learn import Run
 from galenic_adapters.training.learners import DensePrompts, Factors
 from galenic_adapters.training.losses import Teaching
 from galenic_adapters.training.recipe import Recipe
-from galenic_adapters.training.starts import first_rows
+from galenic_adapters.training.starts import Earlier, first_rows
 
 TEACHERS = "teachers"
 
 
 def learn_sources(
-    recipe: Recipe, backbone: PromptedBackbone, folder: Path, *, data: Path = Path()
+    recipe: Recipe,
+    backbone: PromptedBackbone,
+    folder: Path,
+    *,
+    data: Path = Path(),
+    earlier: Earlier | None = None,
 ) -> tuple[Factors, list[Course]]:
     """
-    Run *recipe* on the files below *data*, to its end in *folder*.
+    Run *recipe* on the files below *data*, to its end in *folder*, from where an *earlier* run
+    came to or from where the recipe says.
 
     Raises `BadInput` for faulty data and a loss that is not a number, `Conflict` where the folder
     holds another recipe's run.
@@ -32,7 +38,8 @@ def learn_sources(
     claim(folder, recipe)
     courses = read_sources(recipe, backbone, data)
     teachers = learn_teachers(recipe, courses, backbone, folder / TEACHERS)
-    return learn_metaprompt(recipe, courses, backbone, folder, teachers), courses
+    learner = learn_metaprompt(recipe, courses, backbone, folder, teachers, earlier)
+    return learner, courses
 
 
 def read_sources(recipe: Recipe, backbone: PromptedBackbone, data: Path) -> list[Course]:
@@ -76,16 +83,20 @@ def learn_metaprompt(
     backbone: PromptedBackbone,
     folder: Path,
     teachers: DensePrompts | None,
+    earlier: Earlier | None = None,
 ) -> Factors:
     """The student: all factors and what they share, from the data and the teachers."""
     torch.manual_seed(recipe.seed)
-    learner = Factors(
-        first_rows(recipe, backbone, teachers),
-        [course.name for course in courses],
-        recipe.rank,
-        seed=recipe.seed,
-        additive=recipe.additive,
-    )
+    if earlier:
+        learner = earlier.learner(courses, backbone, recipe.rank)
+    else:
+        learner = Factors(
+            first_rows(recipe, backbone, teachers),
+            [course.name for course in courses],
+            recipe.rank,
+            seed=recipe.seed,
+            additive=recipe.additive,
+        )
     teaching = Teaching(teachers, recipe.distil) if teachers and recipe.distil else None
     run = Run(
         learner,

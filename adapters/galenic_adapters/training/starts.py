@@ -7,6 +7,7 @@ Dimension key:  P prompt positions   D model width   K tasks
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from galenic_adapters.training.courses import Course
 from galenic_adapters.training.learn import BATCH_TOKENS, mean_losses
 from galenic_adapters.training.learners import DensePrompts, Factors, mean_factor, ones_factor
 from galenic_adapters.training.recipe import Recipe
+from galenic_adapters.zoo import METAPROMPT, metaprompt_of
 
 NEAREST_BY = 32
 """Training examples of the target that every source's prompt is tried on."""
@@ -57,6 +59,29 @@ def known_in(folder: Path, backbone: BackboneId, metaprompt: Metaprompt) -> list
             continue  # the metaprompt's own file, and what is for another one
         found.append(Known(path.stem, str(package.manifest.task), package.factor))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier run came to, for another to go on from."""
+
+    metaprompt: Metaprompt
+    known: Sequence[Known]
+
+    @classmethod
+    def of(cls, folder: Path, backbone: BackboneId) -> Self:
+        """Raises `NotFound` where the folder holds no metaprompt."""
+        metaprompt = metaprompt_of(backbone, folder / METAPROMPT)
+        return cls(metaprompt, known_in(folder, backbone, metaprompt))
+
+    def learner(self, courses: Sequence[Course], backbone: PromptedBackbone, rank: int) -> Factors:
+        """Each course from its own factor; a new one from the mean of its task's."""
+        starts = []
+        for course in courses:
+            own = [one for one in self.known if one.name == course.name]
+            start = start_factor("task", own or self.known, course, backbone, self.metaprompt, rank)
+            starts.append(start)
+        return Factors.over(self.metaprompt, [course.name for course in courses], starts)
 
 
 def start_factor(

@@ -119,6 +119,48 @@ def test_every_method_has_a_figure_on_every_target(figures):
     assert methods == {figure["method"] for figure in figures if figure["target"] == "scinli"}
 
 
+class TestOverAnEarlierRun:
+    def run(self, study, data, backbone_path, folder, preset):
+        run = ("--run", study / "sources" / "galenic", "--backbone", backbone_path)
+        return reproduce(folder, data, *run, "--preset", preset, "--part", "main")
+
+    def test_no_metaprompt_is_learned(self, study, data, backbone_path, tmp_path):
+        result = self.run(study, data, backbone_path, tmp_path, "smoke")
+
+        assert 0 == result.exit_code, result.output
+        report = json.loads((tmp_path / "report.json").read_text())
+        metaprompt = read_metaprompt(
+            (study / "sources/galenic/metaprompt.safetensors").read_bytes()
+        )
+        package = tmp_path / "targets/galenic/packages/s0/scinli.safetensors"
+        digests = {
+            report["facts"]["metaprompt"],
+            Package.read(package.read_bytes()).manifest.metaprompt,
+        }
+        assert {metaprompt.digest} == digests
+        assert ["galenic"] == [path.name for path in (tmp_path / "sources").iterdir()]
+        assert {"galenic", "lora"} < {figure["method"] for figure in report["figures"]}
+
+    @pytest.mark.parametrize(
+        ("changed", "problem"),
+        [
+            ({"num_positions": 4}, "has {P} positions, the preset 4"),
+            ({"rank": 3}, "rank {R} in "),
+        ],
+    )
+    def test_its_sizes_are_the_presets(
+        self, study, data, backbone_path, tmp_path, changed, problem
+    ):
+        smoke = Preset.load("smoke")
+        preset = tmp_path / "preset.json"
+        preset.write_text(json.dumps(smoke.to_json() | changed))
+
+        result = self.run(study, data, backbone_path, tmp_path / "study", preset)
+
+        assert 1 == result.exit_code
+        assert problem.format(P=smoke.num_positions, R=smoke.rank) in result.output
+
+
 def test_seeds_and_draws_are_counted(figures):
     runs = {(f["method"], f["target"]): list(f["values"]) for f in figures}
 

@@ -28,6 +28,10 @@ def trained(tmp_path_factory, sources, backbone_path):
     return folder
 
 
+def product(factor):
+    return factor.u_PR.float() @ factor.v_RD.float()
+
+
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -52,6 +56,34 @@ def test_training_ends_with_a_metaprompt_and_a_package_for_every_source(trained,
     assert [("no", "yes"), ("Drug",)] == [package.manifest.labels for package in packages]
     assert "CC0-1.0" == packages[0].manifest.trained_on[0].licence
     assert (trained / "recipe.json").exists()
+
+
+def test_a_run_goes_on_from_an_earlier_one(trained, sources, backbone_path, tmp_path):
+    """With next to no rates it ends where it began: a new source as the mean of its task's."""
+    new = replace(sources[0], name="new")
+    still = Recipe((*sources, new), Phase(1, 1e-9, 0.0, dev_every=0), num_positions=8, rank=2)
+    still.save(tmp_path / "recipe.json")
+
+    result = run(
+        *("train", tmp_path / "recipe.json", tmp_path / "run", "--start", trained),
+        *("--backbone", backbone_path),
+    )
+
+    assert 0 == result.exit_code, result.output
+    before, after = (
+        {path.stem: Package.read(path.read_bytes()) for path in folder.glob("n*.safetensors")}
+        for folder in (trained, tmp_path / "run")
+    )
+    assert {before["nli"].manifest.metaprompt} == {
+        one.manifest.metaprompt for one in after.values()
+    }
+    for name, origin in (("nli", "nli"), ("ner", "ner"), ("new", "nli")):
+        torch.testing.assert_close(
+            product(after[name].factor), product(before[origin].factor), atol=0.02, rtol=0.02
+        )
+    assert f"from metaprompt {before['nli'].manifest.metaprompt}" in str(
+        after["new"].manifest.description
+    )
 
 
 def test_adapting_ends_with_a_package_over_the_same_metaprompt(trained, adapted):

@@ -64,6 +64,21 @@ class TestSideBySide:
     def test_nor_with_a_sliding_window(self, gpt_oss):
         self.check(gpt_oss, num_positions=47)
 
+    @pytest.mark.parametrize("of", ["backbone", "gpt_oss"])
+    def test_nor_do_prompts_computed_once_for_many_batches(self, of, request):
+        backbone = request.getfixturevalue(of)
+        learner = made_prompts(backbone)
+        for row in ROWS:
+            losses(backbone, learner, collate([row])).total.backward()
+        expected, learner.rows_KPD.grad = learner.rows_KPD.grad, None
+
+        with backbone.once(learner, torch.tensor([row.which for row in ROWS])) as tuning:
+            for row in ROWS:
+                losses(backbone, tuning, collate([row])).total.backward()
+            assert learner.rows_KPD.grad is None
+
+        torch.testing.assert_close(learner.rows_KPD.grad, expected, atol=1e-5, rtol=1e-3)
+
     def test_nor_does_checkpointing(self, backbone_path):
         self.check(PromptedBackbone(backbone_path, dtype=torch.float32, checkpointing=True))
 
@@ -86,6 +101,7 @@ def test_only_answer_positions_go_through_the_output_head(backbone):
     assert [(sum(len(row.encoded.answer) for row in ROWS),)] == [tuple(shape) for shape in seen]
 
 
+@torch.no_grad()
 def test_without_a_prompt_it_is_the_bare_backbone(backbone):
     batch = collate(ROWS)
 
