@@ -166,7 +166,7 @@ class _State:
         self.which_B = torch.tensor([row.which for row in rows], device=self.device)
         tuning.choose(self.which_B)
         prefixes = backbone.prefixes(tuning, self.which_B)
-        self.cache = prefixes and prefixes.cache(self.which_B)
+        self.cache: Any = prefixes and prefixes.cache(self.which_B)
         num_positions = prefixes.num_positions if prefixes else 0
         pads_B1 = longest - torch.tensor([[len(row.question)] for row in rows], device=self.device)
         columns_T = torch.arange(longest, device=self.device)

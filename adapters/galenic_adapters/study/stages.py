@@ -166,7 +166,8 @@ def take_over(study: Study, run: Path, folder: Path) -> None:
     """
     The metaprompt and the sources' factors of a finished `train`, instead of `distil`'s.
 
-    Raises `BadInput` where a source of the study has no factor there, or sizes disagree.
+    Raises `BadInput` where a source of the study has no factor there, or one of a higher rank than
+    the preset's, or the metaprompt has another number of positions.
     """
     preset = study.preset
     metaprompt, known = _source(study, run)
@@ -175,9 +176,10 @@ def take_over(study: Study, run: Path, folder: Path) -> None:
         raise BadInput(str(run / METAPROMPT), problem)
     ranks = {one.name: one.factor.rank for one in known}
     for name in (one.name for one in study.sources):
-        if ranks.get(name) != preset.rank:
-            problem = f"rank {ranks[name]}" if name in ranks else "no factor over its metaprompt"
-            raise BadInput(name, f"{problem} in {run}, the preset has rank {preset.rank}")
+        if name not in ranks:
+            raise BadInput(name, f"no factor of it over the metaprompt in {run}")
+        if ranks[name] > preset.rank:
+            raise BadInput(name, f"has rank {ranks[name]}, the preset {preset.rank}")
         shutil.copy(run / f"{name}.safetensors", folder)
     for name in (METAPROMPT, "recipe.json", "log.jsonl"):
         if (run / name).exists():

@@ -145,7 +145,7 @@ class TestOverAnEarlierRun:
         ("changed", "problem"),
         [
             ({"num_positions": 4}, "has {P} positions, the preset 4"),
-            ({"rank": 3}, "rank {R} in "),
+            ({"rank": 1}, "has rank {R}, the preset 1"),
         ],
     )
     def test_its_sizes_are_the_presets(
