@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 FACTS = Path(__file__).parent / "interpreted/guards_v2_facts.py"
-# Without the interpreter's own end, in which its native libraries crashed once after all had passed.
+# Without the process's usual end, in which a native library crashed once after all had passed.
 RUN = "import os, sys, pytest; c = pytest.main(sys.argv[1:]); sys.stdout.flush(); os._exit(c)"
 
 
