@@ -51,7 +51,7 @@ def publish_factor(
         trained_on=(TrainingSet(dataset=source.dataset or source.name, licence=source.licence),),
         licence="Apache-2.0",
         created=date.today(),
-        description=f"{how}, learned on {len(course.train)} examples;"
+        description=f"{how}, on examples drawn from {len(course.train)};"
         f" {course.num_left_out} too long ones were left out.",
     )
     package = Package.write(manifest, factor)
