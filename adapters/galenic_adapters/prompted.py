@@ -170,7 +170,7 @@ class PromptedBackbone:
         if prompts_KPD is None:
             return None
         prompts_KPD = prompts_KPD.to(self.device, self.model.dtype)
-        cache = self.model.model(inputs_embeds=prompts_KPD, use_cache=True).past_key_values
+        cache = self._run(inputs_embeds=prompts_KPD, use_cache=True).past_key_values
         return Prefixes(which_K, cache, prompts_KPD.shape[1])
 
     @contextmanager
@@ -189,42 +189,25 @@ class PromptedBackbone:
             gathered = [(m, k.grad) for m, k in zip(made.tensors(), kept.tensors(), strict=True)]
             torch.autograd.backward([m for m, _ in gathered], [grad for _, grad in gathered])
 
-    @contextmanager
-    def _attention_for(self, num_columns: int) -> Iterator[None]:
-        """
-        On a CPU the fused kernel's backward pass takes longer than plain attention as a whole,
-        whose scores must be held; so texts that are not long have that where they learn.
-        """
-        fused = self.model.config._attn_implementation
-        is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.checkpointing
-        if is_slow and num_columns <= MOST_UNFUSED:
-            self.model.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation(fused)
-
     def hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
-        with self._attention_for(ids_BT.shape[1]):
-            return self._hidden(tuning, which_B, ids_BT)
-
-    def _hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         tuning.choose(which_B)
-        if self.checkpointing and not isinstance(tuning, Prefixes):
+        if isinstance(tuning, Prefixes):
+            return self._hidden_behind(tuning, which_B, ids_BT)
+        if self.checkpointing:
             return self._hidden_apart(tuning.prompts(which_B), ids_BT)
-        behind = tuning if isinstance(tuning, Prefixes) else self.prefixes(tuning, which_B)
-        if behind is None:
-            return self._hidden_apart(None, ids_BT)
+        if prefixes := self.prefixes(tuning, which_B):
+            return self._hidden_behind(prefixes, which_B, ids_BT)
+        return self._hidden_apart(None, ids_BT)
+
+    def _hidden_behind(self, prefixes: Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         num_examples, num_columns = ids_BT.shape
-        ends = torch.arange(behind.num_positions, behind.num_positions + num_columns)
-        states: Tensor = self.model.model(
+        end = prefixes.num_positions + num_columns
+        states: Tensor = self._run(
             input_ids=ids_BT,
-            past_key_values=behind.cache(which_B),
-            position_ids=ends[None].to(self.device),
-            attention_mask=torch.ones(
-                num_examples, len(ends) + behind.num_positions, dtype=torch.long, device=self.device
-            ),
+            past_key_values=prefixes.cache(which_B),
+            position_ids=torch.arange(prefixes.num_positions, end, device=self.device)[None],
+            attention_mask=torch.ones(num_examples, end, dtype=torch.long, device=self.device),
         ).last_hidden_state
         return states
 
@@ -234,8 +217,25 @@ class PromptedBackbone:
         if prompts_BPD is not None:
             num_positions = prompts_BPD.shape[1]
             rows = torch.cat([prompts_BPD.to(self.device, rows.dtype), rows], dim=1)
-        states: Tensor = self.model.model(inputs_embeds=rows, use_cache=False).last_hidden_state
+        states: Tensor = self._run(inputs_embeds=rows, use_cache=False).last_hidden_state
         return states[:, num_positions:]
+
+    def _run(self, **inputs: Tensor | Any) -> Any:
+        """
+        One pass through the layers. On a CPU the fused attention's backward pass takes longer than
+        plain attention as a whole, whose scores must be held; so what learns and is not long has
+        that.
+        """
+        num_columns = next(iter(inputs.values())).shape[1]
+        is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.checkpointing
+        if not is_slow or num_columns > MOST_UNFUSED:
+            return self.model.model(**inputs)
+        fused = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+        try:
+            return self.model.model(**inputs)
+        finally:
+            self.model.set_attn_implementation(fused)
 
     def logits(self, hidden_AD: Tensor) -> Tensor:
         """What the output head says (A, V), in float32."""

@@ -39,7 +39,7 @@ from galenic_adapters.training.lora import linear_layers
 from galenic_adapters.zoo import METAPROMPT, metaprompt_of
 
 PARTS = ("main", "zoo", "few_shot", "variants")
-TEACHERS = "sources/teachers"
+TEACHERS_PIECE = "sources/teachers"
 
 
 def reproduce(
@@ -70,9 +70,9 @@ def reproduce(
         found = ensure(backbone, say)
         identity = BackboneId(name=found.name, revision=found.revision)
         model = PromptedBackbone(found.path)
-        study = Study(preset, model, identity, data, sources, exams)
-        pieces.claim(_facts(preset_name, study, run))
-        _run(study, pieces, parts, run)
+        study = Study(preset, model, identity, data, sources, exams, run)
+        pieces.claim(_facts(preset_name, study))
+        _run(study, pieces, parts)
     facts = pieces.facts()
     try:
         write_report(folder, preset, exams, facts, say)
@@ -82,14 +82,14 @@ def reproduce(
         say(f"{missing}; the records are kept: --report-only scores them where it is installed")
 
 
-def _run(study: Study, pieces: Pieces, parts: Sequence[str], run: Path | None) -> None:
+def _run(study: Study, pieces: Pieces, parts: Sequence[str]) -> None:
     preset = study.preset
-    source = _run_sources(study, pieces, run)
+    source = _run_sources(study, pieces)
     if "main" in parts:
         for method in METHODS:
             pieces.do(f"targets/{method}", partial(_on_targets, study, method, source))
         pieces.do("targets/untuned", partial(untuned, study))
-        _run_variants(study, pieces, (MULTITASK,), run)
+        _run_variants(study, pieces, (MULTITASK,))
     if "zoo" in parts:
         exams = _source_exams(study.sources, preset)
         pieces.do("targets/sources", lambda into: on_sources(study, exams, into, source))
@@ -99,27 +99,27 @@ def _run(study: Study, pieces: Pieces, parts: Sequence[str], run: Path | None) -
                 work = partial(_on_few, study, method, shots, source)
                 pieces.do(few_piece(method, shots), work)
     if "variants" in parts:
-        _run_variants(study, pieces, preset.variants, run)
+        _run_variants(study, pieces, preset.variants)
 
 
-def _run_sources(study: Study, pieces: Pieces, run: Path | None) -> Path:
+def _run_sources(study: Study, pieces: Pieces) -> Path:
     """Where the metaprompt lies then."""
-    if run:
-        pieces.do(f"sources/{MAIN}", partial(take_over, study, run))
+    if study.run:
+        pieces.do(f"sources/{MAIN}", partial(take_over, study, study.run))
     else:
-        pieces.do(TEACHERS, partial(teach, study))
-        pieces.do(f"sources/{MAIN}", partial(_distil, study, MAIN, pieces.path(TEACHERS)))
+        pieces.do(TEACHERS_PIECE, partial(teach, study))
+        pieces.do(f"sources/{MAIN}", partial(_distil, study, MAIN, pieces.path(TEACHERS_PIECE)))
     return pieces.path(f"sources/{MAIN}")
 
 
-def _run_variants(study: Study, pieces: Pieces, variants: Sequence[str], run: Path | None) -> None:
-    """Over an earlier *run* those alone that learn no metaprompt of their own."""
+def _run_variants(study: Study, pieces: Pieces, variants: Sequence[str]) -> None:
+    """Over an earlier run those alone that learn no metaprompt of their own."""
     for variant in variants:
         own = None if variant == RANDOM else pieces.path(f"sources/{variant}")
-        if own and run:
+        if own and study.run:
             continue
         if own:
-            work = partial(_distil, study, variant, pieces.path(TEACHERS))
+            work = partial(_distil, study, variant, pieces.path(TEACHERS_PIECE))
             pieces.do(f"sources/{variant}", work)
         pieces.do(f"targets/{variant}", partial(_on_targets, study, variant, own))
 
@@ -140,9 +140,9 @@ def _source_exams(sources: Sequence[Listed], preset: Preset) -> list[Exam]:
     return [Exam.of(one, preset.max_test) for one in sources]
 
 
-def _facts(preset_name: str, study: Study, run: Path | None) -> dict[str, Any]:
+def _facts(preset_name: str, study: Study) -> dict[str, Any]:
     """What a report says of the study as a whole."""
-    preset, model = study.preset, study.backbone
+    preset, model, run = study.preset, study.backbone, study.run
     factor = Factors(torch.zeros(preset.num_positions, model.width), ["x"], preset.rank)
     dense = DensePrompts(torch.zeros(preset.num_positions, model.width), ["x"])
     lora = sum(
@@ -158,7 +158,7 @@ def _facts(preset_name: str, study: Study, run: Path | None) -> dict[str, Any]:
         "num_learned": learned | {MULTITASK: factor.num_own()},
         "sources": [one.name for one in study.sources],
         "targets": [exam.listed.name for exam in study.exams],
-        "metaprompt": metaprompt_of(study.backbone_id, run / METAPROMPT).digest if run else None,
+        "metaprompt": run and metaprompt_of(study.backbone_id, run / METAPROMPT).digest,
     }
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Metaprompt
 from galenic_adapters.manifest import BackboneId
-from galenic_adapters.package import read_metaprompt
 from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned
 from galenic_adapters.study.catalogue import Listed
 from galenic_adapters.study.instructed import Instructed
@@ -33,7 +32,7 @@ from galenic_adapters.training.lora import Loras
 from galenic_adapters.training.publish import publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Phase, Recipe
 from galenic_adapters.training.sources import learn_metaprompt, learn_teachers, read_sources
-from galenic_adapters.training.starts import Known, known_in, start_factor
+from galenic_adapters.training.starts import Earlier, Known, start_factor
 from galenic_adapters.zoo import METAPROMPT
 
 METHODS = ("galenic", "prompt_tuning", "lora")
@@ -47,7 +46,11 @@ DEV_LOSSES = "dev_losses.json"
 
 @dataclass(frozen=True)
 class Study:
-    """What all stages need; what is read from disk is read once, when first wanted."""
+    """
+    What all stages need; what is read from disk is read once, when first wanted.
+
+    run: the folder of a finished `train`, whose metaprompt is studied where none is learned here.
+    """
 
     preset: Preset
     backbone: PromptedBackbone
@@ -55,6 +58,7 @@ class Study:
     data: Path
     sources: Sequence[Listed]
     exams: Sequence[Exam]
+    run: Path | None = None
 
     @property
     def batch_tokens(self) -> int:
@@ -164,7 +168,7 @@ def distil(study: Study, variant: str, folder: Path, teachers_folder: Path) -> N
 
 def take_over(study: Study, run: Path, folder: Path) -> None:
     """
-    The metaprompt and the sources' factors of a finished `train`, instead of `distil`'s.
+    The metaprompt and the sources' factors of *run*, instead of `distil`'s.
 
     Raises `BadInput` where a source of the study has no factor there, or one of a higher rank than
     the preset's, or the metaprompt has another number of positions.
@@ -299,12 +303,12 @@ def _learner(study: Study, method: str, courses: Sequence[Course], source: Path 
     return Factors.over(metaprompt, names, starts, additive=recipe.additive)
 
 
-def _source(study: Study, source: Path | None) -> tuple[Metaprompt, list[Known]]:
+def _source(study: Study, source: Path | None) -> tuple[Metaprompt, Sequence[Known]]:
     if source is None:
         rows_PD = study.backbone.embed_vocabulary(study.preset.num_positions, seed=0)
         return Metaprompt(rows_PD.cpu()), []
-    metaprompt = read_metaprompt((source / METAPROMPT).read_bytes())
-    return metaprompt, known_in(source, study.backbone_id, metaprompt)
+    earlier = Earlier.of(source, study.backbone_id)
+    return earlier.metaprompt, earlier.known
 
 
 def _text(study: Study) -> Tensor:

@@ -111,7 +111,7 @@ class Run:
         num_tasks = len(self.courses)
         nats_K, count_K = torch.zeros(2, num_tasks, device=self.backbone.device).unbind()
         num_tokens = 0
-        groups = list(self.crew.part(list(split(self._rows(), self.batch_tokens))))
+        groups = self.crew.part(list(split(self._rows(), self.batch_tokens)))
         which_B = torch.tensor([row.which for rows in groups for row in rows])
         with self.backbone.once(self.learner, which_B) as tuning:
             for rows in groups:
