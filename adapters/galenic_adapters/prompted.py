@@ -6,7 +6,7 @@ Dimension key:  K prompts   P prompt positions   D model width   B examples   T 
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from galenic_adapters.constraints import Constrainer
@@ -22,6 +23,10 @@ MOST_UNFUSED = 1024
 """Tokens of a text whose attention's scores may be held."""
 SAMPLED_VOCABULARY = 5000
 """Byte-pair vocabularies begin with the frequent tokens, which arXiv 2104.08691 samples."""
+
+
+Openings = Mapping[int, Sequence[int]]
+"""By task number, the tokens that all its texts begin with."""
 
 
 class Tuning(Protocol):
@@ -56,23 +61,28 @@ class FixedPrompts(Untuned):
 
 class Prefixes:
     """
-    The keys and values of prompts, as the model's own cache holds them, for any number of batches.
+    The keys and values of what stands before texts, as the model's own cache holds them, for any
+    number of batches: each task's prompt and what all its texts begin with.
 
-    which_K: whose they are, in ascending order.
+    which_K: whose they are, in ascending order.   seen_KT: their columns; they end together, and
+    the columns before shorter ones stand for nothing.
     """
 
-    def __init__(self, which_K: Tensor, cache: Any, num_positions: int) -> None:
-        self.which_K, self.num_positions = which_K, num_positions
-        self._cache = cache
-
-    def choose(self, which_B: Tensor) -> None:
-        pass
+    def __init__(self, tuning: Tuning, which_K: Tensor, seen_KT: Tensor, cache: Any) -> None:
+        self.tuning, self.which_K, self.seen_KT, self._cache = tuning, which_K, seen_KT, cache
 
     def cache(self, which_B: Tensor) -> Any:
-        """What the model goes on from, each example from its prompt."""
+        """What the model goes on from, each example from its task's."""
         cache = _copied(self._cache)
-        cache.batch_select_indices(torch.searchsorted(self.which_K, which_B))
+        cache.batch_select_indices(self._at(which_B))
         return cache
+
+    def seen(self, which_B: Tensor) -> Tensor:
+        """Which columns (B, T) of that cache each example has before it."""
+        return self.seen_KT[self._at(which_B)]
+
+    def _at(self, which_B: Tensor) -> Tensor:
+        return torch.searchsorted(self.which_K, which_B)
 
     def apart(self) -> Self:
         """The same, as leaves at which gradients gather."""
@@ -80,7 +90,7 @@ class Prefixes:
         for layer in cache.layers:
             layer.keys = layer.keys.detach().requires_grad_()
             layer.values = layer.values.detach().requires_grad_()
-        return type(self)(self.which_K, cache, self.num_positions)
+        return type(self)(self.tuning, self.which_K, self.seen_KT, cache)
 
     def tensors(self) -> list[Tensor]:
         return [one for layer in self._cache.layers for one in (layer.keys, layer.values)]
@@ -120,6 +130,11 @@ class PromptedBackbone:
         if checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.train()  # transformers checkpoints in this mode only; nothing here drops out
+
+    @property
+    def shares(self) -> bool:
+        """Whether examples share what stands before them."""
+        return not self.checkpointing
 
     @property
     def width(self) -> int:
@@ -163,23 +178,43 @@ class PromptedBackbone:
         rows_PD: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, device=self.device))
         return rows_PD.detach().float()
 
-    def prefixes(self, tuning: Tuning, which_B: Tensor) -> Prefixes | None:
-        """The prompts of these tasks, run through the backbone; None where they have none."""
+    def prefixes(
+        self, tuning: Tuning, which_B: Tensor, openings: Openings | None = None
+    ) -> Prefixes | None:
+        """
+        The prompts of these tasks, each with its opening behind it, run through the backbone; None
+        where there is neither.
+        """
         which_K = torch.unique(which_B.to(self.device))
         prompts_KPD = tuning.prompts(which_K)
-        if prompts_KPD is None:
+        opened = [(openings or {}).get(which, ()) for which in which_K.tolist()]
+        if prompts_KPD is None and not any(opened):
             return None
-        prompts_KPD = prompts_KPD.to(self.device, self.model.dtype)
-        cache = self._run(inputs_embeds=prompts_KPD, use_cache=True).past_key_values
-        return Prefixes(which_K, cache, prompts_KPD.shape[1])
+        embed, dtype = self.model.get_input_embeddings(), self.model.dtype
+        rows = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)) for ids in opened]
+        if prompts_KPD is not None:
+            prompts_KPD = prompts_KPD.to(self.device, dtype)
+            rows = [torch.cat(pair) for pair in zip(prompts_KPD, rows, strict=True)]
+        ones = [torch.ones(len(one), dtype=torch.long, device=self.device) for one in rows]
+        seen_KT = pad_sequence(ones, batch_first=True, padding_side="left")
+        tuning.choose(which_K)
+        cache = self._run(
+            inputs_embeds=pad_sequence(rows, batch_first=True, padding_side="left"),
+            attention_mask=seen_KT,
+            position_ids=(seen_KT.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+        ).past_key_values
+        return Prefixes(tuning, which_K, seen_KT, cache)
 
     @contextmanager
-    def once(self, tuning: Tuning, which_B: Tensor) -> Iterator[Tuning | Prefixes]:
+    def once(
+        self, tuning: Tuning, which_B: Tensor, openings: Openings | None = None
+    ) -> Iterator[Tuning | Prefixes]:
         """
-        *tuning* for many batches of these tasks: its prompts run through the backbone once,
-        forward at the start and backward at the end.
+        *tuning* for many batches of these tasks, whose texts go on from *openings*: what stands
+        before them runs through the backbone once, forward at the start and backward at the end.
         """
-        made = None if self.checkpointing or not len(which_B) else self.prefixes(tuning, which_B)
+        made = self.prefixes(tuning, which_B, openings) if self.shares and len(which_B) else None
         if made is None:
             yield tuning
             return
@@ -191,23 +226,24 @@ class PromptedBackbone:
 
     def hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
-        tuning.choose(which_B)
         if isinstance(tuning, Prefixes):
             return self._hidden_behind(tuning, which_B, ids_BT)
-        if self.checkpointing:
+        if not self.shares:
+            tuning.choose(which_B)
             return self._hidden_apart(tuning.prompts(which_B), ids_BT)
         if prefixes := self.prefixes(tuning, which_B):
             return self._hidden_behind(prefixes, which_B, ids_BT)
+        tuning.choose(which_B)
         return self._hidden_apart(None, ids_BT)
 
     def _hidden_behind(self, prefixes: Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
-        num_examples, num_columns = ids_BT.shape
-        end = prefixes.num_positions + num_columns
+        prefixes.tuning.choose(which_B)
+        seen_BT = torch.cat([prefixes.seen(which_B), torch.ones_like(ids_BT)], dim=1)
         states: Tensor = self._run(
             input_ids=ids_BT,
             past_key_values=prefixes.cache(which_B),
-            position_ids=torch.arange(prefixes.num_positions, end, device=self.device)[None],
-            attention_mask=torch.ones(num_examples, end, dtype=torch.long, device=self.device),
+            position_ids=(seen_BT.cumsum(1) - 1)[:, -ids_BT.shape[1] :],
+            attention_mask=seen_BT,
         ).last_hidden_state
         return states
 

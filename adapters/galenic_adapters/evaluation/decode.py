@@ -164,15 +164,14 @@ class _State:
         padded = [[filler] * (longest - len(r.question)) + r.question for r in rows]
         self.ids_BT = torch.tensor(padded, device=self.device)
         self.which_B = torch.tensor([row.which for row in rows], device=self.device)
-        tuning.choose(self.which_B)
         prefixes = backbone.prefixes(tuning, self.which_B)
+        tuning.choose(self.which_B)
         self.cache: Any = prefixes and prefixes.cache(self.which_B)
-        num_positions = prefixes.num_positions if prefixes else 0
         pads_B1 = longest - torch.tensor([[len(row.question)] for row in rows], device=self.device)
-        columns_T = torch.arange(longest, device=self.device)
-        self.at_BT = (num_positions + columns_T - pads_B1).clamp(min=0)
-        seen_BP = torch.ones(len(rows), num_positions, dtype=torch.bool, device=self.device)
-        self.seen_BT = torch.cat([seen_BP, columns_T >= pads_B1], dim=1).long()
+        self.seen_BT = (torch.arange(longest, device=self.device) >= pads_B1).long()
+        if prefixes:
+            self.seen_BT = torch.cat([prefixes.seen(self.which_B), self.seen_BT], dim=1)
+        self.at_BT = (self.seen_BT.cumsum(1) - 1).clamp(min=0)[:, -longest:]
 
     def step(self) -> Tensor:
         """The last hidden state (B, D) of each row."""

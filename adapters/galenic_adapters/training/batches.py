@@ -5,7 +5,8 @@ Dimension key:  B examples   T text positions   A answer tokens of a batch
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import takewhile
 from typing import Any, Self
 
 import torch
@@ -61,6 +62,16 @@ def encode_example(tokenizer: Any, task: Task[Any, Any], example: Example) -> En
     answer = encode_text(tokenizer, task.write(example.value, example.fields))
     question = encode(tokenizer, task.render(example.fields))
     return Encoded(tuple(question), (*answer, tokenizer.eos_token_id))
+
+
+def opened(examples: Sequence[Encoded]) -> tuple[tuple[int, ...], list[Encoded]]:
+    """
+    What all their questions begin with, an instruction for one, and the examples without it; a
+    question keeps its last token, from which the answer's first is predicted.
+    """
+    columns = zip(*(one.question[:-1] for one in examples), strict=False)
+    opening = tuple(column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns))
+    return opening, [replace(one, question=one.question[len(opening) :]) for one in examples]
 
 
 def collate(rows: Sequence[Row]) -> Batch:

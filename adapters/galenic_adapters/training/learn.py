@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.prompted import PromptedBackbone
-from galenic_adapters.training.batches import Row, collate, split
+from galenic_adapters.prompted import Openings, PromptedBackbone
+from galenic_adapters.training.batches import Encoded, Row, collate, opened, split
 from galenic_adapters.training.courses import Course
 from galenic_adapters.training.crew import make_crew
 from galenic_adapters.training.learners import Learner
@@ -62,6 +62,7 @@ class Run:
         self.step = 0
         self.looks_without_gain = 0
         self.best: dict[str, tuple[tuple[float, float], dict[str, Tensor]]] = {}
+        self.openings, self.examples = _opened(backbone, [course.train for course in courses])
         self.crew = make_crew()
         self.num_rows = phase.rows_per_source * len(courses)
         shares = [Share(c.name, len(c.train), c.source.weight) for c in courses]
@@ -113,10 +114,11 @@ class Run:
         num_tokens = 0
         groups = self.crew.part(list(split(self._rows(), self.batch_tokens)))
         which_B = torch.tensor([row.which for rows in groups for row in rows])
-        with self.backbone.once(self.learner, which_B) as tuning:
+        teaching = self.teaching and self.teaching.behind(self.backbone, which_B, self.openings)
+        with self.backbone.once(self.learner, which_B, self.openings) as tuning:
             for rows in groups:
                 batch = collate(rows).to(self.backbone.device)
-                made = losses(self.backbone, tuning, batch, self.teaching)
+                made = losses(self.backbone, tuning, batch, teaching)
                 torch.autograd.backward(made.total)
                 nats_K.index_add_(0, batch.which_A, made.nll_A)
                 count_K.index_add_(0, batch.which_A, torch.ones_like(made.nll_A))
@@ -144,7 +146,7 @@ class Run:
         """
         per_source = self.phase.rows_per_source
         return [
-            Row(k, self.courses[k].train[i], 1 / (per_source * self.courses[k].mean_answer))
+            Row(k, self.examples[k][i], 1 / (per_source * self.courses[k].mean_answer))
             for k, i in next(self.stream)
         ]
 
@@ -246,32 +248,44 @@ def _rows_until(log: Path, step: int) -> list[dict[str, Any]]:
     return [row for row in rows if row["step"] <= step]
 
 
-@torch.no_grad()
+def _opened(
+    backbone: PromptedBackbone, examples: Sequence[Sequence[Encoded]]
+) -> tuple[Openings, Sequence[Sequence[Encoded]]]:
+    """What each task's texts begin with, where that is shared, and their examples without it."""
+    if not backbone.shares:
+        return {}, examples
+    pairs = [opened(many) for many in examples]
+    return {k: opening for k, (opening, _) in enumerate(pairs)}, [rest for _, rest in pairs]
+
+
 def dev_losses(
     backbone: PromptedBackbone, learner: Learner, courses: Sequence[Course], batch_tokens: int
 ) -> dict[str, float]:
     """Mean negative log-likelihood of the dev answers' tokens, in nats, where there are any."""
-    rows = [Row(k, one) for k, course in enumerate(courses) for one in course.dev]
-    return mean_losses(backbone, learner, rows, [c.name for c in courses], batch_tokens)
+    nats = mean_losses(backbone, learner, [course.dev for course in courses], batch_tokens)
+    return {courses[k].name: mean for k, mean in nats.items()}
 
 
 @torch.no_grad()
 def mean_losses(
     backbone: PromptedBackbone,
     learner: Learner,
-    rows: Sequence[Row],
-    names: Sequence[str],
+    examples: Sequence[Sequence[Encoded]],
     batch_tokens: int,
-) -> dict[str, float]:
-    nats_K, count_K = torch.zeros(2, len(names), device=backbone.device).unbind()
-    with backbone.once(learner, torch.tensor([row.which for row in rows])) as tuning:
+) -> dict[int, float]:
+    """The same by task number, of any examples of each."""
+    openings, examples = _opened(backbone, examples)
+    rows = [Row(k, one) for k, many in enumerate(examples) for one in many]
+    nats_K, count_K = torch.zeros(2, len(examples), device=backbone.device).unbind()
+    which_B = torch.tensor([row.which for row in rows])
+    with backbone.once(learner, which_B, openings) as tuning:
         for group in split(rows, batch_tokens) if rows else ():
             batch = collate(group).to(backbone.device)
             nll_A = losses(backbone, tuning, batch).nll_A
             nats_K.index_add_(0, batch.which_A, nll_A)
             count_K.index_add_(0, batch.which_A, torch.ones_like(nll_A))
-    means = zip(names, nats_K.tolist(), count_K.tolist(), strict=True)
-    return {name: nats / count for name, nats, count in means if count}
+    means = enumerate(zip(nats_K.tolist(), count_K.tolist(), strict=True))
+    return {k: nats / count for k, (nats, count) in means if count}
 
 
 def rate(step: int, phase: Phase) -> float:

@@ -4,13 +4,14 @@ What a batch teaches: the answers themselves and, where there are teachers, what
 Dimension key:  A answer tokens   D model width   V vocabulary   K tasks
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from galenic_adapters.prompted import Prefixes, PromptedBackbone, Tuning
+from galenic_adapters.prompted import Openings, Prefixes, PromptedBackbone, Tuning
 from galenic_adapters.training.batches import Batch
 from galenic_adapters.training.recipe import Distillation
 
@@ -19,8 +20,16 @@ from galenic_adapters.training.recipe import Distillation
 class Teaching:
     """Frozen teachers, numbered as the student's tasks are, and how much their word counts."""
 
-    teachers: Tuning
+    teachers: Tuning | Prefixes
     distillation: Distillation
+
+    @torch.no_grad()
+    def behind(self, backbone: PromptedBackbone, which_B: Tensor, openings: Openings) -> Self:
+        """The same, with what stands before these tasks' texts run through the backbone once."""
+        if isinstance(self.teachers, Prefixes) or not backbone.shares:
+            return self
+        prefixes = backbone.prefixes(self.teachers, which_B, openings)
+        return replace(self, teachers=prefixes or self.teachers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import Package, check_fits
 from galenic_adapters.prompted import PromptedBackbone
-from galenic_adapters.training.batches import Row
 from galenic_adapters.training.courses import Course
 from galenic_adapters.training.learn import BATCH_TOKENS, mean_losses
 from galenic_adapters.training.learners import DensePrompts, Factors, mean_factor, ones_factor
@@ -116,6 +115,6 @@ def nearest(
     names = [one.name for one in known]
     factors = [mean_factor([one.factor], highest) for one in known]
     tried = Factors.over(metaprompt, names, factors).to(backbone.device)
-    rows = [Row(k, one) for one in course.train[:NEAREST_BY] for k in range(len(known))]
-    nats = mean_losses(backbone, tried, rows, names, BATCH_TOKENS[backbone.device.type])
-    return min(known, key=lambda one: nats[one.name])
+    examples = [course.train[:NEAREST_BY]] * len(known)
+    nats = mean_losses(backbone, tried, examples, BATCH_TOKENS[backbone.device.type])
+    return known[min(nats, key=lambda k: nats[k])]

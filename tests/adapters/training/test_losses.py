@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from galenic_adapters.training.batches import Encoded, Row, collate
+from galenic_adapters.training.batches import Encoded, Row, collate, opened
 from galenic_adapters.training.learners import DensePrompts
 from galenic_adapters.training.losses import Teaching, distance_of, kl_of, losses
 from galenic_adapters.training.recipe import Distillation
@@ -44,6 +46,22 @@ def test_weights_of_the_recipe_add_up(backbone, teacher_and_student):
     assert pytest.approx(parts[0] + 2 * parts[1] + 3 * parts[2], rel=1e-5) == total(1, 2, 3)
     assert pytest.approx(losses(backbone, student, batch).total.item()) == parts[0]
     assert min(parts) > 0
+
+
+def test_a_teacher_whose_prompt_ran_already_says_the_same(backbone, teacher_and_student):
+    teacher, student = teacher_and_student
+    teaching = Teaching(teacher, Distillation())
+    opening, rest = opened([Encoded((5, 6, 7, 8), (8, 2)), Encoded((5, 6, 9), (11, 2))])
+    whole = collate([Row(0, replace(one, question=(*opening, *one.question))) for one in rest])
+    short = collate([Row(0, one) for one in rest])
+
+    expected = losses(backbone, student, whole, teaching).total.item()
+    behind = teaching.behind(backbone, short.which_B, {0: opening})
+    with backbone.once(student, short.which_B, {0: opening}) as tuning:
+        total = losses(backbone, tuning, short, behind).total
+        total.backward()
+
+    assert pytest.approx(expected, rel=1e-5) == total.item()
 
 
 def test_a_student_comes_to_its_teacher_by_its_word_alone(backbone, teacher_and_student):

@@ -2,13 +2,16 @@
 Sharing prompts, standing side by side and checkpointing change nothing but the time it takes.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.nn import functional
 
 from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Untuned
-from galenic_adapters.training.batches import Encoded, Row, collate, split
+from galenic_adapters.training.batches import Encoded, Row, collate, opened, split
 from galenic_adapters.training.learners import DensePrompts, Factors
+from galenic_adapters.training.lora import Loras
 from galenic_adapters.training.losses import losses
 from tests.support.tiny_models import tiny_gpt_oss
 
@@ -46,6 +49,22 @@ def made_prompts(backbone, num_positions=8):
     return learner
 
 
+def made_loras(backbone):
+    """As they are when B is no longer zero, so that A has a gradient too."""
+    learner = Loras(backbone.model, ["a", "b"], 2)
+    with torch.no_grad():
+        for number, p in enumerate(learner.parameters()):
+            if not p.any():
+                p.normal_(0, 0.1, generator=torch.Generator().manual_seed(number))
+    return learner
+
+
+def with_instruction(instruction):
+    return [
+        Encoded((*instruction, 70 + n, *range(80, 80 + n), 99), (n, n + 1, 2)) for n in (3, 4, 7)
+    ]
+
+
 class TestSideBySide:
     def check(self, backbone, num_positions=8):
         learner = made_prompts(backbone, num_positions)
@@ -78,6 +97,32 @@ class TestSideBySide:
             assert learner.rows_KPD.grad is None
 
         torch.testing.assert_close(learner.rows_KPD.grad, expected, atol=1e-5, rtol=1e-3)
+
+    @pytest.mark.parametrize("of", ["backbone", "gpt_oss"])
+    @pytest.mark.parametrize("kind", ["prompts", "lora"])
+    def test_nor_do_instructions_that_stand_before_all_texts_of_a_task(self, of, kind, request):
+        """One of 45 tokens beside one of 3: gpt-oss's window of 48 ends within the longer."""
+        backbone = request.getfixturevalue(of)
+        tasks = [with_instruction(range(20, 65)), with_instruction((5, 6, 7))]
+        learner = made_prompts(backbone) if kind == "prompts" else made_loras(backbone)
+        rows = [Row(k, one) for k, many in enumerate(tasks) for one in many]
+        opened_tasks = [opened(many) for many in tasks]
+        shorter = [Row(k, one) for k, (_, many) in enumerate(opened_tasks) for one in many]
+        openings = {k: opening for k, (opening, _) in enumerate(opened_tasks)}
+        with learner.attached() if kind == "lora" else nullcontext():
+            for row in rows:
+                losses(backbone, learner, collate([row])).total.backward()
+            expected = {name: p.grad for name, p in learner.named_parameters()}
+            learner.zero_grad(set_to_none=True)
+            which_B = torch.tensor([row.which for row in shorter])
+            with backbone.once(learner, which_B, openings) as tuning:
+                for group in (shorter[:3], shorter[3:]):
+                    losses(backbone, tuning, collate(group)).total.backward()
+
+        assert [45, 3] == [len(opening) for opening in openings.values()]
+        assert all(grad is not None and grad.any() for grad in expected.values())
+        for name, p in learner.named_parameters():
+            torch.testing.assert_close(p.grad, expected[name], atol=1e-5, rtol=1e-3)
 
     def test_nor_does_checkpointing(self, backbone_path):
         self.check(PromptedBackbone(backbone_path, dtype=torch.float32, checkpointing=True))
@@ -122,6 +167,19 @@ def test_prompts_that_stand_are_given_by_number():
     prompts = torch.randn(3, 4, 5)
 
     assert torch.equal(prompts[[2, 0]], FixedPrompts(prompts).prompts(torch.tensor([2, 0])))
+
+
+class TestOpened:
+    def test_an_opening_is_what_all_questions_begin_with(self):
+        tasks = [Encoded((1, 2, 3, 4), (9,)), Encoded((1, 2, 5), (9, 9))]
+
+        assert ((1, 2), [Encoded((3, 4), (9,)), Encoded((5,), (9, 9))]) == opened(tasks)
+
+    def test_a_question_keeps_its_last_token(self):
+        assert ((1, 2), [Encoded((3,), (9,))]) == opened([Encoded((1, 2, 3), (9,))])
+
+    def test_of_nothing_there_is_none(self):
+        assert ((), []) == opened([])
 
 
 class TestSplit:
