@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -27,6 +28,15 @@ SAMPLED_VOCABULARY = 5000
 
 Openings = Mapping[int, Sequence[int]]
 """By task number, the tokens that all its texts begin with."""
+
+
+def opening_of(texts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """
+    What all these texts of a task begin with, an instruction for one. None of them is all opening:
+    a text keeps its last token, from which the next is predicted.
+    """
+    columns = zip(*(text[:-1] for text in texts), strict=False)
+    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 class Tuning(Protocol):
@@ -145,6 +155,14 @@ class PromptedBackbone:
         return int(self.model.config.vocab_size)
 
     @property
+    def has_window(self) -> bool:
+        """Whether some layers see the last tokens only, counted in columns, empty ones too."""
+        kinds = getattr(self.model.config, "layer_types", None)
+        if kinds is None:
+            return bool(getattr(self.model.config, "sliding_window", None))
+        return "sliding_attention" in kinds
+
+    @property
     def end_tokens(self) -> list[int]:
         """Every token that ends a turn, the one that training teaches first."""
         configured = self.model.generation_config.eos_token_id
@@ -223,6 +241,15 @@ class PromptedBackbone:
         if torch.is_grad_enabled():
             gathered = [(m, k.grad) for m, k in zip(made.tensors(), kept.tensors(), strict=True)]
             torch.autograd.backward([m for m, _ in gathered], [grad for _, grad in gathered])
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Inside, nothing learns: layers are not checkpointed, so that they keep a cache."""
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(self.checkpointing)
 
     def hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         """The last hidden states (B, T, D) of texts padded on the right, each of its task."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from galenic_adapters.chat import encode
 from galenic_adapters.constraints import Constrainer
-from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned
+from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned, opening_of
 from galenic_adapters.tasks.base import Choice, Completion, Example, Task
 
 CPU_TOKENS = 16384
@@ -60,10 +60,11 @@ def answer(
     """The greedy completion of every question, in order."""
     rows = [_Row(question, backbone.tokenizer, max_tokens) for question in asked]
     matching = xgrammar.BatchGrammarMatcher()  # on several threads
-    for group in _groups(rows, _room(backbone)):
-        for row in group:
-            row.begin(backbone.constrainer)
-        _decode(backbone, tuning, group, matching)
+    with backbone.answering():
+        for group in _groups(rows, _room(backbone), is_ragged=not backbone.has_window):
+            for row in group:
+                row.begin(backbone.constrainer)
+            _decode(backbone, tuning, group, matching)
     return [row.completion(backbone.tokenizer) for row in rows]
 
 
@@ -118,12 +119,20 @@ def _room(backbone: PromptedBackbone) -> int:
     return int(GPU_MEMORY / 2 * free_bytes / (values * backbone.model.dtype.itemsize))
 
 
-def _groups(rows: Sequence[_Row], room: int) -> Iterator[list[_Row]]:
-    """Like lengths together, so that little of a batch is padding; each at least one row."""
+def _groups(rows: Sequence[_Row], room: int, *, is_ragged: bool) -> Iterator[list[_Row]]:
+    """
+    Like lengths together, so that little of a batch is padding; each at least one row. Those that
+    are not ragged have none, their rows being of one task and length.
+    """
+
+    def shape(row: _Row) -> tuple[int, int, int]:
+        return row.room, len(row.question), row.which
+
     group: list[_Row] = []
-    for row in sorted(rows, key=lambda row: (row.room, len(row.question))):
+    for row in sorted(rows, key=shape):
         widest = max(len(one.question) for one in [*group[-1:], row]) + row.room
-        if group and widest * (len(group) + 1) > room:
+        is_alike = not group or is_ragged or shape(row) == shape(group[0])
+        if group and not (is_alike and widest * (len(group) + 1) <= room):
             yield group
             group = []
         group.append(row)
@@ -159,15 +168,20 @@ class _State:
 
     def __init__(self, backbone: PromptedBackbone, tuning: Tuning, rows: list[_Row]) -> None:
         self.model, self.tuning, self.device = backbone.model, tuning, backbone.device
-        longest = max(len(row.question) for row in rows)
+        openings = {
+            which: opening_of([row.question for row in rows if row.which == which])
+            for which in {row.which for row in rows}
+        }
+        questions = [row.question[len(openings[row.which]) :] for row in rows]
+        longest = max(map(len, questions))
         filler = backbone.end_tokens[0]
-        padded = [[filler] * (longest - len(r.question)) + r.question for r in rows]
+        padded = [[filler] * (longest - len(one)) + one for one in questions]
         self.ids_BT = torch.tensor(padded, device=self.device)
         self.which_B = torch.tensor([row.which for row in rows], device=self.device)
-        prefixes = backbone.prefixes(tuning, self.which_B)
+        prefixes = backbone.prefixes(tuning, self.which_B, openings)
         tuning.choose(self.which_B)
         self.cache: Any = prefixes and prefixes.cache(self.which_B)
-        pads_B1 = longest - torch.tensor([[len(row.question)] for row in rows], device=self.device)
+        pads_B1 = longest - torch.tensor([[len(one)] for one in questions], device=self.device)
         self.seen_BT = (torch.arange(longest, device=self.device) >= pads_B1).long()
         if prefixes:
             self.seen_BT = torch.cat([prefixes.seen(self.which_B), self.seen_BT], dim=1)

@@ -6,13 +6,13 @@ Dimension key:  B examples   T text positions   A answer tokens of a batch
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import takewhile
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from galenic_adapters.chat import encode, encode_text
+from galenic_adapters.prompted import opening_of
 from galenic_adapters.tasks.base import Example, Task
 
 
@@ -65,12 +65,8 @@ def encode_example(tokenizer: Any, task: Task[Any, Any], example: Example) -> En
 
 
 def opened(examples: Sequence[Encoded]) -> tuple[tuple[int, ...], list[Encoded]]:
-    """
-    What all their questions begin with, an instruction for one, and the examples without it; a
-    question keeps its last token, from which the answer's first is predicted.
-    """
-    columns = zip(*(one.question[:-1] for one in examples), strict=False)
-    opening = tuple(column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns))
+    """What all their questions begin with, and the examples without it."""
+    opening = opening_of([one.question for one in examples])
     return opening, [replace(one, question=one.question[len(opening) :]) for one in examples]
 
 

@@ -12,7 +12,7 @@ from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.ner import Ner, NerFields
 from galenic_adapters.tasks.nli import Nli, NliFields
 from galenic_adapters.tasks.summarization import Summarization, SummarizationFields
-from tests.support.tiny_models import tiny_llama
+from tests.support.tiny_models import tiny_gpt_oss, tiny_llama
 
 TEXTS = ["Short.", "A much longer note about aspirin and nothing else.", "Of middling length."]
 
@@ -94,3 +94,29 @@ def test_tasks_side_by_side_are_answered_as_each_alone(backbone, prompt_PD):
             max_tokens=16,
         )
         assert (alone[0].text, alone[0].finish) == (said.text, said.finish)
+
+
+def test_nor_does_a_window_tell_them_apart(tmp_path):
+    """Of 48 tokens, which the prompt and each text together are longer than."""
+    backbone = PromptedBackbone(tiny_gpt_oss(tmp_path), dtype=torch.float32)
+    prompt_PD = torch.randn(40, backbone.width, generator=torch.Generator().manual_seed(0))
+    texts = [*TEXTS, TEXTS[0][::-1]]
+    examples = [Example(text, SummarizationFields(text=text), "") for text in texts]
+
+    together = answer_all(backbone, prompt_PD, Summarization(), examples, max_tokens=10)
+
+    for example, said in zip(examples, together, strict=True):
+        alone = answer_all(backbone, prompt_PD, Summarization(), [example], max_tokens=10)
+        assert alone[0].text == said.text
+
+
+def test_a_checkpointing_backbone_answers_the_same_and_goes_on_checkpointing(tmp_path, prompt_PD):
+    path = tiny_llama(tmp_path)
+    said = []
+    for checkpointing in (False, True):
+        backbone = PromptedBackbone(path, dtype=torch.float32, checkpointing=checkpointing)
+        examples = [Example("1", SummarizationFields(text=text), "") for text in TEXTS]
+        said.append(answer_all(backbone, prompt_PD, Summarization(), examples, max_tokens=6))
+
+    assert said[0] == said[1]
+    assert backbone.model.training
