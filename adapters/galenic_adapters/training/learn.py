@@ -62,7 +62,7 @@ class Run:
         self.step = 0
         self.looks_without_gain = 0
         self.best: dict[str, tuple[tuple[float, float], dict[str, Tensor]]] = {}
-        self.openings, self.examples = _opened(backbone, [course.train for course in courses])
+        self.openings, self.examples = open_all(backbone, [course.train for course in courses])
         self.crew = make_crew()
         self.num_rows = phase.rows_per_source * len(courses)
         shares = [Share(c.name, len(c.train), c.source.weight) for c in courses]
@@ -248,7 +248,7 @@ def _rows_until(log: Path, step: int) -> list[dict[str, Any]]:
     return [row for row in rows if row["step"] <= step]
 
 
-def _opened(
+def open_all(
     backbone: PromptedBackbone, examples: Sequence[Sequence[Encoded]]
 ) -> tuple[Openings, Sequence[Sequence[Encoded]]]:
     """What each task's texts begin with, where that is shared, and their examples without it."""
@@ -274,7 +274,7 @@ def mean_losses(
     batch_tokens: int,
 ) -> dict[int, float]:
     """The same by task number, of any examples of each."""
-    openings, examples = _opened(backbone, examples)
+    openings, examples = open_all(backbone, examples)
     rows = [Row(k, one) for k, many in enumerate(examples) for one in many]
     nats_K, count_K = torch.zeros(2, len(examples), device=backbone.device).unbind()
     which_B = torch.tensor([row.which for row in rows])

@@ -22,6 +22,7 @@ from torch.nn import functional
 from galenic_adapters.backbone import ensure
 from galenic_adapters.prompted import PromptedBackbone
 from galenic_adapters.training.batches import Batch, Encoded, Row, collate
+from galenic_adapters.training.learn import open_all
 from galenic_adapters.training.learners import DensePrompts, Factors, Learner
 from galenic_adapters.training.losses import Teaching, losses
 from galenic_adapters.training.recipe import TEXT, Distillation
@@ -29,46 +30,68 @@ from galenic_adapters.training.recipe import TEXT, Distillation
 NUM_TASKS, NUM_POSITIONS, RANK = 4, 64, 16
 LENGTHS = (60, 120)
 """Text tokens of an example, from and to: sentences under their instruction."""
-NUM_ANSWER = 8
+NUM_INSTRUCTION, NUM_ANSWER = 28, 8
 
 
-def made_up(backbone: PromptedBackbone, num_tokens: int) -> Batch:
-    """Examples of random tokens, of several tasks, *num_tokens* in all."""
+def made_up(backbone: PromptedBackbone, num_tokens: int) -> list[list[Encoded]]:
+    """Each task's examples, of random tokens behind its instruction, *num_tokens* in all."""
     rng = random.Random(0)
-    rows: list[Row] = []
-    while sum(map(len, rows)) < num_tokens:
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, backbone.vocab_size) for _ in range(count))
+
+    instructions = [tokens(NUM_INSTRUCTION) for _ in range(NUM_TASKS)]
+    examples: list[list[Encoded]] = [[] for _ in range(NUM_TASKS)]
+    made = 0
+    while made < num_tokens:
+        shortest = min(examples, key=len)
+        which = examples.index(shortest)
         length = rng.randint(*LENGTHS)
-        ids = [rng.randrange(3, backbone.vocab_size) for _ in range(length)]
-        encoded = Encoded(tuple(ids[:-NUM_ANSWER]), tuple(ids[-NUM_ANSWER:]))
-        rows.append(Row(len(rows) % NUM_TASKS, encoded))
+        question = (*instructions[which], *tokens(length - NUM_INSTRUCTION - NUM_ANSWER))
+        shortest.append(Encoded(question, tokens(NUM_ANSWER)))
+        made += length
+    return examples
+
+
+def batch_of(backbone: PromptedBackbone, examples: Sequence[Sequence[Encoded]]) -> Batch:
+    rows = [Row(which, one) for which, many in enumerate(examples) for one in many]
     return collate(sorted(rows, key=len)).to(backbone.device)
 
 
-def sides(backbone: PromptedBackbone, batch: Batch) -> dict[str, Callable[[], None]]:
+def sides(
+    backbone: PromptedBackbone, examples: Sequence[Sequence[Encoded]]
+) -> dict[str, Callable[[], None]]:
     """A step's forward and backward pass, in each way."""
     names = [str(k) for k in range(NUM_TASKS)]
     start_PD = backbone.embed_text(TEXT, NUM_POSITIONS)
     dense = DensePrompts(start_PD, names).to(backbone.device)
     factors = Factors(start_PD, names, RANK).to(backbone.device)
     teachers = DensePrompts(start_PD, names).to(backbone.device).requires_grad_(False)
-    teaching = Teaching(teachers, Distillation())
+    whole = batch_of(backbone, examples)
+    openings, shorter = open_all(backbone, examples)
+    batch = batch_of(backbone, shorter)
 
     def plain() -> None:
-        prompt_BPD = start_PD.to(backbone.model.dtype).expand(len(batch.ids_BT), -1, -1)
-        texts_BTD = backbone.model.get_input_embeddings()(batch.ids_BT)
+        prompt_BPD = start_PD.to(backbone.model.dtype).expand(len(whole.ids_BT), -1, -1)
+        texts_BTD = backbone.model.get_input_embeddings()(whole.ids_BT)
         rows = torch.cat([prompt_BPD, texts_BTD], dim=1).requires_grad_()
         states = backbone.model.model(inputs_embeds=rows, use_cache=False).last_hidden_state
-        answers_AD = states[:, NUM_POSITIONS:].flatten(0, 1)[batch.at_A]
-        torch.autograd.backward(functional.cross_entropy(backbone.logits(answers_AD), batch.next_A))
+        answers_AD = states[:, NUM_POSITIONS:].flatten(0, 1)[whole.at_A]
+        torch.autograd.backward(functional.cross_entropy(backbone.logits(answers_AD), whole.next_A))
 
     def step(learner: Learner, teaching: Teaching | None = None) -> Callable[[], None]:
-        return lambda: torch.autograd.backward(losses(backbone, learner, batch, teaching).total)
+        def learn() -> None:
+            taught = teaching and teaching.behind(backbone, batch.which_B, openings)
+            with backbone.once(learner, batch.which_B, openings) as tuning:
+                torch.autograd.backward(losses(backbone, tuning, batch, taught).total)
+
+        return learn
 
     return {
         "plain": plain,
         "teachers": step(dense),
         "factors": step(factors),
-        "distillation": step(factors, teaching),
+        "distillation": step(factors, Teaching(teachers, Distillation())),
     }
 
 
@@ -79,8 +102,7 @@ def compare(backbone: PromptedBackbone, num_tokens: int, rounds: int) -> dict[st
     """
     is_gpu = backbone.device.type == "cuda"
     clock = time.perf_counter if is_gpu else time.process_time
-    batch = made_up(backbone, num_tokens)
-    ways = sides(backbone, batch)
+    ways = sides(backbone, made_up(backbone, num_tokens))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():

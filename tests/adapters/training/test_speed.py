@@ -1,5 +1,4 @@
-import torch
-
+from galenic_adapters.prompted import opening_of
 from galenic_adapters.training import speed
 
 
@@ -11,13 +10,13 @@ def test_every_way_is_measured_as_often(backbone):
     assert {2} == {len(taken) for taken in seconds.values()}
 
 
-def test_the_plain_side_is_of_the_same_examples(backbone):
-    """Its loss is the factor's, which starts as the same prompt."""
-    batch = speed.made_up(backbone, 300)
+def test_examples_are_as_many_tokens_as_asked_behind_their_task_s_instruction(backbone):
+    tasks = speed.made_up(backbone, 900)
 
-    assert 300 <= (batch.ids_BT != 0).sum() + len(batch.ids_BT)
-    assert speed.NUM_TASKS == len(batch.which_B.unique())
-    assert torch.equal(batch.ids_BT, speed.made_up(backbone, 300).ids_BT)
+    openings = [opening_of([one.question for one in many]) for many in tasks]
+    assert 900 <= sum(len(one) for many in tasks for one in many) < 900 + speed.LENGTHS[1]
+    assert [speed.NUM_INSTRUCTION] * speed.NUM_TASKS == [len(opening) for opening in openings]
+    assert tasks == speed.made_up(backbone, 900)
 
 
 def test_the_command_says_tokens_and_shares(backbone_path, capsys):
