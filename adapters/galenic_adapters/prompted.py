@@ -39,6 +39,11 @@ def opening_of(texts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
+def positions_of(seen_BT: Tensor) -> Tensor:
+    """Each column's place among those that its row sees; zero for the empty ones before them."""
+    return (seen_BT.cumsum(1) - 1).clamp(min=0)
+
+
 class Tuning(Protocol):
     """What stands before or inside the backbone, for several tasks side by side."""
 
@@ -219,10 +224,18 @@ class PromptedBackbone:
         cache = self._run(
             inputs_embeds=pad_sequence(rows, batch_first=True, padding_side="left"),
             attention_mask=seen_KT,
-            position_ids=(seen_KT.cumsum(1) - 1).clamp(min=0),
+            position_ids=positions_of(seen_KT),
             use_cache=True,
         ).past_key_values
         return Prefixes(tuning, which_K, seen_KT, cache)
+
+    def ahead(
+        self, tuning: Tuning | Prefixes, which_B: Tensor, openings: Openings | None = None
+    ) -> Tuning | Prefixes:
+        """*tuning* with what stands before these tasks' texts run, where examples share that."""
+        if isinstance(tuning, Prefixes) or not self.shares or not len(which_B):
+            return tuning
+        return self.prefixes(tuning, which_B, openings) or tuning
 
     @contextmanager
     def once(
@@ -232,9 +245,9 @@ class PromptedBackbone:
         *tuning* for many batches of these tasks, whose texts go on from *openings*: what stands
         before them runs through the backbone once, forward at the start and backward at the end.
         """
-        made = self.prefixes(tuning, which_B, openings) if self.shares and len(which_B) else None
-        if made is None:
-            yield tuning
+        made = self.ahead(tuning, which_B, openings)
+        if not isinstance(made, Prefixes):
+            yield made
             return
         kept = made.apart()
         yield kept
@@ -253,15 +266,11 @@ class PromptedBackbone:
 
     def hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
+        tuning = self.ahead(tuning, which_B)
         if isinstance(tuning, Prefixes):
             return self._hidden_behind(tuning, which_B, ids_BT)
-        if not self.shares:
-            tuning.choose(which_B)
-            return self._hidden_apart(tuning.prompts(which_B), ids_BT)
-        if prefixes := self.prefixes(tuning, which_B):
-            return self._hidden_behind(prefixes, which_B, ids_BT)
         tuning.choose(which_B)
-        return self._hidden_apart(None, ids_BT)
+        return self._hidden_apart(tuning.prompts(which_B), ids_BT)
 
     def _hidden_behind(self, prefixes: Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         prefixes.tuning.choose(which_B)
@@ -269,7 +278,7 @@ class PromptedBackbone:
         states: Tensor = self._run(
             input_ids=ids_BT,
             past_key_values=prefixes.cache(which_B),
-            position_ids=(seen_BT.cumsum(1) - 1)[:, -ids_BT.shape[1] :],
+            position_ids=positions_of(seen_BT)[:, -ids_BT.shape[1] :],
             attention_mask=seen_BT,
         ).last_hidden_state
         return states

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from galenic_adapters.chat import encode
 from galenic_adapters.constraints import Constrainer
-from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned, opening_of
+from galenic_adapters.prompted import (
+    FixedPrompts,
+    PromptedBackbone,
+    Tuning,
+    Untuned,
+    opening_of,
+    positions_of,
+)
 from galenic_adapters.tasks.base import Choice, Completion, Example, Task
 
 CPU_TOKENS = 16384
@@ -185,7 +192,7 @@ class _State:
         self.seen_BT = (torch.arange(longest, device=self.device) >= pads_B1).long()
         if prefixes:
             self.seen_BT = torch.cat([prefixes.seen(self.which_B), self.seen_BT], dim=1)
-        self.at_BT = (self.seen_BT.cumsum(1) - 1).clamp(min=0)[:, -longest:]
+        self.at_BT = positions_of(self.seen_BT)[:, -longest:]
 
     def step(self) -> Tensor:
         """The last hidden state (B, D) of each row."""

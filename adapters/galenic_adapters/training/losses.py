@@ -26,10 +26,7 @@ class Teaching:
     @torch.no_grad()
     def behind(self, backbone: PromptedBackbone, which_B: Tensor, openings: Openings) -> Self:
         """The same, with what stands before these tasks' texts run through the backbone once."""
-        if isinstance(self.teachers, Prefixes) or not backbone.shares:
-            return self
-        prefixes = backbone.prefixes(self.teachers, which_B, openings)
-        return replace(self, teachers=prefixes or self.teachers)
+        return replace(self, teachers=backbone.ahead(self.teachers, which_B, openings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from statistics import median
 
 import torch
@@ -43,12 +44,12 @@ def made_up(backbone: PromptedBackbone, num_tokens: int) -> list[list[Encoded]]:
     instructions = [tokens(NUM_INSTRUCTION) for _ in range(NUM_TASKS)]
     examples: list[list[Encoded]] = [[] for _ in range(NUM_TASKS)]
     made = 0
-    while made < num_tokens:
-        shortest = min(examples, key=len)
-        which = examples.index(shortest)
+    for own, instruction in cycle(zip(examples, instructions, strict=True)):
+        if made >= num_tokens:
+            break
         length = rng.randint(*LENGTHS)
-        question = (*instructions[which], *tokens(length - NUM_INSTRUCTION - NUM_ANSWER))
-        shortest.append(Encoded(question, tokens(NUM_ANSWER)))
+        rest = tokens(length - NUM_INSTRUCTION - NUM_ANSWER)
+        own.append(Encoded((*instruction, *rest), tokens(NUM_ANSWER)))
         made += length
     return examples
 
