@@ -27,6 +27,7 @@ from galenic_adapters.study.pieces import Say
 from galenic_adapters.study.plots import plot_few_shot, plot_variants
 from galenic_adapters.study.preset import Preset
 from galenic_adapters.study.records import Exam
+from galenic_adapters.study.stages import MAIN
 
 Lines = Iterator[str]
 
@@ -46,9 +47,10 @@ def write_report(
     every = [one for many in (*table.values(), *variants.values()) for one in many.values()]
     every += few_shot_cells(folder, exams, preset.few_shot.shots)
     cells = list({(one.method, one.target): one for one in every}.values())
+    others = variants.keys() - {MAIN}
     pictures = [
         *_drawn(lambda: plot_few_shot(folder, learned) if learned else [], say),
-        *_drawn(lambda: plot_variants(folder, variants, targets) if variants else [], say),
+        *_drawn(lambda: plot_variants(folder, variants, targets) if others else [], say),
     ]
     sections = [
         _head(facts, preset),
@@ -163,9 +165,12 @@ def _variants(table: Table, targets: Sequence[str], preset: Preset) -> Lines:
 def _few_shot(learned: Sequence[Curve], preset: Preset) -> Lines:
     yield "## From few examples"
     yield ""
-    yield f"Means over {preset.few_shot.draws} draws of k examples and over a task's targets."
+    few = preset.few_shot
+    yield f"Means over {few.draws} draws of k examples and over a task's targets;"
+    yield f"{few.phase.num_steps} steps of {few.phase.rows_per_source} examples each, scores of at"
+    yield f"most {few.max_test} test examples."
     yield ""
-    shots = preset.few_shot.shots
+    shots = few.shots
     yield "| task | method | " + " | ".join(f"k = {k}" for k in shots) + " |"
     yield "|---" * (len(shots) + 2) + "|"
     for curve in learned:

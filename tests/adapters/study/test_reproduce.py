@@ -248,14 +248,19 @@ def test_a_killed_study_ends_as_if_it_had_not_been(study, data, backbone_path, t
 def test_a_report_says_what_was_not_run(study, data, tmp_path):
     part = tmp_path / "part"
     shutil.copytree(study, part)
-    shutil.rmtree(part / "targets" / "rank_1")
-    shutil.rmtree(part / "few_shot" / "galenic" / "k2")
+    variants = Preset.load("smoke").variants
+    for piece in (*(f"targets/{one}" for one in variants), "few_shot/galenic/k2"):
+        shutil.rmtree(part / piece)
+    for picture in part.glob("variants.*"):
+        picture.unlink()
 
     result = reproduce(part, data, "--report-only")
 
     assert 0 == result.exit_code, result.output
     report = (part / "report.md").read_text()
-    assert "Not run: rank_1." in report
+    assert f"Not run: {', '.join(variants)}." in report
+    assert "variants.svg" not in report
+    assert not [*part.glob("variants.*")]
     assert "| ner | galenic | 0.000 | not run |" in report
 
 
