@@ -29,14 +29,13 @@ class Rates:
 class FewShot:
     """
     shots: the k. draws: how often k examples are drawn. phase: the budget of each, its rate being
-    the method's of *rates*. max_test: test examples of each.
+    the method's. max_test: test examples of each.
     """
 
     shots: tuple[int, ...]
     draws: int
     phase: Phase
     max_test: int
-    rates: Rates = Rates()
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

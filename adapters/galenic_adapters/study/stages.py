@@ -22,7 +22,7 @@ from galenic_adapters.manifest import BackboneId
 from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned
 from galenic_adapters.study.catalogue import Listed
 from galenic_adapters.study.instructed import Instructed
-from galenic_adapters.study.preset import Preset, Rates
+from galenic_adapters.study.preset import Preset
 from galenic_adapters.study.records import Exam, Sitting, sit
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.training.courses import Course, drawn, encode_course
@@ -212,8 +212,7 @@ def on_targets(study: Study, method: str, folder: Path, source: Path | None = No
     is_compared = method in (*METHODS, MULTITASK)
     seeds = study.preset.seeds if is_compared else study.preset.variant_seeds
     courses, sittings = seeded(study, seeds)
-    phase = _at_rate(study.preset.target, study.preset.rates, method)
-    learner = _learn_and_sit(study, method, courses, sittings, phase, folder, source)
+    learner = _learn_and_sit(study, method, courses, sittings, study.preset.target, folder, source)
     if method == MAIN and source and isinstance(learner, Factors):
         _publish(study, learner, courses, sittings, folder, source)
 
@@ -231,13 +230,7 @@ def on_few(study: Study, method: str, shots: int, folder: Path, source: Path) ->
     sittings = [
         Sitting(number, f"d{draw}", exams[which]) for number, (which, draw) in enumerate(pairs)
     ]
-    phase = _at_rate(few.phase, few.rates, method)
-    _learn_and_sit(study, method, courses, sittings, phase, folder, source)
-
-
-def _at_rate(budget: Phase, rates: Rates, method: str) -> Phase:
-    own = {"prompt_tuning": rates.prompt_tuning, "lora": rates.lora}
-    return replace(budget, lr=own.get(method, rates.galenic))
+    _learn_and_sit(study, method, courses, sittings, few.phase, folder, source)
 
 
 def _learn_and_sit(
@@ -245,10 +238,13 @@ def _learn_and_sit(
     method: str,
     courses: Sequence[Course],
     sittings: Sequence[Sitting],
-    phase: Phase,
+    budget: Phase,
     folder: Path,
     source: Path | None,
 ) -> Learner:
+    preset = study.preset
+    rates = {"prompt_tuning": preset.rates.prompt_tuning, "lora": preset.rates.lora}
+    phase = replace(budget, lr=rates.get(method, preset.rates.galenic))
     learner = _learner(study, method, courses, source)
     with learner.attached() if isinstance(learner, Loras) else nullcontext():
         run = Run(learner, study.backbone, courses, phase, folder)
