@@ -114,7 +114,7 @@ class Run:
         num_tokens = 0
         groups = self.crew.part(list(split(self._rows(), self.batch_tokens)))
         which_B = torch.tensor([row.which for rows in groups for row in rows])
-        teaching = self.teaching and self.teaching.behind(self.backbone, which_B, self.openings)
+        teaching = self.teaching and self.teaching.ahead(self.backbone, which_B, self.openings)
         with self.backbone.once(self.learner, which_B, self.openings) as tuning:
             for rows in groups:
                 batch = collate(rows).to(self.backbone.device)

@@ -24,7 +24,7 @@ class Teaching:
     distillation: Distillation
 
     @torch.no_grad()
-    def behind(self, backbone: PromptedBackbone, which_B: Tensor, openings: Openings) -> Self:
+    def ahead(self, backbone: PromptedBackbone, which_B: Tensor, openings: Openings) -> Self:
         """The same, with what stands before these tasks' texts run through the backbone once."""
         return replace(self, teachers=backbone.ahead(self.teachers, which_B, openings))
 

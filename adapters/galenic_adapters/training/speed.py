@@ -82,7 +82,7 @@ def sides(
 
     def step(learner: Learner, teaching: Teaching | None = None) -> Callable[[], None]:
         def learn() -> None:
-            taught = teaching and teaching.behind(backbone, batch.which_B, openings)
+            taught = teaching and teaching.ahead(backbone, batch.which_B, openings)
             with backbone.once(learner, batch.which_B, openings) as tuning:
                 torch.autograd.backward(losses(backbone, tuning, batch, taught).total)
 
