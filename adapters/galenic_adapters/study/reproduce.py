@@ -25,17 +25,19 @@ from galenic_adapters.study.stages import (
     METHODS,
     MULTITASK,
     RANDOM,
+    SMALL_LORA,
     Study,
     distil,
     on_few,
     on_sources,
     on_targets,
+    small_lora,
     take_over,
     teach,
     untuned,
 )
 from galenic_adapters.training.learners import DensePrompts, Factors
-from galenic_adapters.training.lora import linear_layers
+from galenic_adapters.training.lora import Loras
 from galenic_adapters.zoo import METAPROMPT, metaprompt_of
 
 PARTS = ("main", "zoo", "few_shot", "variants")
@@ -115,7 +117,7 @@ def _run_sources(study: Study, pieces: Pieces) -> Path:
 def _run_variants(study: Study, pieces: Pieces, variants: Sequence[str]) -> None:
     """Over an earlier run those alone that learn no metaprompt of their own."""
     for variant in variants:
-        own = None if variant == RANDOM else pieces.path(f"sources/{variant}")
+        own = None if variant in (RANDOM, SMALL_LORA) else pieces.path(f"sources/{variant}")
         if own and study.run:
             continue
         if own:
@@ -145,17 +147,19 @@ def _facts(preset_name: str, study: Study) -> dict[str, Any]:
     preset, model, run = study.preset, study.backbone, study.run
     factor = Factors(torch.zeros(preset.num_positions, model.width), ["x"], preset.rank)
     dense = DensePrompts(torch.zeros(preset.num_positions, model.width), ["x"])
-    lora = sum(
-        preset.lora_rank * (layer.in_features + layer.out_features)
-        for layer in linear_layers(model.model)
-    )
-    learned = {MAIN: factor.num_own(), "prompt_tuning": dense.num_own(), "lora": lora}
+    learned = {
+        MAIN: factor.num_own(),
+        MULTITASK: factor.num_own(),
+        "prompt_tuning": dense.num_own(),
+        "lora": Loras(model.model, ["x"], preset.lora_rank).num_own(),
+        SMALL_LORA: small_lora(model.model, ["x"]).num_own(),
+    }
     return {
         "preset": Path(preset_name).name,
         "settings": preset.to_json(),
         "backbone": str(study.backbone_id),
         "num_parameters": model.num_parameters,
-        "num_learned": learned | {MULTITASK: factor.num_own()},
+        "num_learned": learned,
         "sources": [one.name for one in study.sources],
         "targets": [exam.listed.name for exam in study.exams],
         "metaprompt": run and metaprompt_of(study.backbone_id, run / METAPROMPT).digest,

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ MAIN = "galenic"
 MULTITASK = "no_distillation"
 """Multitask prompt tuning: the same without teachers. A variant, and a baseline."""
 RANDOM = "random_metaprompt"
+SMALL_LORA = "small_lora"
+"""LoRA about as small as a factor: rank 1, of keys and values alone. A variant, and a baseline."""
+SMALL_LORA_LAYERS = ("k_proj", "v_proj")
 TEACHERS = "teachers.safetensors"
 DEV_LOSSES = "dev_losses.json"
 
@@ -209,7 +212,7 @@ def on_targets(study: Study, method: str, folder: Path, source: Path | None = No
 
     For a factor *source* is where its metaprompt lies; without one, it is drawn by chance.
     """
-    is_compared = method in (*METHODS, MULTITASK)
+    is_compared = method in (*METHODS, MULTITASK, SMALL_LORA)
     seeds = study.preset.seeds if is_compared else study.preset.variant_seeds
     courses, sittings = seeded(study, seeds)
     learner = _learn_and_sit(study, method, courses, sittings, study.preset.target, folder, source)
@@ -243,8 +246,7 @@ def _learn_and_sit(
     source: Path | None,
 ) -> Learner:
     preset = study.preset
-    rates = {"prompt_tuning": preset.rates.prompt_tuning, "lora": preset.rates.lora}
-    phase = replace(budget, lr=rates.get(method, preset.rates.galenic))
+    phase = replace(budget, lr=asdict(preset.rates).get(method, preset.rates.galenic))
     learner = _learner(study, method, courses, source)
     with learner.attached() if isinstance(learner, Loras) else nullcontext():
         run = Run(learner, study.backbone, courses, phase, folder)
@@ -293,6 +295,8 @@ def _learner(study: Study, method: str, courses: Sequence[Course], source: Path 
         return DensePrompts(_text(study), names)
     if method == "lora":
         return Loras(study.backbone.model, names, study.preset.lora_rank)
+    if method == SMALL_LORA:
+        return small_lora(study.backbone.model, names)
     metaprompt, known = _source(study, source)
     recipe = study.recipe(MAIN if method == RANDOM else method)
     how = "ones" if method in (RANDOM, "no_decomposition") else study.preset.start
@@ -301,6 +305,11 @@ def _learner(study: Study, method: str, courses: Sequence[Course], source: Path 
         for course in courses
     ]
     return Factors.over(metaprompt, names, starts, additive=recipe.additive)
+
+
+def small_lora(model: Any, names: Sequence[str]) -> Loras:
+    """Its updates are scaled by 2, as those of rank 8 are."""
+    return Loras(model, names, 1, alpha=2.0, layers=SMALL_LORA_LAYERS)
 
 
 def _source(study: Study, source: Path | None) -> tuple[Metaprompt, Sequence[Known]]:

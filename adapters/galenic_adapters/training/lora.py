@@ -1,6 +1,6 @@
 """
-LoRA (arXiv 2106.09685) on every linear layer, for many tasks side by side: the baseline, trained in
-the harness that trains prompts. The same numbers as PEFT's, which trains one task at a time
+LoRA (arXiv 2106.09685) for many tasks side by side: the baseline, trained in the harness that
+trains prompts. The same numbers as PEFT's, which trains one task at a time
 (`tests/adapters/training/test_lora.py`).
 
 Dimension key:  K tasks   B examples   T text positions   I input width   O output width   R rank
@@ -20,17 +20,24 @@ from galenic_adapters.training.learners import Learner
 
 class Loras(Learner):
     """
-    Low-rank updates of a model's linear layers; they act inside `attached`, on the batch whose
-    tasks were chosen last.
+    Low-rank updates of a model's linear layers, or of those of some names alone; they act inside
+    `attached`, on the batch whose tasks were chosen last.
     """
 
     def __init__(
-        self, model: Any, names: Sequence[str], rank: int, *, alpha: float = 16.0, seed: int = 0
+        self,
+        model: Any,
+        names: Sequence[str],
+        rank: int,
+        *,
+        alpha: float = 16.0,
+        layers: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         super().__init__(names)
         self.scaling = alpha / rank
         self.which_B: Tensor | None = None
-        self.layers = list(linear_layers(model))
+        self.layers = list(linear_layers(model, layers))
         rngs = [torch.Generator().manual_seed(crc32(name.encode()) + seed) for name in names]
         for number, layer in enumerate(self.layers):
             a_KRI = torch.empty(len(names), rank, layer.in_features)
@@ -71,9 +78,10 @@ class Loras(Learner):
         return add
 
 
-def linear_layers(model: Any) -> Iterator[nn.Linear]:
-    """Every linear layer but the output head."""
+def linear_layers(model: Any, names: Sequence[str] = ()) -> Iterator[nn.Linear]:
+    """Every linear layer but the output head; or those that are called one of *names*."""
     head = model.get_output_embeddings()
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module is not head:
+    for path, module in model.named_modules():
+        is_named = not names or path.rpartition(".")[2] in names
+        if isinstance(module, nn.Linear) and module is not head and is_named:
             yield module

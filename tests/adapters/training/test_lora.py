@@ -57,6 +57,15 @@ def test_lora_is_pefts(backbone, base):
     assert sum(p.numel() for p in named.values()) == ours.num_own()
 
 
+def test_some_layers_alone(backbone):
+    learner = Loras(backbone.model, ["this"], 1, layers=("k_proj", "v_proj"))
+
+    config = backbone.model.config
+    key_width = config.num_key_value_heads * config.head_dim
+    assert 2 * config.num_hidden_layers == len(learner.layers)
+    assert 2 * config.num_hidden_layers * (config.hidden_size + key_width) == learner.num_own()
+
+
 def test_lora_starts_as_the_bare_backbone_and_leaves_it_alone(backbone):
     ours = Loras(backbone.model, ["a", "b"], RANK)
     batch = collate(ROWS)
