@@ -23,7 +23,7 @@ class Rates:
     galenic: float = 0.1
     prompt_tuning: float = 0.03
     lora: float = 1e-3
-    small_lora: float = 3e-3
+    small_lora: float = 1e-2
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
