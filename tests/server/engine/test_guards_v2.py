@@ -6,8 +6,20 @@ import sys
 from pathlib import Path
 
 FACTS = Path(__file__).parent / "interpreted/guards_v2_facts.py"
-# Without the process's usual end, in which a native library crashed once after all had passed.
-RUN = "import os, sys, pytest; c = pytest.main(sys.argv[1:]); sys.stdout.flush(); os._exit(c)"
+# Once all is said it ends at once: a native library crashed twice in what comes after.
+RUN = """
+import os, sys, pytest
+
+class End:
+    def pytest_sessionfinish(self, exitstatus):
+        self.status = exitstatus
+
+    def pytest_unconfigure(self, config):
+        config.get_terminal_writer().flush()
+        os._exit(self.status)
+
+pytest.main(sys.argv[1:], plugins=[End()])
+"""
 
 
 class TestItsOwnKernels:
