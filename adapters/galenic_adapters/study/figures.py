@@ -13,7 +13,7 @@ from galenic_adapters.evaluation.evaluate import Evaluation
 from galenic_adapters.evaluation.scores import Tally
 from galenic_adapters.study.pieces import DONE
 from galenic_adapters.study.records import Exam, marks
-from galenic_adapters.study.stages import MAIN, METHODS, MULTITASK, SMALL_LORA
+from galenic_adapters.study.stages import BASELINES, MAIN, METHODS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ def main_table(folder: Path, exams: Sequence[Exam]) -> Table:
         ("untuned", "targets/untuned", "plain"),
         ("untuned, instructed", "targets/untuned", "instructed"),
         *((method, f"targets/{method}", "*") for method in reversed(METHODS)),
-        *((one, f"targets/{one}", "*") for one in (MULTITASK, SMALL_LORA)),
+        *((one, f"targets/{one}", "*") for one in BASELINES),
     ]
     return _table(folder, exams, rows)
 

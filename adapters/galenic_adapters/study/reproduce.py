@@ -24,8 +24,8 @@ from galenic_adapters.study.stages import (
     MAIN,
     METHODS,
     MULTITASK,
-    RANDOM,
     SMALL_LORA,
+    WITHOUT_SOURCES,
     Study,
     distil,
     on_few,
@@ -117,7 +117,7 @@ def _run_sources(study: Study, pieces: Pieces) -> Path:
 def _run_variants(study: Study, pieces: Pieces, variants: Sequence[str]) -> None:
     """Over an earlier run those alone that learn no metaprompt of their own."""
     for variant in variants:
-        own = None if variant in (RANDOM, SMALL_LORA) else pieces.path(f"sources/{variant}")
+        own = None if variant in WITHOUT_SOURCES else pieces.path(f"sources/{variant}")
         if own and study.run:
             continue
         if own:

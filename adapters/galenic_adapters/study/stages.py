@@ -38,11 +38,15 @@ from galenic_adapters.zoo import METAPROMPT
 METHODS = ("galenic", "prompt_tuning", "lora")
 MAIN = "galenic"
 MULTITASK = "no_distillation"
-"""Multitask prompt tuning: the same without teachers. A variant, and a baseline."""
+"""Multitask prompt tuning: the same without teachers."""
 RANDOM = "random_metaprompt"
 SMALL_LORA = "small_lora"
-"""LoRA about as small as a factor: rank 1, of keys and values alone. A variant, and a baseline."""
+"""LoRA about as small as a factor: rank 1, of keys and values alone."""
 SMALL_LORA_LAYERS = ("k_proj", "v_proj")
+BASELINES = (MULTITASK, SMALL_LORA)
+"""Variants that are compared as methods are."""
+WITHOUT_SOURCES = (RANDOM, SMALL_LORA)
+"""Variants that learn nothing from the sources."""
 TEACHERS = "teachers.safetensors"
 DEV_LOSSES = "dev_losses.json"
 
@@ -212,7 +216,7 @@ def on_targets(study: Study, method: str, folder: Path, source: Path | None = No
 
     For a factor *source* is where its metaprompt lies; without one, it is drawn by chance.
     """
-    is_compared = method in (*METHODS, MULTITASK, SMALL_LORA)
+    is_compared = method in (*METHODS, *BASELINES)
     seeds = study.preset.seeds if is_compared else study.preset.variant_seeds
     courses, sittings = seeded(study, seeds)
     learner = _learn_and_sit(study, method, courses, sittings, study.preset.target, folder, source)

@@ -56,9 +56,9 @@ def test_a_teacher_whose_prompt_ran_already_says_the_same(backbone, teacher_and_
     short = collate([Row(0, one) for one in rest])
 
     expected = losses(backbone, student, whole, teaching).total.item()
-    behind = teaching.ahead(backbone, short.which_B, {0: opening})
+    taught = teaching.ahead(backbone, short.which_B, {0: opening})
     with backbone.once(student, short.which_B, {0: opening}) as tuning:
-        total = losses(backbone, tuning, short, behind).total
+        total = losses(backbone, tuning, short, taught).total
         total.backward()
 
     assert pytest.approx(expected, rel=1e-5) == total.item()
