@@ -252,7 +252,8 @@ class PromptedBackbone:
         kept = made.apart()
         yield kept
         if torch.is_grad_enabled():
-            gathered = [(m, k.grad) for m, k in zip(made.tensors(), kept.tensors(), strict=True)]
+            pairs = zip(made.tensors(), kept.tensors(), strict=True)
+            gathered = [(m, k.grad) for m, k in pairs if m.requires_grad]
             torch.autograd.backward([m for m, _ in gathered], [grad for _, grad in gathered])
 
     @contextmanager

@@ -49,9 +49,9 @@ def made_prompts(backbone, num_positions=8):
     return learner
 
 
-def made_loras(backbone):
+def made_loras(backbone, layers=()):
     """As they are when B is no longer zero, so that A has a gradient too."""
-    learner = Loras(backbone.model, ["a", "b"], 2)
+    learner = Loras(backbone.model, ["a", "b"], 2, layers=layers)
     with torch.no_grad():
         for number, p in enumerate(learner.parameters()):
             if not p.any():
@@ -99,17 +99,21 @@ class TestSideBySide:
         torch.testing.assert_close(learner.rows_KPD.grad, expected, atol=1e-5, rtol=1e-3)
 
     @pytest.mark.parametrize("of", ["backbone", "gpt_oss"])
-    @pytest.mark.parametrize("kind", ["prompts", "lora"])
+    @pytest.mark.parametrize("kind", ["prompts", "lora", "q_proj"])
     def test_nor_do_instructions_that_stand_before_all_texts_of_a_task(self, of, kind, request):
-        """One of 45 tokens beside one of 3: gpt-oss's window of 48 ends within the longer."""
+        """
+        One of 45 tokens beside one of 3: gpt-oss's window of 48 ends within the longer. A LoRA of
+        queries alone leaves the first layer's keys and values as they are.
+        """
         backbone = request.getfixturevalue(of)
         tasks = [with_instruction(range(20, 65)), with_instruction((5, 6, 7))]
-        learner = made_prompts(backbone) if kind == "prompts" else made_loras(backbone)
+        kinds = {"prompts": made_prompts, "lora": made_loras}
+        learner = kinds.get(kind, lambda model: made_loras(model, (kind,)))(backbone)
         rows = [Row(k, one) for k, many in enumerate(tasks) for one in many]
         opened_tasks = [opened(many) for many in tasks]
         shorter = [Row(k, one) for k, (_, many) in enumerate(opened_tasks) for one in many]
         openings = {k: opening for k, (opening, _) in enumerate(opened_tasks)}
-        with learner.attached() if kind == "lora" else nullcontext():
+        with nullcontext() if kind == "prompts" else learner.attached():
             for row in rows:
                 losses(backbone, learner, collate([row])).total.backward()
             expected = {name: p.grad for name, p in learner.named_parameters()}
