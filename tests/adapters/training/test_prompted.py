@@ -59,6 +59,11 @@ def made_loras(backbone, layers=()):
     return learner
 
 
+def made_query_loras(backbone):
+    """They leave the first layer's keys and values as they are."""
+    return made_loras(backbone, ("q_proj",))
+
+
 def with_instruction(instruction):
     return [
         Encoded((*instruction, 70 + n, *range(80, 80 + n), 99), (n, n + 1, 2)) for n in (3, 4, 7)
@@ -99,16 +104,13 @@ class TestSideBySide:
         torch.testing.assert_close(learner.rows_KPD.grad, expected, atol=1e-5, rtol=1e-3)
 
     @pytest.mark.parametrize("of", ["backbone", "gpt_oss"])
-    @pytest.mark.parametrize("kind", ["prompts", "lora", "q_proj"])
+    @pytest.mark.parametrize("kind", ["prompts", "lora", "lora of queries"])
     def test_nor_do_instructions_that_stand_before_all_texts_of_a_task(self, of, kind, request):
-        """
-        One of 45 tokens beside one of 3: gpt-oss's window of 48 ends within the longer. A LoRA of
-        queries alone leaves the first layer's keys and values as they are.
-        """
+        """One of 45 tokens beside one of 3: gpt-oss's window of 48 ends within the longer."""
         backbone = request.getfixturevalue(of)
         tasks = [with_instruction(range(20, 65)), with_instruction((5, 6, 7))]
-        kinds = {"prompts": made_prompts, "lora": made_loras}
-        learner = kinds.get(kind, lambda model: made_loras(model, (kind,)))(backbone)
+        make = {"prompts": made_prompts, "lora": made_loras, "lora of queries": made_query_loras}
+        learner = make[kind](backbone)
         rows = [Row(k, one) for k, many in enumerate(tasks) for one in many]
         opened_tasks = [opened(many) for many in tasks]
         shorter = [Row(k, one) for k, (_, many) in enumerate(opened_tasks) for one in many]
