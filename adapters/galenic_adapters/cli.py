@@ -306,8 +306,8 @@ def evaluate(
     backbone: BackboneName = None,
 ) -> None:
     """
-    Score a package and the untuned backbone on the same examples; writes both into its card. Or
-    score an adapter of a running server, by the same figures.
+    Score a package, the untuned backbone and the best constant label on the same examples; writes
+    all into its card. Or score an adapter of a running server, by the same figures.
     """
     from galenic_adapters.training import commands
 

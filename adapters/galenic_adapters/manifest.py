@@ -73,13 +73,17 @@ class BackboneId(_Record):
 
 
 class Score(_Record):
-    """One measurement on *split*, beside the untuned backbone's on the same examples."""
+    """
+    One measurement on *split*; on the same examples, the untuned backbone's and that of the best
+    label when always given.
+    """
 
     dataset: Line
     split: Line
     metric: Line
     value: float
     untuned: float | None = None
+    constant: float | None = None
     num_examples: int = Field(ge=1)
 
 

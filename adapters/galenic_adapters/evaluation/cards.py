@@ -8,7 +8,13 @@ from galenic_adapters.package import Package
 
 
 def scored(
-    package: Package, dataset: str, split: str, tuned: Scores, untuned: Scores | None
+    package: Package,
+    dataset: str,
+    split: str,
+    tuned: Scores,
+    *,
+    untuned: Scores | None,
+    constant: Scores | None,
 ) -> Package:
     """*package* with these scores in its manifest, in place of earlier ones on the same split."""
     kept = [s for s in package.manifest.scores if (s.dataset, s.split) != (dataset, split)]
@@ -19,6 +25,7 @@ def scored(
             metric=metric,
             value=round(value, 4),
             untuned=round(untuned.metrics[metric], 4) if untuned else None,
+            constant=round(constant.metrics[metric], 4) if constant else None,
             num_examples=tuned.num_examples,
         )
         for metric, value in tuned.metrics.items()
@@ -31,8 +38,9 @@ def model_card(package: Package) -> str:
     """The package's manifest as a page of Markdown."""
     m = package.manifest
     rows = [
-        f"| {s.dataset} | {s.split} | {s.num_examples} | {s.metric} | {s.value:.3f} | "
-        + ("not measured |" if s.untuned is None else f"{s.untuned:.3f} |")
+        f"| {s.dataset} | {s.split} | {s.num_examples} | {s.metric} | {s.value:.3f}"
+        f" | {'not measured' if s.untuned is None else f'{s.untuned:.3f}'}"
+        f" | {'' if s.constant is None else f'{s.constant:.3f}'} |"
         for s in m.scores
     ]
     trained = ", ".join(f"{t.dataset} (licence: {t.licence})" for t in m.trained_on)
@@ -49,11 +57,12 @@ def model_card(package: Package) -> str:
             f"- Licence of the factor: {m.licence}",
             f"- Package: `{package.digest}`",
             "",
-            "| data set | split | examples | metric | this adapter | untuned backbone |",
-            "|---|---|---|---|---|---|",
+            "| data set | split | examples | metric | this adapter | untuned | constant |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            "Both columns: greedy answers to the same examples, same instruction, same constraint.",
+            "Untuned: the backbone alone. Both answer the same examples greedily, under the same",
+            "instruction and constraint. Constant: the one label that scores best if always given.",
             "Not a medical device: a small model, often wrong; for research and engineering.",
             "",
         ]

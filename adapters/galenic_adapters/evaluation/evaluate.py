@@ -1,5 +1,6 @@
 """
-How good an adapter is on labelled examples, beside the untuned backbone on the same ones.
+How good an adapter is on labelled examples, and what it must beat: the untuned backbone, and who
+always gives the same answer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from galenic_adapters.evaluation.chance import interval
 from galenic_adapters.evaluation.decode import answer_all
 from galenic_adapters.evaluation.scores import Scores, score
 from galenic_adapters.prompted import PromptedBackbone
-from galenic_adapters.tasks.base import Answer, Completion, Example, Task
+from galenic_adapters.tasks.base import Answer, Choice, Completion, Example, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,21 @@ def evaluate(
 ) -> Evaluation:
     """Greedy answers under the task's constraint, read and scored."""
     return _judged(task, examples, answer_all(backbone, prompt_PD, task, examples))
+
+
+def best_constant(task: Task[Any, Any], examples: Sequence[Example]) -> Evaluation | None:
+    """
+    The label that scores best where every example gets it; none where answers are no labels.
+
+    It is chosen on these very examples, so no other constant has more.
+    """
+    choices = [task.constraint(example.fields) for example in examples]
+    labels = {label: None for one in choices if isinstance(one, Choice) for label in one.labels}
+    if not all(isinstance(one, Choice) for one in choices):
+        return None
+    said = [[Completion(label, "stop")] * len(examples) for label in labels]
+    each = [_judged(task, examples, completions) for completions in said]
+    return max(each, key=lambda one: one.scores.main[1], default=None)
 
 
 def _judged(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from galenic_adapters.evaluation.cards import model_card, scored
+from galenic_adapters.evaluation.evaluate import best_constant
 from galenic_adapters.package import Package
 from galenic_adapters.study.figures import Cell, cell
 from galenic_adapters.study.records import Exam
@@ -58,7 +59,15 @@ def _put(
     package = Package.read(package_file.read_bytes())
     if tuned and bare:
         ours, theirs = (next(iter(one.runs.values())).scores for one in (tuned, bare))
-        package = scored(package, exam.listed.name, "test", ours, theirs)
+        constant = best_constant(exam.task, exam.examples)
+        package = scored(
+            package,
+            exam.listed.name,
+            "test",
+            ours,
+            untuned=theirs,
+            constant=constant.scores if constant else None,
+        )
         gains.setdefault(str(exam.listed.task), {})[exam.listed.name] = tuned.mean - bare.mean
     (zoo / package_file.name).write_bytes(package.data)
     (zoo / package_file.name).with_suffix(".md").write_text(model_card(package), "utf-8")

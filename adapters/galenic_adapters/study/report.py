@@ -11,6 +11,7 @@ from typing import Any
 
 from galenic_adapters.errors import Unavailable
 from galenic_adapters.evaluation.chance import interval
+from galenic_adapters.evaluation.evaluate import best_constant
 from galenic_adapters.study.figures import (
     Cell,
     Curve,
@@ -46,6 +47,7 @@ def write_report(
     learned = curves(folder, exams, preset.few_shot.shots)
     every = [one for many in (*table.values(), *variants.values()) for one in many.values()]
     every += few_shot_cells(folder, exams, preset.few_shot.shots)
+    constants = _constants(exams)
     cells = list({(one.method, one.target): one for one in every}.values())
     others = variants.keys() - {MAIN}
     pictures = [
@@ -54,7 +56,7 @@ def write_report(
     ]
     sections = [
         _head(facts, preset),
-        _main(table, targets, facts),
+        _main(table, targets, facts, constants),
         _significance(table),
         _variants(variants, targets, preset),
         _few_shot(learned, preset),
@@ -67,11 +69,18 @@ def write_report(
     whole = {
         "facts": facts,
         "figures": [_figure(one) for one in cells],
+        "constants": constants,
         "comparisons": [asdict(one) for one in compared(table)],
         "costs": [asdict(one) for one in costs(folder)],
     }
     (folder / "report.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     say(f"{folder / 'report.md'}: {len(cells)} figures")
+
+
+def _constants(exams: Sequence[Exam]) -> dict[str, float]:
+    """What the best constant label has on each target whose answers are labels."""
+    best = {exam.listed.name: best_constant(exam.task, exam.examples) for exam in exams}
+    return {name: one.scores.main[1] for name, one in best.items() if one}
 
 
 def _drawn(draw: Callable[[], list[str]], say: Say) -> list[str]:
@@ -110,7 +119,9 @@ def _head(facts: dict[str, Any], preset: Preset) -> Lines:
         yield f"The metaprompt is that of an earlier run: `{facts['metaprompt']}`."
 
 
-def _main(table: Table, targets: Sequence[str], facts: dict[str, Any]) -> Lines:
+def _main(
+    table: Table, targets: Sequence[str], facts: dict[str, Any], constants: dict[str, float]
+) -> Lines:
     yield "## Targets"
     yield ""
     yield "| method | parameters a task | bytes a task | average | " + " | ".join(targets) + " |"
@@ -126,6 +137,10 @@ def _main(table: Table, targets: Sequence[str], facts: dict[str, Any]) -> Lines:
     yield ""
     yield "Metrics: " + ", ".join(f"{one.target} {one.metric}" for one in some.values()) + "."
     yield ""
+    if constants:
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in constants.items())
+        yield f"The label that scores best when always given has: {shown}."
+        yield ""
     yield "Answers that were not clean (mean over seeds; they count as what could be read of them):"
     for method, cells in table.items():
         unread = ", ".join(f"{t} {one.num_unread:.0f}" for t, one in cells.items())

@@ -11,7 +11,13 @@ from galenic_adapters.backbone import Backbone, ensure
 from galenic_adapters.data.examples import read_dataset, unsayable
 from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.cards import model_card, scored
-from galenic_adapters.evaluation.evaluate import evaluate, records_of, reread, said_of
+from galenic_adapters.evaluation.evaluate import (
+    best_constant,
+    evaluate,
+    records_of,
+    reread,
+    said_of,
+)
 from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.factor import Factor, Metaprompt, compose
 from galenic_adapters.manifest import BackboneId, Manifest
@@ -159,7 +165,8 @@ def measure(
     say: Say = print,
 ) -> None:
     """
-    Score a package and the untuned backbone on *data*; both stand in package and card then.
+    Score a package, the untuned backbone and the best constant label on *data*; all stand in
+    package and card then.
 
     With *untuned_records* of an earlier evaluation, the untuned backbone is not asked again.
     """
@@ -171,17 +178,24 @@ def measure(
     examples = _examples(data, package.manifest)[:limit]
     tuned = evaluate(model, compose(metaprompt, package.factor), task, examples)
     if untuned_records:
-        rows = [json.loads(row) for row in untuned_records.read_text("utf-8").splitlines()]
-        untuned = reread(task, examples, rows)
+        earlier = [json.loads(row) for row in untuned_records.read_text("utf-8").splitlines()]
+        untuned = reread(task, examples, earlier)
     else:
         untuned = evaluate(model, None, task, examples)
-    package = scored(package, dataset, split, tuned.scores, untuned.scores)
-    for who, one in (("tuned", tuned), ("untuned", untuned)):
-        _write_records(
-            package_file.with_suffix(f".{split}.{who}.jsonl"),
-            records_of(task, examples, one.completions),
-        )
-        say(f"{package.manifest.name} {who}: {said_of(one.scores)}")
+    constant = best_constant(task, examples)
+    package = scored(
+        package,
+        dataset,
+        split,
+        tuned.scores,
+        untuned=untuned.scores,
+        constant=constant.scores if constant else None,
+    )
+    for who, one in (("tuned", tuned), ("untuned", untuned), ("constant", constant)):
+        if one:
+            rows = records_of(task, examples, one.completions)
+            _write_records(package_file.with_suffix(f".{split}.{who}.jsonl"), rows)
+            say(f"{package.manifest.name} {who}: {said_of(one.scores)}")
     package_file.write_bytes(package.data)
     package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
 

@@ -119,6 +119,13 @@ def test_every_method_has_a_figure_on_every_target(figures):
     assert methods == {figure["method"] for figure in figures if figure["target"] == "scinli"}
 
 
+def test_the_best_constant_label_is_told(study):
+    constants = json.loads((study / "report.json").read_text())["constants"]
+
+    assert {"scinli"} == constants.keys()
+    assert f"given has: scinli {constants['scinli']:.3f}." in (study / "report.md").read_text()
+
+
 class TestOverAnEarlierRun:
     def run(self, study, data, backbone_path, folder, preset):
         run = ("--run", study / "sources" / "galenic", "--backbone", backbone_path)
@@ -205,6 +212,8 @@ def test_a_zoo_is_left_that_fits_together(study):
             manifest.scores[0].num_examples,
         )
         assert manifest.scores[0].untuned is not None
+        has_labels = manifest.task in ("re", "nli")
+        assert has_labels == (manifest.scores[0].constant is not None)
         assert (study / "zoo" / f"{name}.md").exists()
 
 

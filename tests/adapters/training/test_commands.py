@@ -209,7 +209,8 @@ def test_a_task_learns_at_most_a_two_thousandth_of_the_default_backbone(position
     assert learner.num_own() <= commands.MOST_SHARE * total == pytest.approx(67257, abs=1)
 
 
-def test_a_score_stands_beside_the_untuned_backbones(trained, adapted, sources, backbone_path):
+def test_a_score_stands_beside_what_it_must_beat(trained, adapted, sources, backbone_path):
+    """The untuned backbone, and who always gives the same label."""
     package = adapted / "mine.safetensors"
     result = run(
         *("evaluate", package, sources[0].dev, "--dataset", "made-up", "--split", "dev"),
@@ -222,9 +223,12 @@ def test_a_score_stands_beside_the_untuned_backbones(trained, adapted, sources, 
     rows = [json.loads(row) for row in (adapted / "mine.dev.tuned.jsonl").read_text().splitlines()]
     assert pytest.approx(accuracy.value, abs=1e-4) == _share_right(rows, sources[0].dev)
     card = (adapted / "mine.md").read_text()
-    assert (
-        f"| made-up | dev | 6 | accuracy | {accuracy.value:.3f} | {accuracy.untuned:.3f} |" in card
-    )
+    shown = (accuracy.value, accuracy.untuned, accuracy.constant)
+    assert "| made-up | dev | 6 | accuracy" + "".join(f" | {one:.3f}" for one in shown) in card
+    said = (adapted / "mine.dev.constant.jsonl").read_text().splitlines()
+    constant = [json.loads(row) for row in said]
+    assert pytest.approx(accuracy.constant, abs=1e-4) == _share_right(constant, sources[0].dev)
+    assert 1 == len({row["text"] for row in constant})
 
 
 def test_the_untuned_backbone_need_not_be_asked_twice(trained, adapted, sources, backbone_path):
