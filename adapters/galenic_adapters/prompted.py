@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from galenic_adapters.attention import GROUPED
 from galenic_adapters.constraints import Constrainer
 
 MOST_UNFUSED = 1024
@@ -258,12 +259,28 @@ class PromptedBackbone:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Inside, nothing learns: layers are not checkpointed, so that they keep a cache."""
+        """
+        Inside, nothing learns: layers are not checkpointed, so that they keep a cache, and on a CPU
+        their fused attention reads each key once for the heads that share it.
+        """
+        loaded = self.model.config._attn_implementation
+        is_grouped = self.device.type == "cpu" and loaded == "sdpa"
         self.model.eval()
+        try:
+            with self._attending(GROUPED if is_grouped else loaded):
+                yield
+        finally:
+            self.model.train(self.checkpointing)
+
+    @contextmanager
+    def _attending(self, how: str) -> Iterator[None]:
+        """Attention of this kind inside, whatever it was before."""
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation(how)
         try:
             yield
         finally:
-            self.model.train(self.checkpointing)
+            self.model.set_attn_implementation(before)
 
     def hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
         """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
@@ -303,12 +320,8 @@ class PromptedBackbone:
         is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.checkpointing
         if not is_slow or num_columns > MOST_UNFUSED:
             return self.model.model(**inputs)
-        fused = self.model.config._attn_implementation
-        self.model.set_attn_implementation("eager")
-        try:
+        with self._attending("eager"):
             return self.model.model(**inputs)
-        finally:
-            self.model.set_attn_implementation(fused)
 
     def logits(self, hidden_AD: Tensor) -> Tensor:
         """What the output head says (A, V), in float32."""
