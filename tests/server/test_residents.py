@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from galenic_adapters.keys import Role
 from tests.server.test_bulk import line
 from tests.support.registry import ner
@@ -46,6 +48,27 @@ class TestAStart:
             pairs = server.parts.residents.hottest()
 
         assert [("south", made["digest"]), ("north", made["digest"])] == pairs
+
+    def test_runs_the_prompts_through_that_were_asked_most(
+        self, backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        with serving(make_parts(backbone, tmp_path)) as server:
+            made = server.publish("galenic", "common", package())
+            for tenant in ("south", "north", "south"):
+                ner(server, tenant, "common")
+            eventually(lambda: len(server.parts.residents.hottest()) == 2)
+            eventually(lambda: server.parts.residents.hottest()[0][0] == "south")
+        parts = make_parts(backbone, tmp_path, prewarm=1)
+        warmed = []
+
+        async def warm(tenant: str, digest: str) -> None:
+            warmed.append((tenant, digest))
+
+        monkeypatch.setattr(parts.service.engine, "warm", warm)
+        with serving(parts):
+            eventually(lambda: warmed)
+
+        assert [("south", made["digest"])] == warmed
 
 
 class TestAnotherReplica:
