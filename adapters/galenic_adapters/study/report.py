@@ -59,7 +59,7 @@ def write_report(
         _main(table, targets, facts, constants),
         _significance(table),
         _variants(variants, targets, preset),
-        _few_shot(learned, preset),
+        *([_few_shot(learned, preset)] if preset.few_shot.shots else []),
         (f"![{name}]({name})" for name in pictures if name.endswith(".svg")),
         _costs(folder),
         _trace(cells),
