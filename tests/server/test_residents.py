@@ -15,6 +15,17 @@ def resident(running: Running) -> set[str]:
     return set(engine._prompts)  # type: ignore[attr-defined]  # of the transformers engine
 
 
+def shared_and_asked(running: Running) -> str:
+    """The digest of a shared adapter, which south asked twice and north once."""
+    made = running.publish("galenic", "common", package())
+    for tenant in ("south", "north", "south"):
+        ner(running, tenant, "common")
+    residents = running.parts.residents
+    eventually(lambda: len(residents.hottest()) == 2)
+    eventually(lambda: residents.hottest()[0][0] == "south")
+    return str(made["digest"])
+
+
 class TestAStart:
     def test_seats_what_the_store_holds(self, backbone: str, tmp_path: Path):
         """
@@ -40,24 +51,16 @@ class TestAStart:
         By tenant, as the prefix cache does: a shared adapter is warm for whoever asked it.
         """
         with serving(make_parts(backbone, tmp_path)) as server:
-            made = server.publish("galenic", "common", package())
-            for tenant in ("south", "north", "south"):
-                ner(server, tenant, "common")
-            eventually(lambda: len(server.parts.residents.hottest()) == 2)
-            eventually(lambda: server.parts.residents.hottest()[0][0] == "south")
+            digest = shared_and_asked(server)
             pairs = server.parts.residents.hottest()
 
-        assert [("south", made["digest"]), ("north", made["digest"])] == pairs
+        assert [("south", digest), ("north", digest)] == pairs
 
     def test_runs_the_prompts_through_that_were_asked_most(
         self, backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         with serving(make_parts(backbone, tmp_path)) as server:
-            made = server.publish("galenic", "common", package())
-            for tenant in ("south", "north", "south"):
-                ner(server, tenant, "common")
-            eventually(lambda: len(server.parts.residents.hottest()) == 2)
-            eventually(lambda: server.parts.residents.hottest()[0][0] == "south")
+            digest = shared_and_asked(server)
         parts = make_parts(backbone, tmp_path, prewarm=1)
         warmed = []
 
@@ -68,7 +71,7 @@ class TestAStart:
         with serving(parts):
             eventually(lambda: warmed)
 
-        assert [("south", made["digest"])] == warmed
+        assert [("south", digest)] == warmed
 
 
 class TestAnotherReplica:
