@@ -40,7 +40,7 @@ def model_card(package: Package) -> str:
     rows = [
         f"| {s.dataset} | {s.split} | {s.num_examples} | {s.metric} | {s.value:.3f}"
         f" | {'not measured' if s.untuned is None else f'{s.untuned:.3f}'}"
-        f" | {'' if s.constant is None else f'{s.constant:.3f}'} |"
+        f" | {'-' if s.constant is None else f'{s.constant:.3f}'} |"
         for s in m.scores
     ]
     trained = ", ".join(f"{t.dataset} (licence: {t.licence})" for t in m.trained_on)
