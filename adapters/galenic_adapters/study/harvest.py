@@ -18,7 +18,10 @@ from galenic_adapters.zoo import DEFAULTS, METAPROMPT
 
 
 def harvest(folder: Path, zoo: Path, sources: Sequence[Exam], targets: Sequence[Exam]) -> None:
-    """Fill *zoo* from the pieces of *folder*, as `galenic_adapters.zoo` reads it."""
+    """
+    Fill *zoo* from the pieces of *folder*, as `galenic_adapters.zoo` reads it. A task's default is
+    what gains most over the better of the untuned backbone and the best constant label.
+    """
     zoo.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "sources" / MAIN / METAPROMPT, zoo / METAPROMPT)
     gains: dict[str, dict[str, float]] = {}
@@ -59,15 +62,10 @@ def _put(
     package = Package.read(package_file.read_bytes())
     if tuned and bare:
         ours, theirs = (next(iter(one.runs.values())).scores for one in (tuned, bare))
-        constant = best_constant(exam.task, exam.examples)
-        package = scored(
-            package,
-            exam.listed.name,
-            "test",
-            ours,
-            untuned=theirs,
-            constant=constant.scores if constant else None,
-        )
-        gains.setdefault(str(exam.listed.task), {})[exam.listed.name] = tuned.mean - bare.mean
+        best = best_constant(exam.task, exam.examples)
+        constant = best.scores if best else None
+        package = scored(package, exam.listed.name, "test", ours, untuned=theirs, constant=constant)
+        beaten = max(one.main[1] for one in (theirs, constant) if one)
+        gains.setdefault(str(exam.listed.task), {})[exam.listed.name] = tuned.mean - beaten
     (zoo / package_file.name).write_bytes(package.data)
     (zoo / package_file.name).with_suffix(".md").write_text(model_card(package), "utf-8")

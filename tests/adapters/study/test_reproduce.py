@@ -217,6 +217,21 @@ def test_a_zoo_is_left_that_fits_together(study):
         assert (study / "zoo" / f"{name}.md").exists()
 
 
+def test_a_zoos_defaults_gain_most_over_what_they_must_beat(study):
+    gains = {}
+    for name in CATALOGUE:
+        manifest = Package.read((study / "zoo" / f"{name}.safetensors").read_bytes()).manifest
+        main = manifest.scores[0]
+        gain = main.value - max(main.untuned, main.constant or 0.0)
+        gains.setdefault(manifest.task, {})[name] = gain
+    defaults = json.loads((study / "zoo" / "defaults.json").read_text())
+
+    assert len(gains) == len(defaults)
+    for of_task in gains.values():
+        (chosen,) = set(defaults) & of_task.keys()
+        assert max(of_task.values()) == pytest.approx(of_task[chosen], abs=1e-3)
+
+
 def test_pieces_that_are_done_are_not_done_again(study, data, backbone_path, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(study, again)
@@ -295,7 +310,7 @@ def test_what_is_not_known_is_told_with_what_is(study, data):
     unknown = reproduce(study, data, "--preset", "nowhere")
     part = reproduce(study, data, "--part", "everything")
 
-    assert "no preset 'nowhere': it is a file or one of cpu, gpu, smoke" in unknown.output
+    assert "no preset 'nowhere': it is a file or one of cpu, gpu, more_targets, smoke" in unknown.output
     assert "everything is none of main, zoo, few_shot, variants" in part.output
 
 
