@@ -310,7 +310,7 @@ def test_what_is_not_known_is_told_with_what_is(study, data):
     unknown = reproduce(study, data, "--preset", "nowhere")
     part = reproduce(study, data, "--part", "everything")
 
-    assert "no preset 'nowhere': it is a file or one of cpu, gpu, more_targets, smoke" in unknown.output
+    assert "no preset 'nowhere': it is a file or one of cpu, gpu, more_targets" in unknown.output
     assert "everything is none of main, zoo, few_shot, variants" in part.output
 
 
