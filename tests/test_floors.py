@@ -61,7 +61,7 @@ FLOORS = {
             *("changes", "audit", "limits", "database", "tables", "migrations"),
             *("package", "manifest", "signatures", "backbone", "prompted"),
         },
-        {"tasks", "factor", "refs", "chat", "constraints"},
+        {"tasks", "factor", "refs", "chat", "constraints", "attention"},
         {"errors"},
     ],
 }
