@@ -77,10 +77,11 @@ def best_constant(task: Task[Any, Any], examples: Sequence[Example]) -> Evaluati
 
     It is chosen on these very examples, so no other constant has more.
     """
-    choices = [task.constraint(example.fields) for example in examples]
-    labels = {label: None for one in choices if isinstance(one, Choice) for label in one.labels}
-    if not all(isinstance(one, Choice) for one in choices):
+    constraints = [task.constraint(example.fields) for example in examples]
+    choices = [one for one in constraints if isinstance(one, Choice)]
+    if len(choices) < len(examples):
         return None
+    labels = dict.fromkeys(label for one in choices for label in one.labels)
     said = [[Completion(label, "stop")] * len(examples) for label in labels]
     each = [_judged(task, examples, completions) for completions in said]
     return max(each, key=lambda one: one.scores.main[1], default=None)
