@@ -215,19 +215,26 @@ class PromptedBackbone:
         if prompts_KPD is None and not any(opened):
             return None
         embed, dtype = self.model.get_input_embeddings(), self.model.dtype
-        rows = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)) for ids in opened]
+        cache, seen_KT = None, torch.zeros(len(which_K), 0, dtype=torch.long, device=self.device)
         if prompts_KPD is not None:
-            prompts_KPD = prompts_KPD.to(self.device, dtype)
-            rows = [torch.cat(pair) for pair in zip(prompts_KPD, rows, strict=True)]
-        ones = [torch.ones(len(one), dtype=torch.long, device=self.device) for one in rows]
-        seen_KT = pad_sequence(ones, batch_first=True, padding_side="left")
-        tuning.choose(which_K)
-        cache = self._run(
-            inputs_embeds=pad_sequence(rows, batch_first=True, padding_side="left"),
-            attention_mask=seen_KT,
-            position_ids=positions_of(seen_KT),
-            use_cache=True,
-        ).past_key_values
+            seen_KT = seen_KT.new_ones(prompts_KPD.shape[:2])
+            tuning.choose(None)
+            cache = self._run(
+                inputs_embeds=prompts_KPD.to(self.device, dtype), use_cache=True
+            ).past_key_values
+        if any(opened):
+            rows = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)) for ids in opened]
+            ones = [torch.ones(len(one), dtype=torch.long, device=self.device) for one in rows]
+            more_KT = pad_sequence(ones, batch_first=True, padding_side="left")
+            seen_KT = torch.cat([seen_KT, more_KT], dim=1)
+            tuning.choose(which_K)
+            cache = self._run(
+                inputs_embeds=pad_sequence(rows, batch_first=True, padding_side="left"),
+                attention_mask=seen_KT,
+                position_ids=positions_of(seen_KT)[:, -more_KT.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+            ).past_key_values
         return Prefixes(tuning, which_K, seen_KT, cache)
 
     def ahead(
