@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import NotFound, Unavailable
+from galenic_adapters.manifest import BackboneShape
 
 Progress = Callable[[str], None]
 
@@ -63,6 +64,22 @@ DEFAULT = GgufWheel(
 
 STAMP = "galenic-backbone.json"
 """Written last into a folder that we made: its name and revision, wherever it is copied to."""
+
+
+def shape_of(backbone: Path) -> BackboneShape:
+    """Read the sizes that adapters have to fit from the backbone's configuration."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(backbone).get_text_config()
+    heads = config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return BackboneShape(
+        num_layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        attention=heads * head_width,
+        keys=config.num_key_value_heads * head_width,
+        inner=config.intermediate_size,
+    )
 
 
 def cache_dir() -> Path:

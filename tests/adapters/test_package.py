@@ -29,9 +29,7 @@ from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import (
     MAX_HEADER_BYTES,
     Package,
-    check_fits,
     inspect,
-    misfits,
     read_metaprompt,
     write_metaprompt,
 )
@@ -40,6 +38,7 @@ from tests.support.packages import (
     D,
     P,
     make_factor,
+    make_fit,
     make_manifest,
     make_metaprompt,
     make_package,
