@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from galenic_adapters.commands import aliases, audit, keys, packages, tenants
+from galenic_adapters.commands import aliases, keys, packages, tenants
 from galenic_adapters.commands.asking import Key, Url, asking, told
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ for name, commands in (
     ("alias", aliases.app),
     ("adapters", packages.app),
     ("tenants", tenants.app),
-    ("audit", audit.app),
 ):
     app.add_typer(commands, name=name, no_args_is_help=True)
 app.command()(packages.push)
@@ -75,6 +74,16 @@ def bench(context: typer.Context) -> None:
     """Measure this machine: adapters beside the bare backbone and vLLM's own ways."""
     # Another program, as for `serve`, which says itself what it takes.
     command = [sys.executable, "-m", "galenic_server.bench", *context.args]
+    os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def audit(context: typer.Context) -> None:
+    """Verify or export the audit chain, where the server's database and secret are."""
+    command = [sys.executable, "-m", "galenic_server.audit", *context.args]
     os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
 
 
@@ -309,21 +318,21 @@ def evaluate(
     Score a package, the untuned backbone and the best constant label on the same examples; writes
     all into its card. Or score an adapter of a running server, by the same figures.
     """
-    from galenic_adapters.training import commands
+    from galenic_adapters.evaluation import measure
 
     if server:
         if task is None:
             raise typer.BadParameter("a server's adapter needs one", param_hint="--task")
         target = records or Path(f"{package.replace('@', '.')}.{split}.server.jsonl")
         with told(), asking(server, key) as client:
-            commands.measure_remote(
+            measure.measure_remote(
                 client, package, data, target, task_name=task, limit=limit, say=typer.echo
             )
         return
     if not Path(package).is_file():
         raise typer.BadParameter(f"{package} is no file", param_hint="PACKAGE")
     with told():
-        commands.measure(
+        measure.measure(
             Path(package),
             data,
             metaprompt_file=metaprompt,

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from galenic_server import faults, logs
-from galenic_server.admission import LEDGER, Ledger
+from galenic_server.ledger import LEDGER, Ledger
 from galenic_server.metrics import Metrics
 from galenic_server.trail import Trail, provenance
 

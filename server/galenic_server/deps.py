@@ -15,23 +15,18 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from galenic_adapters.audit import acting
-from galenic_adapters.errors import NotFound
 from galenic_adapters.keys import Role
-from galenic_adapters.limits import Limits, SqlLimits
 from galenic_adapters.refs import NAME, check_name
 from galenic_server.faults import ClientLeft, Forbidden, Unauthorized
 from galenic_server.follow import Follower
-from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
 from galenic_server.registry import Registry
-from galenic_server.remembered import Remembered
 from galenic_server.residents import Residents
 from galenic_server.service import Origin, Service
 from galenic_server.settings import Settings
+from galenic_server.tenant_limits import TenantLimits
 from galenic_server.tenants import Caller, Keys
 from galenic_server.trail import Trail
-
-LIMITS_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -46,35 +41,9 @@ class Parts:
     metrics: Metrics
     settings: Settings
     trail: Trail
-    limits: "TenantLimits"
+    limits: TenantLimits
     follower: Follower
     residents: Residents
-
-
-class TenantLimits:
-    """What each tenant may use, and what it has left; a change is heard of within five seconds."""
-
-    def __init__(self, rows: SqlLimits, limiter: Limiter, settings: Settings) -> None:
-        self.rows = rows
-        self.limiter = limiter
-        self._default = settings.limits
-        self._remembered = Remembered[str, Limits](
-            fresh_seconds=LIMITS_SECONDS, stale_seconds=settings.stale_seconds
-        )
-
-    async def of(self, tenant: str) -> Limits:
-        if (known := self._remembered.recall(tenant)) is not None:
-            return known
-        return await run_sync(self._remembered.get, tenant, lambda: self._look_up(tenant))
-
-    def forget(self) -> None:
-        self._remembered.forget()
-
-    def _look_up(self, tenant: str) -> Limits:
-        try:
-            return self.rows.get(tenant)
-        except NotFound:
-            return self._default
 
 
 def parts_of(request: Request) -> Parts:

@@ -23,23 +23,27 @@ from galenic_adapters.manifest import BackboneId
 from galenic_adapters.refs import SHARED
 from galenic_adapters.store import SqlStore
 from galenic_server import logs
-from galenic_server.admission import Admission, Quarantine
+from galenic_server.admission import Admission
 from galenic_server.app import make_app
 from galenic_server.connections import guarded
-from galenic_server.deps import Parts, TenantLimits
+from galenic_server.deps import Parts
 from galenic_server.engine.base import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fairness import Turns
 from galenic_server.follow import Follower
 from galenic_server.limits import Limiter
 from galenic_server.metrics import Metrics
+from galenic_server.quarantine import Quarantine
 from galenic_server.registry import Registry
 from galenic_server.residents import Residents
+from galenic_server.secret import read_secret
 from galenic_server.service import Service
 from galenic_server.settings import Settings
-from galenic_server.tenants import Keys, read_secret
+from galenic_server.tenant_limits import TenantLimits
+from galenic_server.tenants import Keys
 from galenic_server.tokens import Tokens
 from galenic_server.trail import Trail
+from galenic_server.zoo import Sharing
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +95,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
     )
-    sharing = zoo.Sharing(store, backbone, metaprompt, config.max_rank)
+    sharing = Sharing(store, backbone, metaprompt, config.max_rank)
     with acting({"action": "share_zoo", "actor": "server"}):
         new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
@@ -121,7 +125,12 @@ def join(
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
     engine = make_engine(settings.engine, config, store.factor, admission, factors_of=store.factors)
     service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
-    limits = TenantLimits(SqlLimits(store.database), limiter, settings)
+    limits = TenantLimits(
+        SqlLimits(store.database),
+        limiter,
+        default=settings.limits,
+        stale_seconds=settings.stale_seconds,
+    )
     store.default_quota = settings.quota
     registry = Registry(store, engine, backbone=backbone, signatures=settings.signatures)
     follower = Follower(

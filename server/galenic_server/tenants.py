@@ -5,15 +5,11 @@ Who may ask: 256-bit keys, of which the database holds only an HMAC under the se
 import base64
 import hashlib
 import hmac
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from galenic_adapters.changes import Change, Kind
 from galenic_adapters.errors import BadInput, NotFound
@@ -159,19 +155,3 @@ def _caller(key: Key) -> Caller | None:
     """Who holds it, if it has not expired since."""
     is_expired = key.expires is not None and key.expires <= datetime.now(UTC)
     return None if is_expired else Caller(key.tenant, key.role, key.id)
-
-
-def read_secret(home: Path, given: str | None) -> bytes:
-    """The server's secret: *given*, or the file in *home* that the first start makes."""
-    if given:
-        return given.encode()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = home / "secret"
-    if not path.exists():
-        # Written whole under another name, and 0600: a second first start reads what this made.
-        with tempfile.NamedTemporaryFile(dir=home) as made:
-            made.write(secrets.token_bytes(32))
-            made.flush()
-            with suppress(FileExistsError):
-                os.link(made.name, path)
-    return path.read_bytes()

@@ -19,7 +19,7 @@ from anyio.to_thread import run_sync
 from galenic_adapters.audit import Chain, Record
 from galenic_adapters.errors import GalenicError, Unavailable
 from galenic_server import logs
-from galenic_server.admission import Used
+from galenic_server.ledger import Used
 
 log = structlog.get_logger(__name__)
 

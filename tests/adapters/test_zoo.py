@@ -11,7 +11,8 @@ from galenic_adapters.manifest import BackboneId
 from galenic_adapters.package import write_metaprompt
 from galenic_adapters.refs import SHARED, AdapterRef
 from galenic_adapters.store import SqlStore
-from galenic_adapters.zoo import Sharing, folder_of, metaprompt_of
+from galenic_adapters.zoo import folder_of, metaprompt_of
+from galenic_server.zoo import Sharing
 from tests.support.serving import BACKBONE, metaprompt, package
 from tests.support.tiny_models import WIDTH
 

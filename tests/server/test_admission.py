@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from galenic_adapters.errors import EngineDied, Quarantined
-from galenic_server.admission import QUARANTINE_SECONDS, Quarantine
 from galenic_server.engine.base import Work
+from galenic_server.quarantine import QUARANTINE_SECONDS, Quarantine
 from tests.support.held import held
 from tests.support.serving import Running, eventually
 

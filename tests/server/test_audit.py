@@ -17,8 +17,8 @@ from galenic_adapters.audit import Chain, Tampered
 from galenic_adapters.keys import Role
 from galenic_adapters.refs import SHARED
 from galenic_server import routes
-from galenic_server.admission import Used
 from galenic_server.deps import AdminRoute
+from galenic_server.ledger import Used
 from galenic_server.trail import provenance
 from tests.support.held import held
 from tests.support.serving import SECRET, Running, eventually, make_parts, package, serving

@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from galenic_adapters.keys import Role
-from galenic_server.tenants import PREFIX, Keys, new_key, read_secret
+from galenic_server.secret import read_secret
+from galenic_server.tenants import PREFIX, Keys, new_key
 from tests.support.serving import Running, package
 
 OPEN = {"/health/live", "/health/ready", "/metrics"}
