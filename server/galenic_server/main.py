@@ -13,37 +13,37 @@ import structlog
 import uvicorn
 from pydantic import SecretStr, ValidationError
 
-from galenic_adapters import zoo
-from galenic_adapters.audit import Chain, acting
-from galenic_adapters.backbone import ensure
+from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.errors import GalenicError
-from galenic_adapters.keys import Role
-from galenic_adapters.limits import SqlLimits
-from galenic_adapters.manifest import BackboneId
+from galenic_adapters.package import zoo
+from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.refs import SHARED
-from galenic_adapters.store import SqlStore
 from galenic_server import logs
-from galenic_server.admission import Admission
-from galenic_server.app import make_app
-from galenic_server.connections import guarded
-from galenic_server.deps import Parts
-from galenic_server.engine.base import EngineConfig
+from galenic_server.admission.gate import Admission
+from galenic_server.admission.quarantine import Quarantine
+from galenic_server.admission.turns import Turns
+from galenic_server.answering.service import Service
+from galenic_server.audit.chain import Chain, acting
+from galenic_server.audit.trail import Trail
+from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
-from galenic_server.fairness import Turns
-from galenic_server.follow import Follower
-from galenic_server.limits import Limiter
+from galenic_server.fleet.follower import Follower
+from galenic_server.fleet.residents import Residents
+from galenic_server.http.app import make_app
+from galenic_server.http.deps import Parts
+from galenic_server.http.protocol import guarded
 from galenic_server.metrics import Metrics
-from galenic_server.quarantine import Quarantine
-from galenic_server.registry import Registry
-from galenic_server.residents import Residents
-from galenic_server.secret import read_secret
-from galenic_server.service import Service
+from galenic_server.registry.publisher import Registry
+from galenic_server.registry.store import SqlStore
+from galenic_server.registry.zoo import Sharing
 from galenic_server.settings import Settings
-from galenic_server.tenant_limits import TenantLimits
-from galenic_server.tenants import Keys
-from galenic_server.tokens import Tokens
-from galenic_server.trail import Trail
-from galenic_server.zoo import Sharing
+from galenic_server.tenancy.keyring import Keys
+from galenic_server.tenancy.keys import Role
+from galenic_server.tenancy.limiter import Limiter
+from galenic_server.tenancy.limits import SqlLimits
+from galenic_server.tenancy.secret import read_secret
+from galenic_server.tenancy.tenant_limits import TenantLimits
+from galenic_server.tenancy.tokens import Tokens
 
 log = structlog.get_logger(__name__)
 

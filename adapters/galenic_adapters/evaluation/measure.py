@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from galenic_adapters.backbone.load import load
 from galenic_adapters.data.examples import read_dataset
 from galenic_adapters.evaluation.cards import model_card, scored
 from galenic_adapters.evaluation.evaluate import (
@@ -18,12 +19,11 @@ from galenic_adapters.evaluation.evaluate import (
 )
 from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.factor import compose
-from galenic_adapters.loading import load
-from galenic_adapters.manifest import Manifest
-from galenic_adapters.package import Package, check_fits
+from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.manifest import Manifest
+from galenic_adapters.package.zoo import metaprompt_of
 from galenic_adapters.tasks.base import Example
-from galenic_adapters.tasks.registry import make_task
-from galenic_adapters.zoo import metaprompt_of
+from galenic_adapters.tasks.lookup import make_task
 from galenic_client import Client
 
 Say = Callable[[str], None]
