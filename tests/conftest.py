@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from tests.support import engines
 from tests.support.engines import RunningEngine
+from tests.support.http_fixtures import backbone, running, vllm_running  # noqa: F401  by name
 from tests.support.tiny_models import tiny_llama
 
 settings.register_profile("full", max_examples=20_000)
