@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.manifest import BackboneId, BackboneShape, Manifest
-from galenic_adapters.package import Fit, Package
+from galenic_adapters.package.file import Fit, Package
+from galenic_adapters.package.manifest import BackboneId, BackboneShape, Manifest
 from galenic_adapters.tasks.base import TaskName
 
 P, D = 4, 8

@@ -1,0 +1,398 @@
+"""
+An adapter as one file: safetensors bytes with the tensors of its factor, named as in
+`Factor.tensors`, and the manifest.
+
+An upload is a stranger's file, so it is parsed as data: sizes first, then JSON, then the tensors'
+form, then their values. Nothing is unpickled, and no allocation follows a number not yet checked.
+
+    8 bytes    length of the header, little-endian
+    header     {"__metadata__": {"galenic": "<manifest as JSON text>"},
+                "u": {"dtype", "shape", "data_offsets"}, "scales.o": …}
+    tensors    as the offsets say, without holes
+
+Dimension key:  P prompt positions   D model width   R rank   L layers   W width of an activation
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
+from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
+from galenic_adapters.package.manifest import BackboneId, BackboneShape, DType, Manifest
+from galenic_adapters.tasks.lookup import TASKS
+
+MAX_PACKAGE_BYTES = 8 * 2**20
+MAX_METAPROMPT_BYTES = 512 * 2**20
+MAX_HEADER_BYTES = 64 * 2**10
+MAX_FAULTS = 32
+MAX_ENTRY = 1e4
+"""Of u, of v and of their product: a learned scale is about 1, and this still fits a float16."""
+MAX_ROW_NORM = 1e5
+"""Of a composed prompt row; token embeddings have norms of 0.1 to 100."""
+
+FOREIGN = {
+    b"\x80": "a Python pickle",
+    b"PK": "a zip archive or a torch checkpoint",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"GGUF": "GGUF",
+    b"\x89HDF": "HDF5",
+    b"\x93NUMPY": "a numpy array",
+}
+TAR_MAGIC, TAR_OFFSET = b"ustar", 257
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def package_digest(data: bytes) -> str:
+    """The adapter's name among all there are: the hash of its whole file."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def checked_factor(data: bytes) -> Factor:
+    """The factor in a package's bytes that were read before: nothing else is looked at again."""
+    return Factor.of(load(data))
+
+
+@dataclass(frozen=True)
+class Package:
+    """One adapter, checked; made by `read` and `write`, named by the digest of its bytes."""
+
+    manifest: Manifest
+    factor: Factor = field(compare=False)
+    data: bytes = field(repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        return package_digest(self.data)
+
+    @classmethod
+    def read(cls, data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> "Package":
+        """The package in *data*. Raises `RejectedUpload` with every fault that could be told."""
+        return inspect(data, max_bytes=max_bytes).package()
+
+    @classmethod
+    def write(cls, manifest: Manifest, factor: Factor) -> "Package":
+        """The package of the two; the same input makes the same bytes. Refuses as `read` does."""
+        tensors = {name: _plain(tensor) for name, tensor in factor.tensors.items()}
+        return cls.read(save(tensors, metadata={"galenic": manifest.model_dump_json()}))
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything that could be read of a file, and everything that is wrong with it."""
+
+    data: bytes
+    manifest: Manifest | None
+    tensors: Mapping[str, Tensor]
+    faults: tuple[Fault, ...]
+
+    def package(self) -> Package:
+        """Raises `RejectedUpload` where there is a fault."""
+        _refuse(self.faults)
+        assert self.manifest is not None, "no fault, so there is a manifest"
+        return Package(self.manifest, Factor.of(self.tensors), self.data)
+
+
+def inspect(data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Inspection:
+    """What stands in *data*, a stranger's."""
+    try:
+        text = _header_text(data, max_bytes)
+    except RejectedUpload as rejected:
+        return Inspection(data, None, {}, rejected.faults)
+    faults: list[Fault] = []
+    header = _parse(_PackageHeader, text, "", faults)
+    manifest = _parse_manifest(text, faults)
+    if header and manifest:
+        faults += _disagreements(header, manifest)
+    tensors = _load(data, faults) if header else {}
+    if tensors:
+        faults += _excesses(tensors)
+    return Inspection(data, manifest, tensors, tuple(faults))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """
+    What a server has, that an adapter must have been made for.
+
+    metaprompts: by digest.   max_rank: of a product at the input.   max_positions: of a prompt.
+    """
+
+    backbone: BackboneId
+    metaprompts: Mapping[str, Metaprompt]
+    shape: BackboneShape
+    max_rank: int = 4096
+    max_positions: int = 2**14
+
+    def metaprompt_of(self, manifest: Manifest) -> Metaprompt | None:
+        """The metaprompt that the adapter acts on; none for one that stands alone."""
+        return None if manifest.metaprompt is None else self.metaprompts[manifest.metaprompt]
+
+    def composed(self, package: Package) -> Composed:
+        """What *package*, which `check` accepted, is to an engine."""
+        return compose(self.metaprompt_of(package.manifest), package.factor)
+
+    def check(self, package: Package) -> None:
+        """Raises `RejectedUpload`, naming both values, where *package* does not fit."""
+        _refuse(self.misfits(package.manifest))
+        _refuse(_composed_excesses(self.composed(package)))
+
+    def misfits(self, manifest: Manifest) -> list[Fault]:
+        """List where an adapter of that *manifest* was made for something else."""
+        faults = []
+        if manifest.backbone != self.backbone:
+            found = f"is {manifest.backbone}, this server has {self.backbone}"
+            faults.append(Fault("manifest.backbone", found))
+        faults += self._metaprompt_misfits(manifest)
+        faults += self._shape_misfits(manifest)
+        if manifest.template_version != (here := TASKS[manifest.task].template_version):
+            found = f"is {manifest.template_version}, this server has {here}"
+            faults.append(Fault("manifest.template_version", found))
+        return faults
+
+    def _metaprompt_misfits(self, manifest: Manifest) -> Iterator[Fault]:
+        named = manifest.metaprompt
+        if named is None:
+            if "u" in manifest.shapes:
+                yield Fault("manifest.metaprompt", "is none, and u and v scale a metaprompt's rows")
+            return
+        if named not in self.metaprompts:
+            here = ", ".join(sorted(self.metaprompts)) or "none"
+            yield Fault("manifest.metaprompt", f"is {named}, this server has {here}")
+            return
+        metaprompt = self.metaprompts[named]
+        if "u" in manifest.shapes:
+            made = (manifest.shapes["u"][0], manifest.shapes["v"][-1])
+            if made != (there := (metaprompt.num_positions, metaprompt.width)):
+                yield Fault("manifest.shapes", f"make a prompt of {made}, the metaprompt is {there}")
+
+    def _shape_misfits(self, manifest: Manifest) -> Iterator[Fault]:
+        for name, shape in manifest.shapes.items():
+            expected = self.shape.of(name)
+            if any(here not in (None, size) for size, here in zip(shape, expected, strict=False)):
+                wanted = tuple("any" if size is None else size for size in expected)
+                yield Fault(f"tensors.{name}", f"has shape {shape}, this backbone takes {wanted}")
+        if manifest.rank > self.max_rank:
+            yield Fault("manifest.rank", f"is {manifest.rank}, at most {self.max_rank} here")
+        if manifest.num_positions > self.max_positions:
+            found = f"are {manifest.num_positions}, at most {self.max_positions} here"
+            yield Fault("manifest.positions", found)
+
+
+def read_metaprompt(data: bytes) -> Metaprompt:
+    """The metaprompt in a safetensors file. Raises `RejectedUpload`."""
+    text = _header_text(data, MAX_METAPROMPT_BYTES)
+    faults: list[Fault] = []
+    header = _parse(_MetapromptHeader, text, "", faults)
+    tensors = _load(data, faults) if header else {}
+    for name, tensor in tensors.items():
+        faults += _not_finite(name, tensor)
+    _refuse(faults)
+    try:
+        return Metaprompt.of(tensors)
+    except BadFactor as error:
+        raise RejectedUpload(Fault("tensors", str(error))) from error
+
+
+def write_metaprompt(metaprompt: Metaprompt) -> bytes:
+    """Its safetensors file, whose own sha256 is the metaprompt's digest."""
+    data: bytes = save({name: _plain(tensor) for name, tensor in metaprompt.tensors.items()})
+    return data
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+Dimension = Annotated[int, Field(ge=1, le=2**31)]
+Offset = Annotated[int, Field(ge=0, le=2**40)]
+
+
+class _TensorHeader(_Part):
+    dtype: Literal["F32", "BF16", "F16"]
+    shape: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=3)]
+    data_offsets: tuple[Offset, Offset]
+
+
+class _Metadata(_Part):
+    galenic: str
+
+
+class _PackageHeader(_Part):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _TensorHeader]
+
+    metadata: _Metadata = Field(alias="__metadata__")
+
+    @property
+    def tensors(self) -> dict[str, _TensorHeader]:
+        return self.__pydantic_extra__
+
+
+class _MetapromptHeader(_PackageHeader):
+    metadata: dict[str, str] = Field(alias="__metadata__", default={})  # type: ignore[assignment]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _refuse(faults: Iterable[Fault]) -> None:
+    told = list(faults)
+    if len(told) > MAX_FAULTS:
+        told[MAX_FAULTS:] = [Fault("package", f"and {len(told) - MAX_FAULTS} faults more")]
+    if told:
+        raise RejectedUpload(*told)
+
+
+def _header_text(data: bytes, max_bytes: int) -> bytes:
+    """The header's bytes, once the file's outermost shape is known to be safetensors'."""
+    if len(data) > max_bytes:
+        raise RejectedUpload(Fault("package", f"{len(data)} bytes, at most {max_bytes}"))
+    size = int.from_bytes(data[:8], "little")
+    if data[8:9] != b"{" and (foreign := _foreign(data)):
+        raise RejectedUpload(Fault("package", f"is {foreign}, not safetensors; it was not opened"))
+    if size > MAX_HEADER_BYTES:
+        raise RejectedUpload(Fault("header", f"{size} bytes, at most {MAX_HEADER_BYTES}"))
+    if len(data) < 8 + size or data[8:9] != b"{":
+        raise RejectedUpload(Fault("package", f"is not safetensors, or cut at {len(data)} bytes"))
+    return data[8 : 8 + size]
+
+
+def _foreign(data: bytes) -> str | None:
+    """What else the file looks like. (A safetensors file may begin with any of these by chance.)"""
+    if data[TAR_OFFSET:].startswith(TAR_MAGIC):
+        return "a tar archive"
+    return next((kind for magic, kind in FOREIGN.items() if data.startswith(magic)), None)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(made := dict(pairs)) != len(pairs):
+        raise ValueError("a key stands twice")
+    return made
+
+
+def _json(text: str | bytes) -> Any:
+    """JSON with distinct keys, else `ValueError`; parsers disagree about which twin counts."""
+    try:
+        return json.loads(text, object_pairs_hook=_distinct)
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error.msg} at {error.pos}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _parse(model: type[M], text: str | bytes, path: str, faults: list[Fault]) -> M | None:
+    """*text* as *model*, or none and its *faults*, whose paths begin with *path*."""
+    try:
+        _json(text)
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        faults += _faults_of(error, path)
+    except ValueError as error:
+        faults.append(Fault(path or "header", str(error)))
+    return None
+
+
+def _faults_of(error: ValidationError, path: str) -> Iterator[Fault]:
+    for problem in error.errors(include_url=False, include_input=False):
+        is_metadata = problem["loc"][:1] == ("__metadata__",)
+        root = path or ("metadata" if is_metadata else "tensors")
+        steps = problem["loc"][1:] if is_metadata else problem["loc"]
+        where = root + "".join(map(_step, steps))
+        yield Fault(where, problem["msg"].removeprefix("Value error, "))
+
+
+def _step(step: str | int) -> str:
+    """One step of a JSON path, which may be a stranger's key."""
+    if isinstance(step, int):
+        return f"[{step}]"
+    return "." + step[:64].encode("unicode_escape").decode()
+
+
+def _parse_manifest(header: bytes, faults: list[Fault]) -> Manifest | None:
+    """The manifest, even beside tensors that are wrong: a sender wants to hear of both at once."""
+    try:
+        text = _json(header)["__metadata__"]["galenic"]
+    except (ValueError, KeyError, TypeError):
+        return None  # the header's own faults say so
+    return _parse(Manifest, text, "manifest", faults) if isinstance(text, str) else None
+
+
+TORCH_NAMES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def _disagreements(header: _PackageHeader, manifest: Manifest) -> Iterator[Fault]:
+    shapes: Mapping[str, tuple[int, ...]] = dict(manifest.shapes)
+    for name in sorted(set(shapes) - set(header.tensors)):
+        yield Fault(f"tensors.{name}", f"is missing, manifest says {shapes[name]}")
+    for name, tensor in header.tensors.items():
+        if name not in shapes:
+            yield Fault("tensors" + _step(name), "is not in the manifest")
+            continue
+        if shapes[name] != tensor.shape:
+            yield Fault(f"tensors.{name}", f"has shape {tensor.shape}, manifest says {shapes[name]}")
+        if (dtype := TORCH_NAMES[tensor.dtype]) != manifest.dtype:
+            yield Fault(f"tensors.{name}", f"is {dtype}, manifest says {manifest.dtype}")
+
+
+def _load(data: bytes, faults: list[Fault]) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load(data)
+        return tensors
+    except SafetensorError as error:
+        faults.append(Fault("tensors", f"do not fill the file as the header says: {error}"))
+        return {}
+
+
+def _not_finite(name: str, tensor: Tensor) -> Iterator[Fault]:
+    if not tensor.isfinite().all():
+        yield Fault(f"tensors.{name}", "holds NaN or infinity")
+
+
+def _excesses(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
+    """
+    Find values that no activation survives. Products are bounded, not made: their sizes are a
+    stranger's.
+    """
+    if strange := [fault for name, tensor in tensors.items() for fault in _not_finite(name, tensor)]:
+        yield from strange
+        return
+    for name, tensor in tensors.items():
+        if (largest := tensor.double().abs().max().item()) > MAX_ENTRY:
+            yield Fault(f"tensors.{name}", f"largest entry is {largest:.3g}, at most {MAX_ENTRY:g}")
+    if "u" in tensors and "v" in tensors:
+        # Cauchy-Schwarz: |u_p · v_d| ≤ |u_p| |v_d|
+        norms = tensors["u"].double().norm(dim=1).max() * tensors["v"].double().norm(dim=0).max()
+        if (bound := norms.item()) > MAX_ENTRY:
+            yield Fault("tensors", f"u·v may reach {bound:.3g}, at most {MAX_ENTRY:g}")
+    try:
+        Factor.of(tensors)
+    except BadFactor as error:
+        yield Fault("tensors", str(error))
+
+
+def _composed_excesses(composed: Composed) -> Iterator[Fault]:
+    """Find what is finite alone and no longer so beside the metaprompt."""
+    if composed.rows_PD is not None:
+        norm = composed.rows_PD.double().norm(dim=1).max().item()
+        if not norm <= MAX_ROW_NORM:  # NaN too
+            yield Fault("tensors", f"make a prompt row of norm {norm:.3g}, at most {MAX_ROW_NORM:g}")
+    for place, scale_LW in composed.scales.items():
+        for layer, largest in enumerate(scale_LW.double().abs().amax(1).tolist()):
+            if not largest <= MAX_ENTRY:
+                found = f"reach {largest:.3g} in layer {layer}, at most {MAX_ENTRY:g}"
+                yield Fault(f"tensors.scales.{place}", found)

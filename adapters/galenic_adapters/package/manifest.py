@@ -1,0 +1,238 @@
+"""
+What an adapter says about itself; it travels inside the package as JSON.
+
+Every string and list is bounded, every number finite, no field unknown: a manifest that exists is
+well-formed.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import date
+from math import prod
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from galenic_adapters.errors import BadInput
+from galenic_adapters.refs import check_name
+from galenic_adapters.tasks.base import TaskName, check_text
+from galenic_adapters.tasks.lookup import make_task
+
+T = TypeVar("T")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PLACES = {
+    **dict.fromkeys(("u", "v", "rows"), "input"),
+    **dict.fromkeys(("keys", "values"), "deep"),
+    "scales": "scales",
+}
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+def _problem(error: BadInput) -> str:
+    return str(error).removeprefix(f"{error.field}: ")
+
+
+def _checked(check: Callable[[str, T], T]) -> AfterValidator:
+    """A check of ours, told to pydantic, which knows the field's path better than we do here."""
+
+    def validate(value: T) -> T:
+        try:
+            return check("", value)
+        except BadInput as error:
+            raise ValueError(_problem(error)) from None
+
+    return AfterValidator(validate)
+
+
+def _check_line(field: str, value: str) -> str:
+    if not check_text(field, value).isprintable():
+        raise BadInput(field, "holds a line break or a control character")
+    return value
+
+
+def _check_prose(field: str, value: str) -> str:
+    return check_text(field, value) if value else value
+
+
+Name = Annotated[str, Field(max_length=64), _checked(check_name)]
+Line = Annotated[str, Field(max_length=200), _checked(_check_line)]
+Prose = Annotated[str, Field(max_length=4000), _checked(_check_prose)]
+Digest = Annotated[str, Field(pattern=rf"^{DIGEST.pattern}$")]
+Label = Annotated[str, Field(max_length=128)]
+Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
+TensorName = Literal[
+    "u",
+    "v",
+    "rows",
+    "keys",
+    "values",
+    "scales.q",
+    "scales.k",
+    "scales.v",
+    "scales.o",
+    "scales.f",
+]
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Shape = Annotated[tuple[Size, ...], Field(min_length=2, max_length=3)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class BackboneId(_Record):
+    """Which frozen model: its name, and the revision of its weights."""
+
+    name: Line
+    revision: Line
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneShape:
+    """
+    The sizes of a backbone that adapters have to fit.
+
+    width: of the model (D).   attention: of all query heads together.   keys: of all key heads
+    together.   inner: of the feed-forward's inner activations.
+    """
+
+    num_layers: int
+    width: int
+    attention: int
+    keys: int
+    inner: int
+
+    def of(self, name: str) -> tuple[int | None, ...]:
+        """The shape that a factor's tensor *name* must have here; None is any size."""
+        by_layer = {"q": self.attention, "k": self.keys, "v": self.keys}
+        by_layer |= {"o": self.attention, "f": self.inner}
+        if name.startswith("scales."):
+            return (self.num_layers, by_layer[name.removeprefix("scales.")])
+        if name in ("keys", "values"):
+            return (self.num_layers, None, self.keys)
+        return (None, None) if name == "u" else (None, self.width)
+
+
+class Score(_Record):
+    """
+    One measurement on *split*; on the same examples, the untuned backbone's and that of the best
+    label when always given.
+    """
+
+    dataset: Line
+    split: Line
+    metric: Line
+    value: float
+    untuned: float | None = None
+    constant: float | None = None
+    num_examples: int = Field(ge=1)
+
+
+class TrainingSet(_Record):
+    """Data that the adapter learned from, and what its licence allows."""
+
+    dataset: Line
+    licence: Line
+
+
+class _Sizes(_Record):
+    """What a manifest of schema 1 said of its tensors."""
+
+    rank: int = Field(ge=1, le=4096)
+    positions: int = Field(ge=1, le=2**14)
+    width: int = Field(ge=1, le=2**16)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        return {"u": (self.positions, self.rank), "v": (self.rank, self.width)}
+
+
+class Manifest(_Record):
+    """
+    *name* is the adapter's suggested name; *shapes* are its tensors', by name, and all have one
+    *dtype*. *metaprompt* is the digest of the metaprompt that they act on; none for an adapter
+    that stands alone. *template_version* is the task's that it learned under, and the only one its
+    scores hold for.
+
+    Schema 1 knew the product of u (positions, rank) and v (rank, width) only; it still reads.
+    """
+
+    schema_version: Literal[2] = 2
+    name: Name
+    task: TaskName
+    labels: Labels
+    template_version: int = Field(ge=1, le=10**6)
+    backbone: BackboneId
+    metaprompt: Digest | None
+    shapes: dict[TensorName, Shape] = Field(min_length=1)
+    dtype: DType
+    scores: tuple[Score, ...] = Field(default=(), max_length=32)
+    trained_on: tuple[TrainingSet, ...] = Field(default=(), max_length=32)
+    licence: Line
+    created: date
+    description: Prose = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_schema_1(cls, row: Any) -> Any:
+        if not isinstance(row, dict) or row.get("schema_version", 2) != 1:
+            return row
+        if row.get("metaprompt") is None:
+            raise ValueError("metaprompt: a manifest of schema 1 names one")
+        sizes = _Sizes.model_validate({name: row.get(name) for name in _Sizes.model_fields})
+        kept = {name: value for name, value in row.items() if name not in _Sizes.model_fields}
+        return kept | {"schema_version": 2, "shapes": sizes.shapes}
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The places where this adapter acts: input, deep, scales."""
+        return tuple(dict.fromkeys(_PLACES[name.partition(".")[0]] for name in self.shapes))
+
+    @property
+    def rank(self) -> int:
+        """R of a product at the input, zero where there is none."""
+        return self.shapes["u"][-1] if "u" in self.shapes else 0
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of the adapter's own prompt, zero where it has none."""
+        if "keys" in self.shapes:
+            return self.shapes["keys"][1]
+        return self.shapes.get("u", self.shapes.get("rows", (0,)))[0]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    def misfit(self, backbone: BackboneId, metaprompts: Collection[str]) -> str | None:
+        """Say what the adapter was made for where this server has something else, naming both."""
+        if self.backbone != backbone:
+            return f"is for backbone {self.backbone}, this server has {backbone}"
+        if self.metaprompt is not None and self.metaprompt not in metaprompts:
+            here = ", ".join(sorted(metaprompts)) or "none"
+            return f"is for metaprompt {self.metaprompt}, this server has {here}"
+        return None
+
+    @field_validator("labels")
+    @classmethod
+    def _suit_the_task(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "task" not in info.data:
+            return labels  # the task's own fault is told
+        try:
+            return make_task(info.data["task"], labels).labels
+        except BadInput as error:
+            raise ValueError(_problem(error)) from None
