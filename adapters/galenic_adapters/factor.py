@@ -155,6 +155,10 @@ class Factor:
         return there | _named_scales(self.scales)
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    @property
     def rank(self) -> int:
         """R of the product at the input, zero where there is none."""
         return 0 if self.u_PR is None else self.u_PR.shape[1]
@@ -183,6 +187,35 @@ class Composed:
         if self.prefix is not None:
             return self.prefix[0].shape[1]
         return 0 if self.rows_PD is None else self.rows_PD.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneShape:
+    """
+    The sizes of a backbone that adapters have to fit.
+
+    width: of the model (D).   attention: of all query heads together.   keys: of all key heads
+    together.   inner: of the feed-forward's inner activations.
+    """
+
+    num_layers: int
+    width: int
+    attention: int
+    keys: int
+    inner: int
+
+    def scale_width(self, place: str) -> int:
+        """The width of the activations that are scaled at *place*."""
+        widths = {"q": self.attention, "k": self.keys, "v": self.keys}
+        return (widths | {"o": self.attention, "f": self.inner})[place]
+
+    def of(self, name: str) -> tuple[int | None, ...]:
+        """The shape that a factor's tensor *name* must have here; None is any size."""
+        if name.startswith(SCALE_PREFIX):
+            return (self.num_layers, self.scale_width(name.removeprefix(SCALE_PREFIX)))
+        if name in ("keys", "values"):
+            return (self.num_layers, None, self.keys)
+        return (None, None) if name == "u" else (None, self.width)
 
 
 def scale(meta_PD: Tensor, u_PR: Tensor, v_RD: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import NotFound, Unavailable
-from galenic_adapters.manifest import BackboneShape
+from galenic_adapters.factor import BackboneShape
 
 Progress = Callable[[str], None]
 
@@ -66,19 +66,19 @@ STAMP = "galenic-backbone.json"
 """Written last into a folder that we made: its name and revision, wherever it is copied to."""
 
 
-def shape_of(backbone: Path) -> BackboneShape:
-    """Read the sizes that adapters have to fit from the backbone's configuration."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(backbone).get_text_config()
-    heads = config.num_attention_heads
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+def shape_of(config: Any) -> BackboneShape:
+    """Read the sizes that adapters have to fit from a model's configuration in transformers."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    is_mixture = hasattr(text, "num_local_experts")
     return BackboneShape(
-        num_layers=config.num_hidden_layers,
-        width=config.hidden_size,
+        num_layers=text.num_hidden_layers,
+        width=text.hidden_size,
         attention=heads * head_width,
-        keys=config.num_key_value_heads * head_width,
-        inner=config.intermediate_size,
+        keys=text.num_key_value_heads * head_width,
+        # A mixture of experts has no single inner part: what its experts sum up to is scaled.
+        inner=text.hidden_size if is_mixture else text.intermediate_size,
     )
 
 

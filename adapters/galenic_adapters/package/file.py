@@ -26,8 +26,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
-from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
-from galenic_adapters.package.manifest import BackboneId, BackboneShape, DType, Manifest
+from galenic_adapters.factor import BackboneShape, Composed, Factor, Metaprompt, compose
+from galenic_adapters.package.manifest import BackboneId, DType, Manifest
 from galenic_adapters.tasks.lookup import TASKS
 
 MAX_PACKAGE_BYTES = 8 * 2**20

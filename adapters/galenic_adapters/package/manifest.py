@@ -7,7 +7,6 @@ well-formed.
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from datetime import date
 from math import prod
 from typing import Annotated, Any, Literal, TypeVar
@@ -99,32 +98,6 @@ class BackboneId(_Record):
 
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}"
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneShape:
-    """
-    The sizes of a backbone that adapters have to fit.
-
-    width: of the model (D).   attention: of all query heads together.   keys: of all key heads
-    together.   inner: of the feed-forward's inner activations.
-    """
-
-    num_layers: int
-    width: int
-    attention: int
-    keys: int
-    inner: int
-
-    def of(self, name: str) -> tuple[int | None, ...]:
-        """The shape that a factor's tensor *name* must have here; None is any size."""
-        by_layer = {"q": self.attention, "k": self.keys, "v": self.keys}
-        by_layer |= {"o": self.attention, "f": self.inner}
-        if name.startswith("scales."):
-            return (self.num_layers, by_layer[name.removeprefix("scales.")])
-        if name in ("keys", "values"):
-            return (self.num_layers, None, self.keys)
-        return (None, None) if name == "u" else (None, self.width)
 
 
 class Score(_Record):

@@ -1,21 +1,24 @@
 """
-What learns: for many tasks side by side, what each has alone and, where it is not frozen, what all
-share.
+The modules that learn, for many tasks side by side: parameters that each task has alone and, where
+it is not frozen, one that all share.
 
-Dimension key:  K tasks   P prompt positions   D model width   R rank
+Dimension key:  K tasks   P prompt positions   D model width   R rank   B examples
+                L layers   W width of an activation   X widths of all places together
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from galenic_adapters.backbone.prompted import Tuning
-from galenic_adapters.factor import Factor, Metaprompt, scale
+from galenic_adapters.backbone.prompted import Untuned
+from galenic_adapters.backbone.scaling import Scales
+from galenic_adapters.factor import BackboneShape, Factor, Metaprompt, scale
 
 
-class Learner(nn.Module, Tuning):
+class Learner(nn.Module, Untuned):
     """
     Every parameter but the shared one holds all tasks, the task being its first dimension; so each
     task learns as it would alone.
@@ -28,8 +31,9 @@ class Learner(nn.Module, Tuning):
         self.names = tuple(names)
         self.register_parameter("shared", None)
 
-    def choose(self, which_B: Tensor) -> None:
-        pass
+    def attached(self) -> AbstractContextManager[object]:
+        """Inside, hooks that the module needs in the model are in place."""
+        return nullcontext()
 
     def own(self) -> dict[str, nn.Parameter]:
         """What each task has alone."""
@@ -125,6 +129,57 @@ class Factors(Learner):
         return Factor(u_PR.cpu().clone(), v_RD.cpu().clone())
 
 
+class ScaleFactors(Learner):
+    """
+    Scales of activations in every layer: shared ones, the metaprompt, times each task's own. All
+    begin at one, so that the backbone begins as it is.
+    """
+
+    shared: nn.Parameter
+
+    def __init__(
+        self, shape: BackboneShape, names: Sequence[str], places: Sequence[str] = ("o", "f")
+    ) -> None:
+        super().__init__(names)
+        self.widths = {place: shape.scale_width(place) for place in places}
+        size = (shape.num_layers, sum(self.widths.values()))
+        self.shared = nn.Parameter(torch.ones(size))
+        self.own_KLX = nn.Parameter(torch.ones(len(names), *size))
+
+    @classmethod
+    def over(
+        cls,
+        metaprompt: Metaprompt,
+        names: Sequence[str],
+        starts: Sequence[Factor],
+        shape: BackboneShape,
+    ) -> Self:
+        """Factors over a frozen metaprompt, each from its own start."""
+        made = cls(shape, names, list(metaprompt.scales))
+        made.shared.requires_grad_(False)
+        with torch.no_grad():
+            made.shared.copy_(made._flat(metaprompt.scales))
+            made.own_KLX.copy_(torch.stack([made._flat(one.scales) for one in starts]))
+        return made
+
+    def scales(self, which_B: Tensor) -> Scales:
+        made_BLX = self.shared * self.own_KLX[which_B]
+        return self._by_place(made_BLX)
+
+    def metaprompt(self, dtype: torch.dtype) -> Metaprompt:
+        return Metaprompt(scales=self._by_place(self.shared.detach().to("cpu", dtype)))
+
+    def factor(self, which: int) -> Factor:
+        return Factor(scales=self._by_place(self.own_KLX[which].detach().cpu()))
+
+    def _flat(self, scales: Scales) -> Tensor:
+        return torch.cat([scales[place].float() for place in self.widths], dim=-1)
+
+    def _by_place(self, flat_X: Tensor) -> dict[str, Tensor]:
+        parts = flat_X.split(list(self.widths.values()), dim=-1)
+        return {place: part.contiguous() for place, part in zip(self.widths, parts, strict=True)}
+
+
 def ones_factor(num_positions: int, width: int, rank: int, *, seed: int = 0) -> Factor:
     """The factor that changes nothing, and can learn in every component."""
     rng = torch.Generator().manual_seed(seed)
@@ -136,7 +191,7 @@ def ones_factor(num_positions: int, width: int, rank: int, *, seed: int = 0) -> 
 
 def mean_factor(factors: Sequence[Factor], rank: int, *, seed: int = 0) -> Factor:
     """
-    The factor of *rank* that is nearest to the mean of these, as scales of the metaprompt.
+    The factor of *rank* that is nearest to the mean of these, as scales of the metaprompt's rows.
 
     Their products are averaged, not u and v apart, whose signs and sizes mean nothing alone. Each
     column of u has unit size, as in a factor of ones, so that learning rates mean the same.
@@ -150,3 +205,40 @@ def mean_factor(factors: Sequence[Factor], rank: int, *, seed: int = 0) -> Facto
     made.u_PR[:, :known] = left_PS[:, :known] * unit
     made.v_RD[:known] = sizes_S[:known, None] * right_SD[:known] / unit
     return made
+
+
+def mean_scales(factors: Sequence[Factor]) -> Factor:
+    """The mean of factors that scale the same places."""
+    places = factors[0].scales
+    return Factor(
+        scales={
+            place: torch.stack([one.scales[place].float() for one in factors]).mean(0)
+            for place in places
+        }
+    )
+
+
+FactorLearner = Factors | ScaleFactors
+
+
+def learner_over(
+    metaprompt: Metaprompt, names: Sequence[str], starts: Sequence[Factor], shape: BackboneShape
+) -> FactorLearner:
+    """Factors of the metaprompt's own form over it, frozen, each from its own start."""
+    if metaprompt.scales:
+        return ScaleFactors.over(metaprompt, names, starts, shape)
+    return Factors.over(metaprompt, names, starts)
+
+
+def ones_of(metaprompt: Metaprompt, rank: int) -> Factor:
+    """The factor that leaves the metaprompt as it is."""
+    if metaprompt.scales:
+        return Factor(
+            scales={place: torch.ones_like(one.float()) for place, one in metaprompt.scales.items()}
+        )
+    return ones_factor(metaprompt.num_positions, metaprompt.width, rank)
+
+
+def mean_of(factors: Sequence[Factor], rank: int) -> Factor:
+    """The mean of factors of one form; of products, the nearest of *rank*."""
+    return mean_scales(factors) if factors[0].scales else mean_factor(factors, rank)

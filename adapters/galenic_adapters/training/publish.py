@@ -13,12 +13,12 @@ from galenic_adapters.package.file import Package, write_metaprompt
 from galenic_adapters.package.manifest import BackboneId, Manifest, TrainingSet
 from galenic_adapters.package.zoo import METAPROMPT
 from galenic_adapters.training.datasets import Course
-from galenic_adapters.training.modules import Factors
+from galenic_adapters.training.modules import FactorLearner
 
 DTYPE = torch.bfloat16
 
 
-def publish_metaprompt(learner: Factors, folder: Path) -> Metaprompt:
+def publish_metaprompt(learner: FactorLearner, folder: Path) -> Metaprompt:
     """Write the learned metaprompt into *folder*."""
     metaprompt = learner.metaprompt(DTYPE)
     _write(folder / METAPROMPT, write_metaprompt(metaprompt))
@@ -36,7 +36,7 @@ def publish_factor(
 ) -> Package:
     """Write *course*'s factor into *folder* as ``<name>.safetensors``; the card says *how*."""
     source = course.source
-    factor = Factor(factor.u_PR.to(DTYPE), factor.v_RD.to(DTYPE))
+    factor = Factor.of({name: tensor.to(DTYPE) for name, tensor in factor.tensors.items()})
     manifest = Manifest(
         name=source.name,
         task=course.task.name,
@@ -44,9 +44,7 @@ def publish_factor(
         template_version=course.task.template_version,
         backbone=backbone,
         metaprompt=metaprompt.digest,
-        rank=factor.rank,
-        positions=metaprompt.num_positions,
-        width=metaprompt.width,
+        shapes=factor.shapes,
         dtype="bfloat16",
         trained_on=(TrainingSet(dataset=source.dataset or source.name, licence=source.licence),),
         licence="Apache-2.0",

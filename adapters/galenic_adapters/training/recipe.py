@@ -84,7 +84,8 @@ class Distillation:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
     """
-    num_positions: P.   rank: R.   learn: how the metaprompt and its factors learn.   teach, distil:
+    form: where factors act; scales of activations inside the layers, in *places*, or a product at
+    the input.   num_positions: P.   rank: R of a product.   learn: how the metaprompt and its factors learn.   teach, distil:
     how teachers learn, and what the student takes from them; without, it learns from data alone.
     init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
     as the mean of the teachers.   additive: factors have a low-rank sum beside the product.
@@ -98,6 +99,8 @@ class Recipe:
     learn: Phase
     teach: Phase | None = None
     distil: Distillation | None = None
+    form: Literal["scales", "input"] = "scales"
+    places: tuple[Literal["q", "k", "v", "o", "f"], ...] = ("o", "f")
     num_positions: int = 64
     rank: int = 16
     additive: bool = False
@@ -117,6 +120,8 @@ class Recipe:
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise BadInput("sources", f"{len(names)} names, {len(set(names))} of them distinct")
+        if self.form == "scales" and not self.places:
+            raise BadInput("places", "at least one is needed where the form is scales")
         if self.teach is None and (self.distil or self.init == "teachers"):
             raise BadInput("teach", "is missing, and there is no distillation without teachers")
 

@@ -11,12 +11,13 @@ from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.data.examples import read_dataset, unsayable
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import ZOO, folder_of, metaprompt_of
 from galenic_adapters.training.datasets import Course, prepare
 from galenic_adapters.training.init import Earlier, known_in, start_factor
 from galenic_adapters.training.metaprompt import claim, learn_sources
+from galenic_adapters.training.modules import ones_of
 from galenic_adapters.training.publish import publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Recipe
 from galenic_adapters.training.targets import learn_targets
@@ -67,9 +68,9 @@ def adapt(
     """Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each."""
     source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
     metaprompt = metaprompt_of(source, metaprompt_file)
-    share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
+    share = ones_of(metaprompt, recipe.rank).num_parameters / model.num_parameters
     if share > MOST_SHARE:
-        say(f"rank {recipe.rank} is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
+        say(f"a factor is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
     courses = [_course(one, recipe, model, say) for one in recipe.sources]
     claim(folder, recipe)
     known = metaprompt_file.parent if metaprompt_file else folder_of(ZOO, source)
@@ -131,9 +132,9 @@ def _start(
     """As *how* says: a word of `start_factor`, or a package's file."""
     if how not in ("ones", "mean", "task", "nearest"):
         package = Package.read(Path(how).read_bytes())
-        check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=rank)
+        Fit(source, {metaprompt.digest: metaprompt}, model.shape, max_rank=rank).check(package)
         return package.factor
-    others = [one for one in known_in(known, source, metaprompt) if one.name != course.name]
+    others = [one for one in known_in(known, source, metaprompt) if not one.has_seen(course)]
     if not others:
         how = "ones"  # a metaprompt alone, from elsewhere
     return start_factor(how, others, course, model, metaprompt, rank)
