@@ -102,9 +102,7 @@ class Fixed(Untuned):
         }
         return {place: scale for place, scale in made.items() if scale is not None}
 
-    def _stacked(
-        self, which: Tensor, part: Callable[[Composed], Tensor | None]
-    ) -> Tensor | None:
+    def _stacked(self, which: Tensor, part: Callable[[Composed], Tensor | None]) -> Tensor | None:
         tensors = [part(self._composed[number]) for number in which.tolist()]
         there = [tensor for tensor in tensors if tensor is not None]
         return torch.stack(there).to(which.device) if there else None

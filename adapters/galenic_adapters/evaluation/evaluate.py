@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
 from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.chance import interval
-from galenic_adapters.factor import Composed
 from galenic_adapters.evaluation.decode import answer_all
 from galenic_adapters.evaluation.scores import Scores, score
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Answer, Choice, Completion, Example, Task
 
 

@@ -175,7 +175,9 @@ class Fit:
         if "u" in manifest.shapes:
             made = (manifest.shapes["u"][0], manifest.shapes["v"][-1])
             if made != (there := (metaprompt.num_positions, metaprompt.width)):
-                yield Fault("manifest.shapes", f"make a prompt of {made}, the metaprompt is {there}")
+                yield Fault(
+                    "manifest.shapes", f"make a prompt of {made}, the metaprompt is {there}"
+                )
 
     def _shape_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         for name, shape in manifest.shapes.items():
@@ -344,7 +346,9 @@ def _disagreements(header: _PackageHeader, manifest: Manifest) -> Iterator[Fault
             yield Fault("tensors" + _step(name), "is not in the manifest")
             continue
         if shapes[name] != tensor.shape:
-            yield Fault(f"tensors.{name}", f"has shape {tensor.shape}, manifest says {shapes[name]}")
+            yield Fault(
+                f"tensors.{name}", f"has shape {tensor.shape}, manifest says {shapes[name]}"
+            )
         if (dtype := TORCH_NAMES[tensor.dtype]) != manifest.dtype:
             yield Fault(f"tensors.{name}", f"is {dtype}, manifest says {manifest.dtype}")
 
@@ -368,7 +372,9 @@ def _excesses(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
     Find values that no activation survives. Products are bounded, not made: their sizes are a
     stranger's.
     """
-    if strange := [fault for name, tensor in tensors.items() for fault in _not_finite(name, tensor)]:
+    if strange := [
+        fault for name, tensor in tensors.items() for fault in _not_finite(name, tensor)
+    ]:
         yield from strange
         return
     for name, tensor in tensors.items():
@@ -390,7 +396,9 @@ def _composed_excesses(composed: Composed) -> Iterator[Fault]:
     if composed.rows_PD is not None:
         norm = composed.rows_PD.double().norm(dim=1).max().item()
         if not norm <= MAX_ROW_NORM:  # NaN too
-            yield Fault("tensors", f"make a prompt row of norm {norm:.3g}, at most {MAX_ROW_NORM:g}")
+            yield Fault(
+                "tensors", f"make a prompt row of norm {norm:.3g}, at most {MAX_ROW_NORM:g}"
+            )
     for place, scale_LW in composed.scales.items():
         for layer, largest in enumerate(scale_LW.double().abs().amax(1).tolist()):
             if not largest <= MAX_ENTRY:

@@ -11,14 +11,12 @@ of OUT.jsonl is one form at one rate; what stands there is not run again.
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
 
 from galenic_adapters.backbone import ensure
 from galenic_adapters.manifest import BackboneId
@@ -34,8 +32,10 @@ from galenic_adapters.training.recipe import TEXT, Phase
 from galenic_adapters.training.scales import Scales
 from galenic_adapters.zoo import metaprompt_of
 
-SIZES = {200: Phase(100, 1.0, rows_per_source=2, temperature=1e9, dev_every=0),
-         600: Phase(75, 1.0, rows_per_source=8, temperature=1e9, dev_every=0)}
+SIZES = {
+    200: Phase(100, 1.0, rows_per_source=2, temperature=1e9, dev_every=0),
+    600: Phase(75, 1.0, rows_per_source=8, temperature=1e9, dev_every=0),
+}
 
 
 def forms(study: Study) -> dict[str, tuple[Callable[[Sequence[str]], Learner], tuple[float, ...]]]:
@@ -48,6 +48,7 @@ def forms(study: Study) -> dict[str, tuple[Callable[[Sequence[str]], Learner], t
             if meta:
                 rows = metaprompt_of(study.backbone_id).rows_PD.float().repeat(len(names), 1, 1)
             return Scales(model, names, places, shifts=shifts, prompts_KPD=rows, rank=rank)
+
         return make
 
     return {
@@ -64,7 +65,10 @@ def forms(study: Study) -> dict[str, tuple[Callable[[Sequence[str]], Learner], t
         "scales k f": (scales("kf"), (0.03,)),
         "scales o f, rank 16": (scales("of", rank=16), (0.03,)),
         "scales k v o f, rank 16": (scales("kvof", rank=16), (0.03,)),
-        "lora r=1 of k v": (lambda names: Loras(model, names, 1, alpha=2.0, layers=("k_proj", "v_proj")), (0.01, 0.02)),
+        "lora r=1 of k v": (
+            lambda names: Loras(model, names, 1, alpha=2.0, layers=("k_proj", "v_proj")),
+            (0.01, 0.02),
+        ),
         "lora r=8": (lambda names: Loras(model, names, 8), (0.003,)),
         "prompt tuning": (lambda names: DensePrompts(text_PD, names), (0.03,)),
     }
@@ -86,9 +90,24 @@ def main() -> None:
     targets = tuple(a.targets.split(","))
     exams = [Exam.of(one, 10) for one in chosen(listed, "target", targets)]
     from dataclasses import replace
+
     preset = replace(preset, max_dev=a.max_dev)
-    study = Study(preset, PromptedBackbone(found.path), BackboneId(name=found.name, revision=found.revision), a.data, [], exams)
-    done = {(r["form"], r["rate"], r["size"], r["targets"]) for r in map(json.loads, a.out.read_text().splitlines())} if a.out.exists() else set()
+    study = Study(
+        preset,
+        PromptedBackbone(found.path),
+        BackboneId(name=found.name, revision=found.revision),
+        a.data,
+        [],
+        exams,
+    )
+    done = (
+        {
+            (r["form"], r["rate"], r["size"], r["targets"])
+            for r in map(json.loads, a.out.read_text().splitlines())
+        }
+        if a.out.exists()
+        else set()
+    )
     for name, (make, rates) in forms(study).items():
         if a.only and name not in a.only.split(";"):
             continue
@@ -100,12 +119,23 @@ def main() -> None:
             courses = [named(c, "s0") for c in study.target_courses]
             learner = make([c.name for c in courses])
             phase = replace(SIZES[a.size], lr=rate)
-            with TemporaryDirectory() as folder, (learner.attached() if hasattr(learner, "attached") else nullcontext()):
+            with (
+                TemporaryDirectory() as folder,
+                learner.attached() if hasattr(learner, "attached") else nullcontext(),
+            ):
                 run = Run(learner, study.backbone, courses, phase, Path(folder))
                 run.finish(name)
                 nats = dev_losses(study.backbone, learner, courses, study.batch_tokens)
-            row = {"form": name, "rate": rate, "size": a.size, "targets": a.targets, "num": learner.num_own(), "nats": nats,
-                   "mean": sum(nats.values()) / len(nats), "seconds": round(time.monotonic() - began)}
+            row = {
+                "form": name,
+                "rate": rate,
+                "size": a.size,
+                "targets": a.targets,
+                "num": learner.num_own(),
+                "nats": nats,
+                "mean": sum(nats.values()) / len(nats),
+                "seconds": round(time.monotonic() - began),
+            }
             with a.out.open("a") as f:
                 f.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)

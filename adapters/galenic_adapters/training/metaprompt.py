@@ -113,9 +113,7 @@ def learn_metaprompt(
         learner = ScaleFactors(backbone.shape, names, recipe.places)
     else:
         rows_PD = first_rows(recipe, backbone, teachers)
-        learner = Factors(
-            rows_PD, names, recipe.rank, seed=recipe.seed, additive=recipe.additive
-        )
+        learner = Factors(rows_PD, names, recipe.rank, seed=recipe.seed)
     teaching = Teaching(teachers, recipe.distil) if teachers and recipe.distil else None
     run = Run(
         learner,

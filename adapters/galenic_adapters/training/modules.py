@@ -67,8 +67,7 @@ class DensePrompts(Learner):
 
 class Factors(Learner):
     """
-    One metaprompt, and a factor over it for every task: ``P* ∘ (u v)``, or with *additive* a kind
-    that is for experiments, ``P* ∘ (u v) + a b``.
+    One metaprompt at the input, and a factor over it for every task: ``P* ∘ (u v)``.
 
     A factor starts at one: its first component scales by 1 and its others by 0 (random u, zero v),
     so that the composed prompt begins as the metaprompt itself.
@@ -76,50 +75,32 @@ class Factors(Learner):
 
     shared: nn.Parameter
 
-    def __init__(
-        self,
-        meta_PD: Tensor,
-        names: Sequence[str],
-        rank: int,
-        *,
-        seed: int = 0,
-        additive: bool = False,
-    ) -> None:
+    def __init__(self, meta_PD: Tensor, names: Sequence[str], rank: int, *, seed: int = 0) -> None:
         super().__init__(names)
         self.shared = nn.Parameter(meta_PD.float().clone())
         ones = ones_factor(meta_PD.shape[0], meta_PD.shape[1], rank, seed=seed)
+        assert ones.u_PR is not None and ones.v_RD is not None
         self.u_KPR = nn.Parameter(ones.u_PR.repeat(len(names), 1, 1))
         self.v_KRD = nn.Parameter(ones.v_RD.repeat(len(names), 1, 1))
-        if additive:
-            # As large as the rows are, so that the sum moves as much as the product does.
-            a_KPR = (
-                ones.u_PR.repeat(len(names), 1, 1) * meta_PD.float().square().mean().sqrt().cpu()
-            )
-            self.a_KPR = nn.Parameter(a_KPR)
-            self.b_KRD = nn.Parameter(torch.zeros_like(self.v_KRD))
 
     @classmethod
-    def over(
-        cls,
-        metaprompt: Metaprompt,
-        names: Sequence[str],
-        starts: Sequence[Factor],
-        *,
-        additive: bool = False,
-    ) -> Self:
+    def over(cls, metaprompt: Metaprompt, names: Sequence[str], starts: Sequence[Factor]) -> Self:
         """Factors over a frozen metaprompt, each from its own start."""
-        made = cls(metaprompt.rows_PD, names, starts[0].rank, additive=additive)
+        assert metaprompt.rows_PD is not None, "these factors act at the input"
+        made = cls(metaprompt.rows_PD, names, starts[0].rank)
         made.shared.requires_grad_(False)
+        products = [(one.u_PR, one.v_RD) for one in starts]
         with torch.no_grad():
-            made.u_KPR.copy_(torch.stack([one.u_PR.float() for one in starts]))
-            made.v_KRD.copy_(torch.stack([one.v_RD.float() for one in starts]))
+            made.u_KPR.copy_(
+                torch.stack([u_PR.float() for u_PR, _ in products if u_PR is not None])
+            )
+            made.v_KRD.copy_(
+                torch.stack([v_RD.float() for _, v_RD in products if v_RD is not None])
+            )
         return made
 
     def prompts(self, which_K: Tensor) -> Tensor:
-        made_KPD = scale(self.shared, self.u_KPR[which_K], self.v_KRD[which_K])
-        if hasattr(self, "a_KPR"):
-            made_KPD = made_KPD + self.a_KPR[which_K] @ self.b_KRD[which_K]
-        return made_KPD
+        return scale(self.shared, self.u_KPR[which_K], self.v_KRD[which_K])
 
     def metaprompt(self, dtype: torch.dtype) -> Metaprompt:
         return Metaprompt(self.shared.detach().to("cpu", dtype).clone())

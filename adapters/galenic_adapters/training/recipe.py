@@ -88,7 +88,7 @@ class Recipe:
     the input.   num_positions: P.   rank: R of a product.   learn: how the metaprompt and its factors learn.   teach, distil:
     how teachers learn, and what the student takes from them; without, it learns from data alone.
     init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
-    as the mean of the teachers.   additive: factors have a low-rank sum beside the product.
+    as the mean of the teachers.
     max_text_tokens: longer examples are left out, and counted.   backbone: what it is for (a
     command may name another), of which architecture in ``adapters/recipes/architectures``.
     checkpointing: layers are computed again in the backward pass.
@@ -103,7 +103,6 @@ class Recipe:
     places: tuple[Literal["q", "k", "v", "o", "f"], ...] = ("o", "f")
     num_positions: int = 64
     rank: int = 16
-    additive: bool = False
     init: Literal["text", "vocabulary", "teachers"] = "text"
     text: str = TEXT
     max_text_tokens: int = 768

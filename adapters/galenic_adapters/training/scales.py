@@ -46,8 +46,12 @@ class Scales(Learner):
                     rng = torch.Generator().manual_seed(0)
                     u_LR = torch.randn(len(self.layers), rank, generator=rng) * 0.5
                     u_LR[:, 0] = 1.0
-                    self.register_parameter(f"u_{place}", nn.Parameter(u_LR.repeat(len(names), 1, 1)))
-                    self.register_parameter(f"v_{place}", nn.Parameter(torch.zeros(len(names), rank, width)))
+                    self.register_parameter(
+                        f"u_{place}", nn.Parameter(u_LR.repeat(len(names), 1, 1))
+                    )
+                    self.register_parameter(
+                        f"v_{place}", nn.Parameter(torch.zeros(len(names), rank, width))
+                    )
                 elif place in which:
                     zeros = torch.zeros(len(names), len(self.layers), width)
                     self.register_parameter(f"{kind}_{place}", nn.Parameter(zeros))

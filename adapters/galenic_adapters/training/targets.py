@@ -2,7 +2,7 @@
 The second half of the method: the metaprompt stands, and a new task learns its factor alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from galenic_adapters.backbone.prompted import PromptedBackbone, Tuning
@@ -13,6 +13,7 @@ from galenic_adapters.training.datasets import Course
 from galenic_adapters.training.loop import Run
 from galenic_adapters.training.modules import FactorLearner, learner_over
 from galenic_adapters.training.recipe import Phase
+
 
 def learn_targets(
     metaprompt: Metaprompt,
