@@ -14,7 +14,7 @@ Dimension key:  P prompt positions   D model width   R rank   L layers   W width
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
@@ -159,6 +159,13 @@ class Factor:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     @property
+    def product(self) -> tuple[Tensor, Tensor]:
+        """u (P, R) and v (R, D). Raises `BadFactor` where the factor does not act so."""
+        if self.u_PR is None or self.v_RD is None:
+            raise BadFactor(f"expected a product u v, got {', '.join(self.tensors)}")
+        return self.u_PR, self.v_RD
+
+    @property
     def rank(self) -> int:
         """R of the product at the input, zero where there is none."""
         return 0 if self.u_PR is None else self.u_PR.shape[1]
@@ -171,7 +178,7 @@ class Factor:
 @dataclass(frozen=True, eq=False)
 class Composed:
     """
-    What an adapter is to an engine; any part may be absent.
+    What an adapter is to an engine; a part that is absent changes nothing.
 
     rows_PD: vectors before the text.   prefix: keys and values (L, P, W) before the text.
     scales: by place, (L, W), of text tokens alone.
@@ -180,6 +187,25 @@ class Composed:
     rows_PD: Tensor | None = None
     prefix: tuple[Tensor, Tensor] | None = None
     scales: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_scales(self.scales)
+        for name, tensor in self.tensors.items():
+            if not tensor.isfinite().all():
+                raise BadFactor(f"{name} holds NaN or infinity")
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        named = _named_scales(self.scales)
+        if self.rows_PD is not None:
+            named["rows"] = self.rows_PD
+        if self.prefix is not None:
+            named["keys"], named["values"] = self.prefix
+        return named
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors.values())
 
     @property
     def num_positions(self) -> int:
@@ -209,6 +235,10 @@ class BackboneShape:
         widths = {"q": self.attention, "k": self.keys, "v": self.keys}
         return (widths | {"o": self.attention, "f": self.inner})[place]
 
+    def scale_shapes(self, places: Iterable[str] = SCALES) -> dict[str, tuple[int, int]]:
+        """The shapes (L, W) of the scales at *places*."""
+        return {place: (self.num_layers, self.scale_width(place)) for place in places}
+
     def of(self, name: str) -> tuple[int | None, ...]:
         """The shape that a factor's tensor *name* must have here; None is any size."""
         if name.startswith(SCALE_PREFIX):
@@ -234,7 +264,7 @@ def scale(meta_PD: Tensor, u_PR: Tensor, v_RD: Tensor) -> Tensor:
 
 def compose(metaprompt: Metaprompt | None, factor: Factor) -> Composed:
     """
-    What *factor* makes of the metaprompt, each part in the dtype of the tensor it scales.
+    What *factor* makes of the metaprompt: rows in the metaprompt's dtype, scales in float32.
 
     Products are computed in float32 and cast once. A factor that stands alone needs no metaprompt.
     Raises `BadFactor` where a part needs a metaprompt that is not there, or the shapes disagree.
@@ -276,7 +306,7 @@ def _composed_scale(place: str, shared_LW: Tensor | None, own_LW: Tensor | None)
     if shared_LW.shape != own_LW.shape:
         found = f"{tuple(own_LW.shape)} does not fit metaprompt {tuple(shared_LW.shape)}"
         raise BadFactor(f"scales.{place} of {found}")
-    return (shared_LW.float() * own_LW.float()).to(own_LW.dtype)
+    return shared_LW.float() * own_LW.float()
 
 
 def _scales_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

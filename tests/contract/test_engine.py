@@ -23,9 +23,9 @@ def running(request: pytest.FixtureRequest) -> RunningEngine:
 class TestAnAnswer:
     def test_it_depends_on_the_adapter_and_on_nothing_else(self, running):
         """
-        Bare and three adapters say four things, and the same again when asked at once.
+        Bare, prompts and scales say as many things, and the same again when asked at once.
         """
-        adapters = [None, *running.adapters.of_rank.values()]
+        adapters = running.adapters.kinds
         alone = [running.ask(adapter=adapter) for adapter in adapters]
         mixed = running.ask_all(*(running.request(adapter=adapter) for adapter in adapters))
 

@@ -8,7 +8,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -20,10 +20,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 
 from galenic_adapters.backbone.attention import GROUPED
 from galenic_adapters.backbone.constraints import Constrainer
-from galenic_adapters.backbone.scaling import Scales, Scaling
+from galenic_adapters.backbone.scaling import Scales, hook_scales, to_offset
 from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import BackboneShape, Composed
+from galenic_adapters.factor import SCALES, BackboneShape, Composed
 
 MOST_UNFUSED = 1024
 """Tokens of a text whose attention's scores may be held."""
@@ -56,7 +56,7 @@ class Tuning(Protocol):
         """Return the prompts (K, P, D) of these tasks, where tasks differ by a prompt."""
 
     def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the keys and values (K, L, P, W) of these tasks' deep prompts, if they have any."""
+        """Return the keys and values (K, L, P, W) of these tasks' deep prompts, if any."""
 
     def scales(self, which_B: Tensor) -> Scales | None:
         """Return what these examples' tasks multiply activations by, if they do."""
@@ -97,7 +97,7 @@ class Fixed(Untuned):
 
     def scales(self, which_B: Tensor) -> Scales | None:
         made = {
-            place: self._stacked(which_B, lambda one, place=place: one.scales[place])
+            place: self._stacked(which_B, partial(_scale_of, place))
             for place in self._composed[0].scales
         }
         return {place: scale for place, scale in made.items() if scale is not None}
@@ -106,6 +106,10 @@ class Fixed(Untuned):
         tensors = [part(self._composed[number]) for number in which.tolist()]
         there = [tensor for tensor in tensors if tensor is not None]
         return torch.stack(there).to(which.device) if there else None
+
+
+def _scale_of(place: str, composed: Composed) -> Tensor:
+    return composed.scales[place]
 
 
 class Prefixes:
@@ -175,7 +179,8 @@ class PromptedBackbone:
         self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **_packing(path))
         self.model.requires_grad_(False)
         self.model.eval().to(self.device)
-        self.scaling = Scaling(self.model)
+        self._scales: Scales = {}
+        hook_scales(self.model, SCALES, self._offset)
         self.checkpointing = checkpointing
         if checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -263,7 +268,7 @@ class PromptedBackbone:
             return self._cache_of(*deep), torch.ones(deep[0].shape[:3:2], dtype=torch.long)
         if rows_KPD is None:
             return None, torch.zeros(len(which_K), 0, dtype=torch.long, device=self.device)
-        self.scaling.use(None)
+        self._scales = {}
         rows_KPD = rows_KPD.to(self.device, self.model.dtype)
         cache = self._run(inputs_embeds=rows_KPD, use_cache=True).past_key_values
         return cache, torch.ones(rows_KPD.shape[:2], dtype=torch.long, device=self.device)
@@ -304,10 +309,15 @@ class PromptedBackbone:
         )
         return ran.past_key_values, seen_KT
 
+    def _offset(self, place: str, layer: int) -> Tensor | None:
+        """What the model's hooks multiply by now (B, W), told from one."""
+        scales_BLW = self._scales.get(place)
+        return None if scales_BLW is None else to_offset(scales_BLW[:, layer], self.model.dtype)
+
     def choose(self, tuning: Tuning, which_B: Tensor) -> None:
         """Let what acts inside the layers be these examples' tasks'."""
         tuning.choose(which_B)
-        self.scaling.use(tuning.scales(which_B.to(self.device)))
+        self._scales = tuning.scales(which_B.to(self.device)) or {}
 
     def ahead(
         self, tuning: Tuning | Prefixes, which_B: Tensor, openings: Openings | None = None
@@ -389,7 +399,7 @@ class PromptedBackbone:
             num_positions = prompts_BPD.shape[1]
             rows = torch.cat([prompts_BPD.to(self.device, rows.dtype), rows], dim=1)
         tuning.choose(which_B)
-        self.scaling.use(scales)
+        self._scales = scales or {}
         states: Tensor = self._run(inputs_embeds=rows, use_cache=False).last_hidden_state
         return states[:, num_positions:]
 

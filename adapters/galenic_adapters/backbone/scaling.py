@@ -1,80 +1,74 @@
 """
-Scales inside the layers of a transformers model: what an adapter multiplies activations by.
+Scales inside a transformers model: activations of each example times vectors of its own.
 
-Dimension key:  B examples   T positions   L layers   W width of an activation
+    x -> x * (1 + offset)        one offset (W,) for each example, layer and place
+
+Offsets are told from one, because bfloat16 resolves them far finer there than the scales
+themselves. The activations of every place of `factor.SCALES` pass through a module, whose hook
+scales them; gpt-oss, which computes its experts in one piece, is scaled behind them.
+
+Dimension key:  B examples   T positions   L layers   W width of a place
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-BEFORE = {"o": "self_attn.o_proj", "f": "mlp.down_proj"}
-"""Places at a linear layer's input: the attention's output, the feed-forward's inner part."""
-BEHIND = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
-"""Places at a linear layer's output, before queries and keys are rotated."""
+INPUTS = {"o": "self_attn.o_proj", "f": "mlp.down_proj"}
+"""Places that are the input of a module of each layer."""
+OUTPUTS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
+"""Places that are the output of one, before norms and rotation."""
 EXPERTS = "mlp"
-"""A mixture of experts has no single inner part: ``f`` scales what its experts sum up to."""
+"""The module whose output is scaled at ``f`` where there is no ``down_proj`` for all tokens."""
 
 Scales = Mapping[str, Tensor]
 """By place, a scale for every example and layer (B, L, W)."""
 
+OffsetOf = Callable[[str, int], Tensor | None]
+"""The offsets (B, W) at a place of a layer, asked for in each pass; none leaves it as it is."""
 
-class Scaling:
-    """
-    Hooks in *model*'s layers that multiply by the scales in use, example by example; without any,
-    they change nothing.
-    """
 
-    def __init__(self, model: Any) -> None:
-        self._in_use: Scales = {}
-        for number, layer in enumerate(model.model.layers):
-            for place, path in BEHIND.items():
-                layer.get_submodule(path).register_forward_hook(self._behind(place, number))
-            for place, path in BEFORE.items():
-                if (module := _find(layer, path)) is not None:
-                    module.register_forward_pre_hook(self._before(place, number))
-                else:
-                    layer.get_submodule(EXPERTS).register_forward_hook(self._behind(place, number))
+def to_offset(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """*scale* told from one, as it is kept and multiplied."""
+    return (scale.float() - 1).to(dtype)
 
-    def use(self, scales: Scales | None) -> None:
-        """Multiply by these from now on."""
-        self._in_use = scales or {}
 
-    @contextmanager
-    def using(self, scales: Scales | None) -> Iterator[None]:
-        """Multiply by these inside, and by what was in use before afterwards."""
-        before = self._in_use
-        self.use(scales)
-        try:
-            yield
-        finally:
-            self._in_use = before
+@contextmanager
+def scaled(model: Any, places: Sequence[str], offset_of: OffsetOf) -> Iterator[None]:
+    """Inside, *model*'s layers scale these *places* by what *offset_of* says; differentiable."""
+    with ExitStack() as hooks:
+        for hook in hook_scales(model, places, offset_of):
+            hooks.callback(hook.remove)
+        yield
 
-    def _scaled(self, place: str, number: int, x_BTW: Tensor) -> Tensor:
-        if place not in self._in_use:
+
+def hook_scales(model: Any, places: Sequence[str], offset_of: OffsetOf) -> list[Any]:
+    """From now on *model*'s layers scale these *places*; returns the hooks' handles."""
+    return [
+        _hook(layer, place, number, offset_of)
+        for number, layer in enumerate(model.model.layers)
+        for place in places
+    ]
+
+
+def _hook(layer: nn.Module, place: str, number: int, offset_of: OffsetOf) -> Any:
+    def scale(x_BTW: Tensor) -> Tensor:
+        offset_BW = offset_of(place, number)
+        if offset_BW is None:
             return x_BTW
-        scale_B1W = self._in_use[place][:, number, None]
-        return x_BTW * scale_B1W.to(x_BTW.dtype)
+        return torch.addcmul(x_BTW, x_BTW, offset_BW[:, None].to(x_BTW.dtype))
 
-    def _before(self, place: str, number: int) -> Callable[..., Any]:
-        def scale(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (self._scaled(place, number, inputs[0]), *inputs[1:])
+    def scale_first(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return scale(args[0]), *args[1:]
 
-        return scale
+    def scale_output(module: nn.Module, args: Any, output: Any) -> Any:
+        return (scale(output[0]), *output[1:]) if isinstance(output, tuple) else scale(output)
 
-    def _behind(self, place: str, number: int) -> Callable[..., Any]:
-        def scale(module: nn.Module, inputs: Any, output: Any) -> Any:
-            if isinstance(output, tuple):  # a mixture of experts tells its router's scores too
-                return (self._scaled(place, number, output[0]), *output[1:])
-            return self._scaled(place, number, output)
-
-        return scale
-
-
-def _find(layer: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return layer.get_submodule(path)
-    except AttributeError:
-        return None
+    if place in OUTPUTS:
+        return layer.get_submodule(OUTPUTS[place]).register_forward_hook(scale_output)
+    if place == "f" and not hasattr(layer.mlp, "down_proj"):
+        return layer.get_submodule(EXPERTS).register_forward_hook(scale_output)
+    return layer.get_submodule(INPUTS[place]).register_forward_pre_hook(scale_first)

@@ -144,8 +144,7 @@ class ScaleFactors(Learner):
         return made
 
     def scales(self, which_B: Tensor) -> Scales:
-        made_BLX = self.shared * self.own_KLX[which_B]
-        return self._by_place(made_BLX)
+        return self._by_place(self.shared * self.own_KLX[which_B])
 
     def metaprompt(self, dtype: torch.dtype) -> Metaprompt:
         return Metaprompt(scales=self._by_place(self.shared.detach().to("cpu", dtype)))

@@ -156,14 +156,14 @@ class TestTheCache:
         """
         first = vllm_engine.adapters.add(rank=1)
         vllm_engine.ask(adapter=first)
-        place = vllm_engine.engine._slots.seated()[first]
+        slot = vllm_engine.engine._slots.seated()[first].slot
         vllm_engine.run(vllm_engine.engine.evict(first))
         second = vllm_engine.adapters.add(rank=1)
         transformers_engine.adapters._factors[second] = vllm_engine.adapters(second)
         before = stats(vllm_engine).prefix_hits
         answer = vllm_engine.ask(adapter=second)
 
-        assert place == vllm_engine.engine._slots.seated()[second]
+        assert slot == vllm_engine.engine._slots.seated()[second].slot
         assert before == stats(vllm_engine).prefix_hits
         assert transformers_engine.ask(adapter=second).text == answer.text
 
