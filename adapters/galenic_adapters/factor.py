@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
-from typing import Self
+from typing import Any, Self
 
 from safetensors.torch import save
 from torch import Tensor
@@ -138,8 +138,14 @@ class Factor:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Build a factor of its named tensors, as `tensors` lists them."""
-        plain = {name: tensors.get(name) for name in ("u", "v", "rows", "keys", "values")}
-        return cls(*plain.values(), scales=_scales_among(tensors))
+        return cls(
+            u_PR=tensors.get("u"),
+            v_RD=tensors.get("v"),
+            rows_PD=tensors.get("rows"),
+            keys_LPW=tensors.get("keys"),
+            values_LPW=tensors.get("values"),
+            scales=_scales_among(tensors),
+        )
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -155,7 +161,7 @@ class Factor:
         return there | _named_scales(self.scales)
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[Any, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
     @property

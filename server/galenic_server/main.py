@@ -13,9 +13,10 @@ import structlog
 import uvicorn
 from pydantic import SecretStr, ValidationError
 
-from galenic_adapters.backbone.weights import ensure
+from galenic_adapters.backbone.weights import ensure, shape_at
 from galenic_adapters.errors import GalenicError
 from galenic_adapters.package import zoo
+from galenic_adapters.package.file import Fit
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.refs import SHARED
 from galenic_server import logs
@@ -33,6 +34,7 @@ from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
 from galenic_server.http.protocol import guarded
 from galenic_server.metrics import Metrics
+from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Registry
 from galenic_server.registry.store import SqlStore
 from galenic_server.registry.zoo import Sharing
@@ -95,7 +97,13 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
     )
-    sharing = Sharing(store, backbone, metaprompt, config.max_rank)
+    fit = Fit(
+        backbone,
+        {metaprompt.digest: metaprompt},
+        shape_at(found.path),
+        max_rank=config.max_rank,
+    )
+    sharing = Sharing(store, fit)
     with acting({"action": "share_zoo", "actor": "server"}):
         new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
@@ -106,7 +114,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         stale_seconds=settings.stale_seconds,
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
-    return join(settings, store, keys, Chain(store.database, secret), config, backbone)
+    return join(settings, store, keys, Chain(store.database, secret), config, fit)
 
 
 def join(
@@ -115,7 +123,7 @@ def join(
     keys: Keys,
     chain: Chain,
     config: EngineConfig,
-    backbone: BackboneId,
+    fit: Fit,
 ) -> Parts:
     """An engine over a store, and the parts around both, as every server has them."""
     limiter = Limiter()
@@ -123,10 +131,11 @@ def join(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
+    composer = Composer(store, fit)
     engine = make_engine(
-        settings.engine, config, store.factor, admission, adapters_of=store.factors
+        settings.engine, config, composer.one, admission, adapters_of=composer.many
     )
-    service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
+    service = Service(store, engine, fit=fit, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(
         SqlLimits(store.database),
         limiter,
@@ -134,7 +143,7 @@ def join(
         stale_seconds=settings.stale_seconds,
     )
     store.default_quota = settings.quota
-    registry = Registry(store, engine, backbone=backbone, signatures=settings.signatures)
+    registry = Registry(store, engine, composer=composer, signatures=settings.signatures)
     follower = Follower(
         store,
         engine,
@@ -143,7 +152,7 @@ def join(
         retention=timedelta(days=settings.retention_days),
         num_warm=settings.prewarm,
     )
-    residents = Residents(store, engine, chain, backbone=backbone, num_warm=settings.prewarm)
+    residents = Residents(store, engine, chain, composer=composer, num_warm=settings.prewarm)
     trail = Trail(chain)
     metrics = Metrics()
     metrics.watch(turns)

@@ -278,11 +278,13 @@ class PromptedBackbone:
         width = self.shape.keys // int(self.model.config.num_key_value_heads)
         cache = DynamicCache()  # not of the model's config: that would drop what a window hides
         for layer in range(keys_KLPW.shape[1]):
-            heads = [
-                one[:, layer].to(self.device, self.model.dtype).unflatten(-1, (-1, width))
-                for one in (keys_KLPW, values_KLPW)
-            ]
-            cache.update(*(one.transpose(1, 2) for one in heads), layer)
+            keys, values = (
+                one[:, layer].to(self.device, self.model.dtype) for one in (keys_KLPW, values_KLPW)
+            )
+            shape = (*keys.shape[:2], -1, width)
+            cache.update(
+                keys.view(shape).transpose(1, 2), values.view(shape).transpose(1, 2), layer
+            )
         return cache
 
     def _run_openings(

@@ -82,6 +82,13 @@ def shape_of(config: Any) -> BackboneShape:
     )
 
 
+def shape_at(folder: Path) -> BackboneShape:
+    """Read the sizes of the backbone in *folder*."""
+    from transformers import AutoConfig
+
+    return shape_of(AutoConfig.from_pretrained(folder))
+
+
 def cache_dir() -> Path:
     return Path(os.environ.get("GALENIC_CACHE") or "~/.cache/galenic").expanduser()
 

@@ -5,11 +5,12 @@ Every string and list is bounded, every number finite, no field unknown: a manif
 well-formed.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection
 from datetime import date
 from math import prod
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +19,6 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from galenic_adapters.errors import BadInput
@@ -122,18 +122,6 @@ class TrainingSet(_Record):
     licence: Line
 
 
-class _Sizes(_Record):
-    """What a manifest of schema 1 said of its tensors."""
-
-    rank: int = Field(ge=1, le=4096)
-    positions: int = Field(ge=1, le=2**14)
-    width: int = Field(ge=1, le=2**16)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        return {"u": (self.positions, self.rank), "v": (self.rank, self.width)}
-
-
 class Manifest(_Record):
     """
     *name* is the adapter's suggested name; *shapes* are its tensors', by name, and all have one
@@ -159,16 +147,10 @@ class Manifest(_Record):
     created: date
     description: Prose = ""
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_schema_1(cls, row: Any) -> Any:
-        if not isinstance(row, dict) or row.get("schema_version", 2) != 1:
-            return row
-        if row.get("metaprompt") is None:
-            raise ValueError("metaprompt: a manifest of schema 1 names one")
-        sizes = _Sizes.model_validate({name: row.get(name) for name in _Sizes.model_fields})
-        kept = {name: value for name, value in row.items() if name not in _Sizes.model_fields}
-        return kept | {"schema_version": 2, "shapes": sizes.shapes}
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **how: Any) -> Self:
+        """Read a manifest of this schema or the first one."""
+        return super().model_validate_json(_of_schema_2(json_data), **how)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -209,3 +191,16 @@ class Manifest(_Record):
             return make_task(info.data["task"], labels).labels
         except BadInput as error:
             raise ValueError(_problem(error)) from None
+
+
+def _of_schema_2(text: str | bytes | bytearray) -> str | bytes | bytearray:
+    """A manifest of schema 1 in the words of schema 2; anything else as it is."""
+    try:
+        row = json.loads(text)
+        if not isinstance(row, dict) or row.get("schema_version") != 1:
+            return text
+        rank, positions, width = (row.pop(name) for name in ("rank", "positions", "width"))
+    except (ValueError, KeyError):
+        return text  # its faults are told by the model
+    shapes = {"u": [positions, rank], "v": [rank, width]}
+    return json.dumps(row | {"schema_version": 2, "shapes": shapes})

@@ -106,7 +106,7 @@ class Study:
         )
 
     def recipe(self, variant: str) -> Recipe:
-        """The recipe of the metaprompt that *variant* learns over; `galenic` is the method whole."""
+        """How the metaprompt of *variant* is learned; `galenic` is the method whole."""
         preset = self.preset
         whole = Recipe(
             tuple(one.source() for one in self.sources),

@@ -112,7 +112,8 @@ def learn_metaprompt(
     elif recipe.form == "scales":
         learner = ScaleFactors(backbone.shape, names, recipe.places)
     else:
-        rows_PD = first_rows(recipe, backbone, teachers)
+        dense = teachers if isinstance(teachers, DensePrompts) else None
+        rows_PD = first_rows(recipe, backbone, dense)
         learner = Factors(rows_PD, names, recipe.rank, seed=recipe.seed)
     teaching = Teaching(teachers, recipe.distil) if teachers and recipe.distil else None
     run = Run(

@@ -79,9 +79,9 @@ class Factors(Learner):
         super().__init__(names)
         self.shared = nn.Parameter(meta_PD.float().clone())
         ones = ones_factor(meta_PD.shape[0], meta_PD.shape[1], rank, seed=seed)
-        assert ones.u_PR is not None and ones.v_RD is not None
-        self.u_KPR = nn.Parameter(ones.u_PR.repeat(len(names), 1, 1))
-        self.v_KRD = nn.Parameter(ones.v_RD.repeat(len(names), 1, 1))
+        u_PR, v_RD = ones.product
+        self.u_KPR = nn.Parameter(u_PR.repeat(len(names), 1, 1))
+        self.v_KRD = nn.Parameter(v_RD.repeat(len(names), 1, 1))
 
     @classmethod
     def over(cls, metaprompt: Metaprompt, names: Sequence[str], starts: Sequence[Factor]) -> Self:
@@ -89,14 +89,9 @@ class Factors(Learner):
         assert metaprompt.rows_PD is not None, "these factors act at the input"
         made = cls(metaprompt.rows_PD, names, starts[0].rank)
         made.shared.requires_grad_(False)
-        products = [(one.u_PR, one.v_RD) for one in starts]
         with torch.no_grad():
-            made.u_KPR.copy_(
-                torch.stack([u_PR.float() for u_PR, _ in products if u_PR is not None])
-            )
-            made.v_KRD.copy_(
-                torch.stack([v_RD.float() for _, v_RD in products if v_RD is not None])
-            )
+            made.u_KPR.copy_(torch.stack([one.product[0].float() for one in starts]))
+            made.v_KRD.copy_(torch.stack([one.product[1].float() for one in starts]))
         return made
 
     def prompts(self, which_K: Tensor) -> Tensor:
@@ -156,7 +151,7 @@ class ScaleFactors(Learner):
         return torch.cat([scales[place].float() for place in self.widths], dim=-1)
 
     def _by_place(self, flat_X: Tensor) -> dict[str, Tensor]:
-        parts = flat_X.split(list(self.widths.values()), dim=-1)
+        parts = torch.split(flat_X, list(self.widths.values()), dim=-1)
         return {place: part.contiguous() for place, part in zip(self.widths, parts, strict=True)}
 
 
@@ -176,14 +171,16 @@ def mean_factor(factors: Sequence[Factor], rank: int, *, seed: int = 0) -> Facto
     Their products are averaged, not u and v apart, whose signs and sizes mean nothing alone. Each
     column of u has unit size, as in a factor of ones, so that learning rates mean the same.
     """
-    products = torch.stack([one.u_PR.float() @ one.v_RD.float() for one in factors])
+    pairs = [one.product for one in factors]
+    products = torch.stack([u_PR.float() @ v_RD.float() for u_PR, v_RD in pairs])
     left_PS, sizes_S, right_SD = torch.linalg.svd(products.mean(0), full_matrices=False)
     num_positions, width = products.shape[1:]
     made = ones_factor(num_positions, width, rank, seed=seed)
     known = min(rank, max(one.rank for one in factors) * len(factors), len(sizes_S))
     unit = num_positions**0.5
-    made.u_PR[:, :known] = left_PS[:, :known] * unit
-    made.v_RD[:known] = sizes_S[:known, None] * right_SD[:known] / unit
+    u_PR, v_RD = made.product
+    u_PR[:, :known] = left_PS[:, :known] * unit
+    v_RD[:known] = sizes_S[:known, None] * right_SD[:known] / unit
     return made
 
 

@@ -84,9 +84,10 @@ class Distillation:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
     """
-    form: where factors act; scales of activations inside the layers, in *places*, or a product at
-    the input.   num_positions: P.   rank: R of a product.   learn: how the metaprompt and its factors learn.   teach, distil:
-    how teachers learn, and what the student takes from them; without, it learns from data alone.
+    form: where factors act: scales of activations inside the layers, in *places*, or a product at
+    the input.   num_positions: P.   rank: R of a product.   learn: how the metaprompt and its
+    factors learn.   teach, distil: how teachers learn, and what the student takes from them;
+    without, it learns from data alone.
     init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
     as the mean of the teachers.
     max_text_tokens: longer examples are left out, and counted.   backbone: what it is for (a

@@ -19,7 +19,7 @@ from galenic_adapters.errors import (
     Unavailable,
     WrongTask,
 )
-from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.file import Fit
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import (
     Answer,
@@ -104,12 +104,13 @@ class Service:
         store: SqlStore,
         engine: Engine,
         *,
-        backbone: BackboneId,
+        fit: Fit,
         stale_seconds: float = 900.0,
     ) -> None:
         self.store = store
         self.engine = engine
-        self.backbone = backbone
+        self.fit = fit
+        self.backbone = fit.backbone
         self._is_ready = False
         # True while changes are followed, and good enough while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
@@ -196,7 +197,7 @@ class Service:
         The store outlives both: it may hold what an earlier server was given.
         """
         adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
-        if problem := adapter.manifest.misfit(self.backbone, self.engine.config.metaprompt.digest):
+        if problem := adapter.manifest.misfit(self.fit.backbone, self.fit.metaprompts):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 
@@ -207,7 +208,7 @@ class Service:
         requests, nonce = [], _nonce()
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
-            self._check_length(f"documents[{i}]", len(ids), room)
+            self._check_length(f"documents[{i}]", len(ids), room, adapter)
             constraint = task.constraint(fields)
             sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
             id_ = f"{origin.request_id}-{nonce}-{i}"
@@ -245,10 +246,10 @@ class Service:
 
         return await run_sync(encode, limiter=self._tokenizing)
 
-    def _check_length(self, path: str, num_ids: int, room: int) -> None:
+    def _check_length(self, path: str, num_ids: int, room: int, adapter: Resolved) -> None:
         """Nothing is cut off in silence: what does not fit is refused with its numbers."""
-        config = self.engine.config
-        context, virtual = config.context_tokens, config.metaprompt.num_positions
+        context = self.engine.config.context_tokens
+        virtual = self.fit.num_positions(adapter.manifest)
         if num_ids + virtual + room > context:
             parts = (
                 f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"

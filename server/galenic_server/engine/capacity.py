@@ -41,4 +41,5 @@ def usual_components(metaprompt: Metaprompt, dtype: str) -> int:
 
 def usual_prompts(metaprompt: Metaprompt, dtype: str) -> int:
     """Composed prompts that fit the same memory; the other engine keeps those."""
-    return max(1, table_bytes() // (metaprompt.rows_PD.numel() * NUMBER_BYTES[dtype]))
+    numbers = metaprompt.num_positions * metaprompt.width
+    return max(1, table_bytes() // (max(1, numbers) * NUMBER_BYTES[dtype]))

@@ -15,10 +15,10 @@ import structlog
 from anyio.to_thread import run_sync
 
 from galenic_adapters.errors import GalenicError
-from galenic_adapters.package.manifest import BackboneId
 from galenic_server import logs
 from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import Engine
+from galenic_server.registry.composer import Composer
 from galenic_server.registry.store import SqlStore
 
 log = structlog.get_logger(__name__)
@@ -41,13 +41,13 @@ class Residents:
         engine: Engine,
         chain: Chain,
         *,
-        backbone: BackboneId,
+        composer: Composer,
         num_warm: int = 0,
     ) -> None:
         self._store = store
         self._engine = engine
         self._chain = chain
-        self._backbone = backbone
+        self._composer = composer
         self._num_warm = num_warm
 
     async def load(self) -> None:
@@ -61,8 +61,8 @@ class Residents:
         began = told = time.monotonic()
         digests = await run_sync(self._digests)
         for first in range(0, len(digests), READ_AT_ONCE):
-            factors = await run_sync(self._store.factors, digests[first : first + READ_AT_ONCE])
-            if not await self._engine.take(factors, may_evict=False):
+            some = await run_sync(self._composer.many, digests[first : first + READ_AT_ONCE])
+            if not await self._engine.take(some, may_evict=False):
                 break
             if time.monotonic() - told > PROGRESS_SECONDS:
                 told = time.monotonic()
@@ -73,7 +73,8 @@ class Residents:
 
     def _digests(self) -> list[str]:
         config = self._engine.config
-        made_for = self._backbone, config.metaprompt.digest
+        fit = self._composer.fit
+        made_for = fit.backbone, fit.metaprompts
         asked = list(dict.fromkeys(digest for _, digest in self.hottest()))[:READ_AT_ONCE]
         fitting = set(self._store.newest(*made_for, len(asked), among=asked))
         lately = [digest for digest in asked if digest in fitting]

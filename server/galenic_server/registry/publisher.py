@@ -23,16 +23,15 @@ from galenic_adapters.errors import (
 from galenic_adapters.package.file import (
     MAX_FAULTS,
     Package,
-    check_fits,
     inspect,
-    misfits,
     package_digest,
 )
-from galenic_adapters.package.manifest import BackboneId, Manifest
+from galenic_adapters.package.manifest import Manifest
 from galenic_adapters.package.signature import Signatures, Signed
 from galenic_adapters.refs import AdapterRef, check_name
 from galenic_server.engine.contract import Engine
 from galenic_server.registry import archive
+from galenic_server.registry.composer import Composer
 from galenic_server.registry.store import Entry, SqlStore
 from galenic_server.registry.versions import Placed, Wanted
 
@@ -77,12 +76,12 @@ class Registry:
         store: SqlStore,
         engine: Engine,
         *,
-        backbone: BackboneId,
+        composer: Composer,
         signatures: Signatures | None = None,
     ) -> None:
         self.store = store
         self.engine = engine
-        self.backbone = backbone
+        self.composer = composer
         self.signatures = signatures or Signatures()
 
     # One package
@@ -98,7 +97,7 @@ class Registry:
         # What is written stands: an engine that is away seats it when it is asked for.
         with suppress(Unavailable):
             if package is not None:
-                await self.engine.take({package.digest: package.factor})
+                await self.engine.take({package.digest: self.composer.composed(package)})
             else:
                 await self.engine.seat([entry.digest])
         return Published(entry, is_new=package is not None)
@@ -160,17 +159,10 @@ class Registry:
             self.store.check_free(ref, package_digest(offer.data))
 
     def _misfits(self, manifest: Manifest) -> list[Fault]:
-        config = self.engine.config
-        return misfits(manifest, self.backbone, config.metaprompt, config.max_rank)
+        return self.composer.fit.misfits(manifest)
 
     def _check_fits(self, package: Package) -> None:
-        config = self.engine.config
-        check_fits(
-            package,
-            backbone=self.backbone,
-            metaprompt=config.metaprompt,
-            max_rank=config.max_rank,
-        )
+        self.composer.fit.check(package)
 
     async def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool) -> None:
         """Nobody finds it any more; with *keep* it can come back until its retention ends."""
@@ -194,7 +186,7 @@ class Registry:
         with suppress(Unavailable):
             await self.engine.take(
                 {
-                    what.package.digest: what.package.factor
+                    what.package.digest: self.composer.composed(what.package)
                     for what, where in zip(wanted, placed, strict=True)
                     if isinstance(where, Placed)
                 }

@@ -19,8 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from galenic_adapters.errors import Conflict, NotFound, Unavailable
-from galenic_adapters.factor import Factor
-from galenic_adapters.package.file import Package, checked_factor, package_digest
+from galenic_adapters.package.file import Package, package_digest
 from galenic_adapters.package.manifest import DIGEST, Manifest
 from galenic_adapters.package.signature import Signed
 from galenic_adapters.refs import NAME, SHARED, VERSION, AdapterRef
@@ -188,8 +187,8 @@ class SqlStore(SqlMany):
             raise NotFound(f"no adapter of digest {digest[:80]!r}")
         return found
 
-    def factor(self, digest: str) -> Factor:
-        return checked_factor(_intact(digest, self.payload(digest)))
+    def package(self, digest: str) -> Package:
+        return Package.trusted(_intact(digest, self.payload(digest)))
 
     def describe(self, ref: AdapterRef) -> Entry:
         with self._database.reading() as db:

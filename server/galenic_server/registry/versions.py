@@ -4,15 +4,14 @@ Adapters by the thousand: what a server seats at its start, and what comes in bu
 Of bytes that were checked when they were written only the digest is checked again.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from galenic_adapters.errors import Conflict, QuotaExceeded
-from galenic_adapters.factor import Factor
-from galenic_adapters.package.file import Package, checked_factor, package_digest
+from galenic_adapters.package.file import Package, package_digest
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.signature import Signed
 from galenic_adapters.refs import AdapterRef, check_name
@@ -52,16 +51,25 @@ class SqlMany(SqlUploads):
     def newest(
         self,
         backbone: BackboneId,
-        metaprompt: str,
+        metaprompts: Collection[str],
         limit: int,
         *,
         among: Sequence[str] | None = None,
     ) -> list[str]:
-        """Digests of what was made for these two, the newest first; *among* a few, if given."""
+        """
+        Return digests of what was made for this backbone and one of these metaprompts, or for none,
+        the newest first; *among* a few, if given.
+        """
+        made_for = ["null", *(f'"{one}"' for one in metaprompts)]
         query = sa.select(adapters.c.digest).where(
             IS_LIVE,
             # Manifests are written by pydantic, in which no string holds a bare quotation mark.
-            adapters.c.manifest.contains(f'"metaprompt":"{metaprompt}"', autoescape=True),
+            sa.or_(
+                *(
+                    adapters.c.manifest.contains(f'"metaprompt":{one}', autoescape=True)
+                    for one in made_for
+                )
+            ),
             adapters.c.manifest.contains(
                 f'"backbone":{backbone.model_dump_json()}', autoescape=True
             ),
@@ -81,18 +89,19 @@ class SqlMany(SqlUploads):
                 found += db.scalars(sa.select(adapters.c.digest).where(some, IS_LIVE))
         return found
 
-    def factors(self, digests: Sequence[str]) -> dict[str, Factor]:
+    def packages(self, digests: Sequence[str]) -> dict[str, Package]:
         """
-        Those that are there, whole, in that order; a damaged one is left to who asks it alone.
+        Return the packages of the given digests, in order. Missing or corrupt ones are skipped;
+        `package()` raises for them.
         """
-        found: dict[str, Factor] = {}
+        found: dict[str, Package] = {}
         with self._database.reading() as db:
             for first in range(0, len(digests), IN_ONE_QUERY):
                 some = adapters.c.digest.in_(digests[first : first + IN_ONE_QUERY])
                 query = sa.select(adapters.c.digest, adapters.c.payload).where(some, IS_LIVE)
                 for digest, payload in db.execute(query):
                     if digest not in found and package_digest(payload) == digest:
-                        found[digest] = checked_factor(payload)
+                        found[digest] = Package.trusted(payload)
         return {digest: found[digest] for digest in digests if digest in found}
 
     def publish_many(self, tenant: str, wanted: Sequence[Wanted]) -> list[Placed | Refused]:

@@ -144,7 +144,9 @@ class TransformersEngine:
         """Rounded as in vLLM's tables: what they hold to the engine's dtype, then the product."""
         dtype = self._dtype
         if isinstance(adapter, Factor):
-            u_PR, v_RD = adapter.u_PR.to(dtype), adapter.v_RD.to(dtype)
-            return Tuning(scale(self._config.metaprompt.rows_PD, u_PR, v_RD).to(dtype))
+            u_PR, v_RD = (tensor.to(dtype) for tensor in adapter.product)
+            rows_PD = self._config.metaprompt.rows_PD
+            assert rows_PD is not None
+            return Tuning(scale(rows_PD, u_PR, v_RD).to(dtype))
         scales = adapter.scales.items()
         return Tuning(offsets={place: to_offset(scale_LW, dtype) for place, scale_LW in scales})

@@ -64,8 +64,8 @@ def pack_factors(seated: Sequence[Seated], dtype: torch.dtype) -> bytes:
         "first": torch.tensor([place.components[0] for place in places], dtype=torch.int32),
         "components": _flat(place.components for place in places),
         "next": _flat((*place.components[1:], 0) for place in places),
-        "u": torch.cat([factor.u_PR.T.to(dtype) for factor in factors]).contiguous(),
-        "v": torch.cat([factor.v_RD.to(dtype) for factor in factors]).contiguous(),
+        "u": torch.cat([factor.product[0].T.to(dtype) for factor in factors]).contiguous(),
+        "v": torch.cat([factor.product[1].to(dtype) for factor in factors]).contiguous(),
     }
     return safetensors.torch.save(tensors)
 
