@@ -110,11 +110,18 @@ def ask(
     key: Key = None,
 ) -> None:
     """Ask a running server one question, and print its reply as JSON."""
-    text = sys.stdin.read() if text == "-" else text
+    with told():
+        text = _stdin() if text == "-" else text
     document = _document(task, text, hypothesis, context, option or [])
     with asking(url, key) as client:
         ask_for: Any = getattr(client, task)
         _print(ask_for([document], adapter=adapter))
+
+
+def _stdin() -> str:
+    from galenic_adapters.files import MARK, decoded
+
+    return decoded("stdin", sys.stdin.buffer.read()).removeprefix(MARK)
 
 
 def _document(

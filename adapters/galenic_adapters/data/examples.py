@@ -10,6 +10,7 @@ Labelled examples in the project's JSON-lines schema, one file a split, gzipped 
 Offsets are code points, end-exclusive.
 """
 
+import codecs
 import gzip
 import json
 import zlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import UTF16_MARKS
 from galenic_adapters.tasks.base import Example, Relation, Span, TaskName, check_text
 from galenic_adapters.tasks.lists import NOTHING
 from galenic_adapters.tasks.ner import NerFields
@@ -73,7 +75,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            yield from ((n, line) for n, line in enumerate(file, start=1) if line.strip())
+            for number, line in enumerate(file, start=1):
+                if line.startswith(UTF16_MARKS):
+                    raise BadInput(path.name, "is UTF-16; save it as UTF-8")
+                if line.strip(codecs.BOM_UTF8).strip():
+                    yield number, line.removeprefix(codecs.BOM_UTF8)
     except (OSError, EOFError, zlib.error) as e:  # the last two for a gzip file that is cut
         problem = getattr(e, "strerror", None) or e
         raise BadInput(path.name, f"cannot be read: {problem}") from e
@@ -144,17 +150,20 @@ def unsayable(examples: Sequence[Example]) -> dict[str, str]:
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     """The types, relations or labels of *examples*; none for QA and summarization."""
-    seen: dict[str, None] = {}
-    for example in examples:
-        match example.fields:
-            case NerFields():
-                seen.update(dict.fromkeys(span.type for span in example.value))
-            case ReFields(head=head):
-                types = [relation.type for relation in example.value]
-                seen.update(dict.fromkeys(types or ([NOTHING] if head else [])))
-            case NliFields():
-                seen[example.value] = None
-    return tuple(sorted(seen))
+    return tuple(sorted({label for example in examples for label in labels_used(example)}))
+
+
+def labels_used(example: Example) -> list[str]:
+    """The type, relation or label of each thing that *example*'s answer says."""
+    match example.fields:
+        case NerFields():
+            return [span.type for span in example.value]
+        case ReFields(head=head):
+            relations = [relation.type for relation in example.value]
+            return relations or ([NOTHING] if head else [])
+        case NliFields():
+            return [example.value]
+    return []
 
 
 def with_lists(examples: Sequence[Example]) -> list[Example]:

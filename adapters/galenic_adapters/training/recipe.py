@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import text_of
 
 T = TypeVar("T")
 
@@ -123,10 +124,8 @@ class Recipe:
     @classmethod
     def load(cls, path: Path) -> Self:
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
-        except BadInput:
-            raise
-        except (OSError, ValueError) as e:
+            return cls.from_json(json.loads(text_of(path)))
+        except ValueError as e:
             raise BadInput(str(path), f"is not a recipe: {e}") from e
 
     @classmethod

@@ -136,6 +136,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, write):
         read_dataset(cut, "ner")
 
 
+def test_byte_order_marks_are_no_part_of_a_line(tmp_path):
+    """
+    Neither the file's own nor those of files that were put together.
+    """
+    rows = [json.dumps(GOOD["nli"] | {"id": id_}).encode("utf-8-sig") for id_ in "ab"]
+    (tmp_path / "marked.jsonl").write_bytes(b"\r\n".join([*rows, b"\xef\xbb\xbf"]))
+
+    read = read_dataset(tmp_path / "marked.jsonl", "nli")
+
+    assert ["a", "b"] == [example.id for example in read.examples]
+    (tmp_path / "wide.jsonl").write_bytes(json.dumps(GOOD["nli"]).encode("utf-16"))
+    with pytest.raises(BadInput, match=r"wide\.jsonl: is UTF-16; save it as UTF-8"):
+        read_dataset(tmp_path / "wide.jsonl", "nli")
+
+
 def test_a_text_with_pairs_also_asks_for_all_its_relations(write):
     other = GOOD["re"] | {
         "id": "2",
