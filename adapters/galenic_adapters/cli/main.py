@@ -227,7 +227,10 @@ def adapt(
     patience: Annotated[int, typer.Option(help="Looks without a gain, then it stops.")] = 5,
     seed: int = 0,
     dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
-    licence: Annotated[str, typer.Option(help="The data's licence.")] = "not stated",
+    licence: Annotated[
+        str, typer.Option(help="What the adapter may be used under: yours to say.")
+    ] = "not stated",
+    data_licence: Annotated[str, typer.Option(help="The data's licence.")] = "not stated",
     backbone: BackboneName = None,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Compute layers again in the backward pass.")
@@ -244,7 +247,7 @@ def adapt(
             train=str(data),
             dev=str(dev) if dev else None,
             dataset=dataset,
-            licence=licence,
+            licence=data_licence,
             lists=task == "re",
             labels=tuple(label or ()),
             shots=shots,
@@ -253,7 +256,9 @@ def adapt(
         learn = Phase(
             num_steps=steps, lr=rate, rows_per_source=rows, dev_every=25, patience=patience
         )
-        recipe = Recipe((source,), learn, rank=rank, seed=seed, checkpointing=checkpointing)
+        recipe = Recipe(
+            (source,), learn, rank=rank, seed=seed, licence=licence, checkpointing=checkpointing
+        )
         runs.adapt(
             recipe,
             folder,
@@ -304,7 +309,9 @@ def reproduce(
 def evaluate(
     package: Annotated[str, typer.Argument(help="A package's file; with --server, its name.")],
     data: Annotated[Path, Existing],
-    dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Its name, for the card; if unset, folder/file.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split it is.")] = "test",
     metaprompt: Annotated[
         Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
@@ -343,7 +350,7 @@ def evaluate(
             Path(package),
             data,
             metaprompt_file=metaprompt,
-            dataset=dataset or data.parent.name,
+            dataset=dataset or f"{data.resolve().parent.name}/{data.name}",
             split=split,
             limit=limit,
             untuned_records=untuned,

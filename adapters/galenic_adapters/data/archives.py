@@ -59,7 +59,7 @@ def _unpack(path: Path, folder: Path, max_bytes: int) -> None:
                     raise BadInput(path.name, f"unpacks to more than {most}")
 
 
-def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _files(path: Path) -> Iterator[tuple[str, IO[bytes] | gzip.GzipFile]]:
     """The plain files of an archive, by their names."""
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:

@@ -89,7 +89,8 @@ class Recipe:
     how teachers learn, and what the student takes from them; without, it learns from data alone.
     init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
     as the mean of the teachers.   additive: factors have a low-rank sum beside the product.
-    max_text_tokens: longer examples are left out, and counted.   backbone: what it is for (a
+    max_text_tokens: longer examples are left out, and counted.   licence: of the adapters, as their
+    maker says; a source's is its data's.   backbone: what it is for (a
     command may name another), of which architecture in ``adapters/recipes/architectures``.
     checkpointing: layers are computed again in the backward pass.
     batch_tokens: text tokens of a forward pass, where the machine's own are too many.
@@ -107,6 +108,7 @@ class Recipe:
     max_text_tokens: int = 768
     max_dev_examples: int = 100
     seed: int = 0
+    licence: str = "not stated"
     backbone: str | None = None
     architecture: str | None = None
     checkpointing: bool = False
