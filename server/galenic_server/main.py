@@ -28,6 +28,7 @@ from galenic_server.audit.trail import Trail
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fleet.follower import Follower
+from galenic_server.fleet.replica import Replica
 from galenic_server.fleet.residents import Residents
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
@@ -124,7 +125,6 @@ def join(
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
     engine = make_engine(settings.engine, config, store.factor, admission, factors_of=store.factors)
-    service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(
         SqlLimits(store.database),
         limiter,
@@ -142,10 +142,18 @@ def join(
         num_warm=settings.prewarm,
     )
     residents = Residents(store, engine, chain, backbone=backbone, num_warm=settings.prewarm)
+    replica = Replica(engine, residents, follower)
+    service = Service(
+        store,
+        engine,
+        backbone=backbone,
+        is_open=replica.is_open,
+        stale_seconds=settings.stale_seconds,
+    )
     trail = Trail(chain)
     metrics = Metrics()
     metrics.watch(turns)
-    return Parts(service, registry, keys, metrics, settings, trail, limits, follower, residents)
+    return Parts(service, registry, keys, metrics, settings, trail, limits, replica)
 
 
 def first_key(keys: Keys, settings: Settings) -> str | None:

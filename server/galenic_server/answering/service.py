@@ -4,7 +4,7 @@ What Galenic answers, told without HTTP: a batch of documents, or a chat.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,7 +41,6 @@ from galenic_server.engine.contract import (
     Sampling,
     complete,
 )
-from galenic_server.fleet.residents import Residents
 from galenic_server.registry.store import Resolved, SqlStore
 from galenic_server.schemas.openai import ChatBody, OpenAIBody
 from galenic_server.schemas.tasks import Used
@@ -97,7 +96,11 @@ class Talk:
 
 
 class Service:
-    """Takes its parts as they are; owns none but starts and stops the engine."""
+    """
+    Answers from an engine that others start and stop.
+
+    is_open: whether the engine has started; until then requests are refused.
+    """
 
     def __init__(
         self,
@@ -105,12 +108,13 @@ class Service:
         engine: Engine,
         *,
         backbone: BackboneId,
+        is_open: Callable[[], bool],
         stale_seconds: float = 900.0,
     ) -> None:
         self.store = store
         self.engine = engine
         self.backbone = backbone
-        self._is_ready = False
+        self._is_open = is_open
         # True while changes are followed, and good enough while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
             fresh_seconds=RESOLVED_SECONDS,
@@ -122,26 +126,9 @@ class Service:
         # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
         self._tokenizing = CapacityLimiter(2)
 
-    # The engine's life
-
-    async def start(self, residents: Residents) -> None:
-        """Returns once the engine has really answered, and holds what the store has for it."""
-        await self.engine.start()
-        await residents.load()
-        self._is_ready = True
-
-    async def stop(self) -> None:
-        self._is_ready = False
-        await self.engine.stop()
-
-    async def is_ready(self) -> bool:
-        return self._is_ready and await self.engine.healthy()
-
-    # Answering
-
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """The whole batch is checked before the first document runs."""
-        self._check_ready()
+        self._check_open()
         adapter = await self._fitting(origin, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
         requests = await self._requests(origin, adapter, task, ask)
@@ -155,7 +142,7 @@ class Service:
 
         A plain chat with an adapter is the adapter's task.
         """
-        self._check_ready()
+        self._check_open()
         body.check()
         bare = body.model == self.backbone.name
         adapter = None if bare else await self._fitting(origin, body.model)
@@ -185,8 +172,8 @@ class Service:
 
     # Steps
 
-    def _check_ready(self) -> None:
-        if not self._is_ready:
+    def _check_open(self) -> None:
+        if not self._is_open():
             raise Unavailable("the engine is loading the backbone")
 
     async def _fitting(self, origin: Origin, name: str) -> Resolved:

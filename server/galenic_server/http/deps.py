@@ -11,8 +11,7 @@ from fastapi import Depends, Request
 
 from galenic_server.answering.service import Service
 from galenic_server.audit.trail import Trail
-from galenic_server.fleet.follower import Follower
-from galenic_server.fleet.residents import Residents
+from galenic_server.fleet.replica import Replica
 from galenic_server.http.faults import ClientLeft
 from galenic_server.metrics import Metrics
 from galenic_server.registry.publisher import Registry
@@ -34,8 +33,7 @@ class Parts:
     settings: Settings
     trail: Trail
     limits: TenantLimits
-    follower: Follower
-    residents: Residents
+    replica: Replica
 
 
 def parts_of(request: Request) -> Parts:

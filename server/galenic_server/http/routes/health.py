@@ -21,7 +21,7 @@ async def live() -> dict[str, str]:
 @router.get("/health/ready")
 async def ready(parts: PartsDep) -> dict[str, str]:
     """A request sent now would be answered; no key is needed."""
-    if not await parts.service.is_ready():
+    if not await parts.replica.is_ready():
         raise Unavailable("the engine is not ready")
     return {"status": "ready", "backbone": str(parts.service.backbone)}
 
