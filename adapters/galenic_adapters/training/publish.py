@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.files import write_whole
 from galenic_adapters.package.file import Package, write_metaprompt
 from galenic_adapters.package.manifest import BackboneId, Manifest, TrainingSet
 from galenic_adapters.package.zoo import METAPROMPT
@@ -21,7 +21,7 @@ DTYPE = torch.bfloat16
 def publish_metaprompt(learner: Factors, folder: Path) -> Metaprompt:
     """Write the learned metaprompt into *folder*."""
     metaprompt = learner.metaprompt(DTYPE)
-    _write(folder / METAPROMPT, write_metaprompt(metaprompt))
+    write_whole(folder / METAPROMPT, write_metaprompt(metaprompt))
     return metaprompt
 
 
@@ -55,15 +55,5 @@ def publish_factor(
         f" {course.num_left_out} too long ones were left out.",
     )
     package = Package.write(manifest, factor)
-    _write(folder / f"{source.name}.safetensors", package.data)
+    write_whole(folder / f"{source.name}.safetensors", package.data)
     return package
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise BadInput(str(path), f"cannot be written: {e.strerror or e}") from e
