@@ -15,7 +15,6 @@ from galenic_adapters.backbone import encode as chat
 from galenic_adapters.errors import (
     BadInput,
     NotServed,
-    TooLong,
     Unavailable,
     WrongTask,
 )
@@ -194,11 +193,12 @@ class Service:
         requests, nonce = [], _nonce()
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
-            self._check_length(f"documents[{i}]", len(ids), room)
             constraint = task.constraint(fields)
             sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
             id_ = f"{origin.request_id}-{nonce}-{i}"
-            requests.append(Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint))
+            request = Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint)
+            self.engine.check(request, f"documents[{i}]")
+            requests.append(request)
         return requests
 
     def _call(
@@ -231,17 +231,6 @@ class Service:
             return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
 
         return await run_sync(encode, limiter=self._tokenizing)
-
-    def _check_length(self, path: str, num_ids: int, room: int) -> None:
-        """Nothing is cut off in silence: what does not fit is refused with its numbers."""
-        config = self.engine.config
-        context, virtual = config.context_tokens, config.metaprompt.num_positions
-        if num_ids + virtual + room > context:
-            parts = (
-                f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"
-            )
-            total = f"needs {num_ids + virtual + room:,} tokens ({parts})"
-            raise TooLong(path, f"{total}; the context holds {context:,}")
 
     async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
         """Side by side; where one fails the others are aborted."""
