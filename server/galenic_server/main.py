@@ -3,6 +3,7 @@ From settings to a running server; the parts are made here and nowhere else.
 """
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -37,7 +38,7 @@ from galenic_server.metrics import Metrics
 from galenic_server.registry.publisher import Registry
 from galenic_server.registry.store import SqlStore
 from galenic_server.registry.zoo import Sharing
-from galenic_server.settings import Settings
+from galenic_server.settings import Settings, faults_of, unknown
 from galenic_server.tenancy.keyring import Keys
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limiter import Limiter
@@ -54,12 +55,13 @@ SENTENCE = "The patient was diagnosed with colorectal cancer; his mother had ova
 
 
 def main() -> int:
+    for problem in unknown(os.environ):
+        _say(f"galenic: {problem}")
     try:
         settings = Settings()
     except ValidationError as error:
-        for fault in error.errors(include_input=False):
-            name = "_".join(map(str, fault["loc"])).upper()
-            _say(f"galenic: GALENIC_{name or 'settings'}: {fault['msg']}")
+        for fault in faults_of(error):
+            _say(f"galenic: {fault}")
         return 1
     logs.configure(settings.log_level)
     logs.adopt()
