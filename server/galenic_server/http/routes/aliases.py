@@ -6,7 +6,8 @@ from anyio.to_thread import run_sync
 from fastapi import Response
 
 from galenic_adapters.refs import AdapterRef
-from galenic_server.http.deps import RegistryDep, TenantDep
+from galenic_server.http.auth import TenantDep
+from galenic_server.http.deps import RegistryDep
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.http.routes.conditions import MatchDep
 from galenic_server.registry.aliases import Alias

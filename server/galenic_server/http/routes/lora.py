@@ -13,7 +13,8 @@ from fastapi.responses import PlainTextResponse, Response
 from galenic_adapters.errors import Conflict, NotFound, Unsupported
 from galenic_adapters.package.manifest import DIGEST
 from galenic_adapters.refs import NAME, VERSION, AdapterRef
-from galenic_server.http.deps import RegistryDep, TenantDep
+from galenic_server.http.auth import TenantDep
+from galenic_server.http.deps import RegistryDep
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.registry.aliases import Match, absent, anyhow
 from galenic_server.registry.store import SqlStore

@@ -9,7 +9,8 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 
 from galenic_adapters.refs import SHARED
-from galenic_server.http.deps import CallerDep, KeyedRoute, ServiceDep, bearer
+from galenic_server.http.auth import CallerDep, KeyedRoute, bearer
+from galenic_server.http.deps import ServiceDep
 from galenic_server.registry.store import Entry, SqlStore
 
 router = APIRouter(
