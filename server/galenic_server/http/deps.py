@@ -22,9 +22,10 @@ from galenic_server.fleet.follower import Follower
 from galenic_server.fleet.residents import Residents
 from galenic_server.http.faults import ClientLeft, Forbidden, Unauthorized
 from galenic_server.metrics import Metrics
-from galenic_server.registry.publisher import Registry
+from galenic_server.registry.publisher import Publisher
+from galenic_server.registry.store import Store
 from galenic_server.settings import Settings
-from galenic_server.tenancy.keyring import Caller, Keys
+from galenic_server.tenancy.keyring import Caller, Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.tenant_limits import TenantLimits
 
@@ -36,8 +37,9 @@ class Parts:
     """What an app is made of."""
 
     service: Service
-    registry: Registry
-    keys: Keys
+    store: Store
+    publisher: Publisher
+    keys: Keyring
     metrics: Metrics
     settings: Settings
     trail: Trail
@@ -194,10 +196,6 @@ def _service(parts: PartsDep) -> Service:
     return parts.service
 
 
-def _registry(parts: PartsDep) -> Registry:
-    return parts.registry
-
-
 def _origin(request: Request, caller: CallerDep) -> Origin:
     return Origin(caller.tenant, request.state.request_id)
 
@@ -212,6 +210,5 @@ def _managed(caller: ManagerDep, tenant: Annotated[str | None, Query(max_length=
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
-RegistryDep = Annotated[Registry, Depends(_registry)]
 OriginDep = Annotated[Origin, Depends(_origin)]
 TenantDep = Annotated[str, Depends(_managed)]
