@@ -28,9 +28,9 @@ from galenic_adapters.tasks.base import TaskName
 from galenic_client.types import ToPush
 from galenic_server.engine.slots import Place, Seated
 from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
-from galenic_server.engine.vllm.worker import messages, pack_factors
-from galenic_server.registry.store import SqlStore
-from galenic_server.registry.versions import Wanted
+from galenic_server.engine.vllm.worker import messages, pack
+from galenic_server.registry.offers import Candidate
+from galenic_server.registry.store import Store
 from tests.support.real_server import RealServer, Zoo, real_server
 
 TENANT = "scale"
@@ -58,12 +58,12 @@ def tell(name: str, figure: str) -> None:
 
 def fill(home: Path, zoo: Zoo, num: int) -> None:
     home.mkdir()
-    store = SqlStore.open(f"sqlite:///{home / 'galenic.db'}")
-    wanted: list[Wanted] = []
+    store = Store.open(f"sqlite:///{home / 'galenic.db'}")
+    wanted: list[Candidate] = []
     for i, package in enumerate(packages(zoo, num, seed=0), 1):
-        wanted.append(Wanted(f"a-{i:06}", package))
+        wanted.append(Candidate(f"a-{i:06}", package))
         if len(wanted) == WRITTEN_AT_ONCE or i == num:
-            store.publish_many(TENANT, wanted)
+            store.versions.publish_many(TENANT, wanted)
             wanted.clear()
     store.close()
 
@@ -115,10 +115,10 @@ def tables(positions: int, width: int, num: int) -> None:
     pool = (embed.next_C, embed.u_CP, embed.v_CD)
     num_bytes = embed.first_S.nbytes + sum(table[1:].nbytes for table in pool)
     factor = Factor(torch.randn(positions, 1).bfloat16(), torch.randn(1, width).bfloat16())
-    seated = [Seated("", Place(i, (i + 1,)), factor) for i in range(num)]
+    seated: list[Seated] = [(Place(i, (i + 1,)), factor) for i in range(num)]
     began = time.perf_counter()
     for part in messages(seated, torch.bfloat16):
-        embed.load(load(pack_factors(part, torch.bfloat16)))
+        embed.load(load(pack(part, torch.bfloat16)))
     seconds = time.perf_counter() - began
     share = num_bytes / num / (2 * (positions + width))
     grown = psutil.Process().memory_info().rss - before

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
 from galenic_adapters.factor import BackboneShape, Composed, Factor, Metaprompt, compose
-from galenic_adapters.package.manifest import BackboneId, DType, Manifest
+from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
+from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.lookup import TASKS
 
 MAX_PACKAGE_BYTES = 8 * 2**20
@@ -343,11 +344,8 @@ def _parse_manifest(header: bytes, faults: list[Fault]) -> Manifest | None:
     return _parse(Manifest, text, "manifest", faults) if isinstance(text, str) else None
 
 
-TORCH_NAMES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-
 def _disagreements(header: _PackageHeader, manifest: Manifest) -> Iterator[Fault]:
-    shapes: dict[str, tuple[int, ...]] = {**manifest.shapes}
+    shapes = {str(name): shape for name, shape in manifest.shapes.items()}
     for name in sorted(set(shapes) - set(header.tensors)):
         yield Fault(f"tensors.{name}", f"is missing, manifest says {shapes[name]}")
     for name, tensor in header.tensors.items():
@@ -358,7 +356,7 @@ def _disagreements(header: _PackageHeader, manifest: Manifest) -> Iterator[Fault
             yield Fault(
                 f"tensors.{name}", f"has shape {tensor.shape}, manifest says {shapes[name]}"
             )
-        if (dtype := TORCH_NAMES[tensor.dtype]) != manifest.dtype:
+        if (dtype := SAFETENSORS_DTYPES[tensor.dtype]) != manifest.dtype:
             yield Fault(f"tensors.{name}", f"is {dtype}, manifest says {manifest.dtype}")
 
 

@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from galenic_adapters.errors import NotFound
 from galenic_adapters.package.file import Fit, Package
 from galenic_server.engine.contract import Adapter
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.packages import Packages
 
 
 @dataclass(frozen=True, slots=True)
 class Composer:
     """Composes stored factors with the metaprompts that they were made for."""
 
-    store: SqlStore
+    packages: Packages
     fit: Fit
 
     def one(self, digest: str) -> Adapter:
         """Raises `NotFound` where it is not stored, or made for another metaprompt."""
-        package = self.store.package(digest)
+        package = self.packages.get(digest)
         if not self._is_composable(package):
             raise NotFound(f"no adapter of digest {digest} over a metaprompt that is here")
         return self.composed(package)
 
     def many(self, digests: Sequence[str]) -> Mapping[str, Adapter]:
         """Compose those of *digests* that are stored and can be."""
-        packages = self.store.packages(digests)
+        packages = self.packages.get_many(digests)
         return {
             digest: self.composed(package)
             for digest, package in packages.items()

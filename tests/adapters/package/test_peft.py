@@ -210,7 +210,9 @@ class TestExport:
         """
         packages = [made(1, rank=3), made(2, rank=1)]
         write_checkpoint(tmp_path, METAPROMPT, packages)
-        expected = [ours(model, compose(METAPROMPT, package.factor).rows_PD) for package in packages]
+        expected = [
+            ours(model, compose(METAPROMPT, package.factor).rows_PD) for package in packages
+        ]
 
         loaded = peft.PeftModel.from_pretrained(model, tmp_path).eval()
 

@@ -23,7 +23,7 @@ def known(sources, backbone, tmp_path_factory):
         Known(course.name, course.source.task, learner.factor(k))
         for k, course in enumerate(courses)
     ]
-    return learner.metaprompt(torch.float32), factors, courses
+    return Metaprompt(learner.shared.detach().clone()), factors, courses
 
 
 def product(factor):

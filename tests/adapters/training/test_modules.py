@@ -31,7 +31,7 @@ def test_every_factor_starts_as_one():
 def test_prompts_are_what_the_server_composes():
     learner = Factors(torch.randn(P, D), ["a", "b"], 3)
     torch.nn.init.normal_(learner.v_KRD)
-    metaprompt = learner.metaprompt(torch.float32)
+    metaprompt = Metaprompt(learner.shared.detach().clone())
 
     for which in range(2):
         composed = compose(metaprompt, learner.factor(which))

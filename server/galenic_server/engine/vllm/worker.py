@@ -90,7 +90,7 @@ def pack_scales(
 
 def pack_metaprompt(metaprompt: Metaprompt) -> bytes:
     """The message that brings the metaprompt, in float32."""
-    return safetensors.torch.save({"metaprompt": metaprompt.rows_PD.float().contiguous()})
+    return safetensors.torch.save({name: one.float().contiguous() for name, one in metaprompt.tensors.items()})
 
 
 def messages(seated: Sequence[Seated], dtype: torch.dtype) -> Iterator[list[Seated]]:
