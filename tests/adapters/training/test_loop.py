@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from galenic_adapters.errors import BadInput, Conflict
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.training.datasets import prepare
 from galenic_adapters.training.loop import Run, dev_losses, rate
 from galenic_adapters.training.lora import Loras
