@@ -24,7 +24,7 @@ bench: weights  ## how fast this machine answers
 	galenic bench
 
 weights: setup
-	@python -c 'from galenic_adapters.backbone import ensure; import os; ensure(os.environ.get("GALENIC_BACKBONE"))'
+	@python -c 'from galenic_adapters.backbone.weights import ensure; import os; ensure(os.environ.get("GALENIC_BACKBONE"))'
 
 setup:
 	@deploy/setup

@@ -27,7 +27,7 @@ import jsonschema
 import pytest
 import yaml
 
-from galenic_server.routes import health
+from galenic_server.http.routes import health
 from galenic_server.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from urllib.request import urlopen
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from galenic_adapters import backbone
+from galenic_adapters.backbone import weights as backbone
 
 PINNED = {"vllm": "0.32.0", "torch": "2.13.0"}
 MINIMUM_PYTHON = (3, 11)

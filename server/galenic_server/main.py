@@ -13,33 +13,37 @@ import structlog
 import uvicorn
 from pydantic import SecretStr, ValidationError
 
-from galenic_adapters import zoo
-from galenic_adapters.audit import Chain, acting
-from galenic_adapters.backbone import ensure
+from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.errors import GalenicError
-from galenic_adapters.keys import Role
-from galenic_adapters.limits import SqlLimits
-from galenic_adapters.manifest import BackboneId
+from galenic_adapters.package import zoo
+from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.refs import SHARED
-from galenic_adapters.store import SqlStore
 from galenic_server import logs
-from galenic_server.admission import Admission, Quarantine
-from galenic_server.app import make_app
-from galenic_server.connections import guarded
-from galenic_server.deps import Parts, TenantLimits
-from galenic_server.engine.base import EngineConfig
+from galenic_server.admission.gate import Admission
+from galenic_server.admission.quarantine import Quarantine
+from galenic_server.admission.turns import Turns
+from galenic_server.answering.service import Service
+from galenic_server.audit.chain import Chain, acting
+from galenic_server.audit.trail import Trail
+from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
-from galenic_server.fairness import Turns
-from galenic_server.follow import Follower
-from galenic_server.limits import Limiter
+from galenic_server.fleet.follower import Follower
+from galenic_server.fleet.residents import Residents
+from galenic_server.http.app import make_app
+from galenic_server.http.deps import Parts
+from galenic_server.http.protocol import guarded
 from galenic_server.metrics import Metrics
-from galenic_server.registry import Registry
-from galenic_server.residents import Residents
-from galenic_server.service import Service
+from galenic_server.registry.publisher import Registry
+from galenic_server.registry.store import SqlStore
+from galenic_server.registry.zoo import Sharing
 from galenic_server.settings import Settings
-from galenic_server.tenants import Keys, read_secret
-from galenic_server.tokens import Tokens
-from galenic_server.trail import Trail
+from galenic_server.tenancy.keyring import Keys
+from galenic_server.tenancy.keys import Role
+from galenic_server.tenancy.limiter import Limiter
+from galenic_server.tenancy.limits import SqlLimits
+from galenic_server.tenancy.secret import read_secret
+from galenic_server.tenancy.tenant_limits import TenantLimits
+from galenic_server.tenancy.tokens import Tokens
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +95,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
     )
-    sharing = zoo.Sharing(store, backbone, metaprompt, config.max_rank)
+    sharing = Sharing(store, backbone, metaprompt, config.max_rank)
     with acting({"action": "share_zoo", "actor": "server"}):
         new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
@@ -121,7 +125,12 @@ def join(
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
     engine = make_engine(settings.engine, config, store.factor, admission, factors_of=store.factors)
     service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
-    limits = TenantLimits(SqlLimits(store.database), limiter, settings)
+    limits = TenantLimits(
+        SqlLimits(store.database),
+        limiter,
+        default=settings.limits,
+        stale_seconds=settings.stale_seconds,
+    )
     store.default_quota = settings.quota
     registry = Registry(store, engine, backbone=backbone, signatures=settings.signatures)
     follower = Follower(

@@ -13,13 +13,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Metaprompt
-from galenic_adapters.keys import Role
-from galenic_adapters.limits import Limits
-from galenic_adapters.signatures import Policy, Signatures, read_keys
-from galenic_adapters.tenants import Quota
-from galenic_adapters.zoo import ZOO
+from galenic_adapters.package.signature import Policy, Signatures, read_keys
+from galenic_adapters.package.zoo import ZOO
 from galenic_server.engine.capacity import MOST_SLOTS, usual_components, usual_prompts
-from galenic_server.tokens import Provider
+from galenic_server.tenancy.keys import Role
+from galenic_server.tenancy.limits import Limits
+from galenic_server.tenancy.tenants import Quota
+from galenic_server.tenancy.tokens import Provider
 
 GPU = Path("/proc/driver/nvidia")
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4

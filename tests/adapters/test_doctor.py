@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from galenic_adapters.doctor import CHECKS, GIB, PINNED, Finding, Machine, examine, report
+from galenic_adapters.doctor import (
+    CHECKS,
+    GIB,
+    PINNED,
+    Finding,
+    Machine,
+    examine,
+    report,
+)
 
 ROOT = Path(__file__).parents[2]
 

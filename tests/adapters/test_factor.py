@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from galenic_adapters.errors import BadFactor
 from galenic_adapters.factor import Factor, Metaprompt, compose, digest_of, scale
-from galenic_adapters.package import write_metaprompt
+from galenic_adapters.package.file import write_metaprompt
 
 P, D = 5, 12
 

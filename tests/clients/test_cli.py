@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner, Result
 
-from galenic_adapters.cli import app
-from galenic_adapters.keys import Role
+from galenic_adapters.cli.main import app
+from galenic_adapters.package.signature import Policy, Signatures
 from galenic_adapters.refs import SHARED
-from galenic_adapters.signatures import Policy, Signatures
+from galenic_server.tenancy.keys import Role
 from tests.support.serving import Running, package
 
 
@@ -229,7 +229,7 @@ class TestHelp:
         Neither torch nor the server is imported for it.
         """
         script = (
-            "import sys; from galenic_adapters.cli import app\n"
+            "import sys; from galenic_adapters.cli.main import app\n"
             "try: app(['--help'])\n"
             "except SystemExit: pass\n"
             "heavy = {'torch', 'transformers', 'galenic_server', 'httpx'}\n"

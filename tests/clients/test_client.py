@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from galenic_adapters.keys import Role
 from galenic_adapters.refs import SHARED
 from galenic_client import AsyncClient, Client
 from galenic_client.errors import (
@@ -23,6 +22,7 @@ from galenic_client.errors import (
     Unreachable,
 )
 from galenic_client.types import ToPush
+from galenic_server.tenancy.keys import Role
 from tests.support.serving import Running, package
 
 MESSAGES: list[Any] = [{"role": "user", "content": "He has gout."}]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from galenic_adapters.store import SqlStore
+from galenic_server.registry.store import SqlStore
 from tests.support.postgres import Postgres
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from galenic_adapters.audit import Chain, Head, Tampered, acting
-from galenic_adapters.database import Database
 from galenic_adapters.errors import Conflict, Unavailable
 from galenic_adapters.refs import AdapterRef
-from galenic_adapters.store import Role, SqlStore
+from galenic_server.audit.chain import Chain, Head, Tampered, acting
+from galenic_server.database.database import Database
+from galenic_server.registry.store import Role, SqlStore
 from tests.support.packages import make_package
 
 SECRET = b"the server's"

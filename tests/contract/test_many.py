@@ -10,14 +10,14 @@ from threading import Thread
 
 import sqlalchemy as sa
 
-from galenic_adapters.changes import Kind
 from galenic_adapters.errors import Conflict, QuotaExceeded
-from galenic_adapters.manifest import BackboneId
-from galenic_adapters.many import Placed, Wanted
+from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.refs import AdapterRef
-from galenic_adapters.store import SqlStore
-from galenic_adapters.tables import adapters
-from galenic_adapters.tenants import Quota
+from galenic_server.database.changes import Kind
+from galenic_server.database.tables import adapters
+from galenic_server.registry.store import SqlStore
+from galenic_server.registry.versions import Placed, Wanted
+from galenic_server.tenancy.tenants import Quota
 from tests.support.packages import BACKBONE, make_metaprompt, make_package
 
 META = make_metaprompt().digest
@@ -26,7 +26,7 @@ ONE, OTHER = make_package(1), make_package(2)
 NUM_BATCHES, BATCH = 20, 50
 WRITER = """
     import sys
-    from galenic_adapters.store import SqlStore
+    from galenic_server.registry.store import SqlStore
     from tests.contract.test_many import batch
 
     store = SqlStore.open(sys.argv[1])

@@ -11,9 +11,6 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from galenic_adapters import database
-from galenic_adapters.aliases import Canary, absent, existing, only, unsaid
-from galenic_adapters.changes import Change, Kind
 from galenic_adapters.errors import (
     BadInput,
     Conflict,
@@ -22,13 +19,16 @@ from galenic_adapters.errors import (
     QuotaExceeded,
     Unconditional,
 )
+from galenic_adapters.package.signature import Signed
 from galenic_adapters.refs import SHARED, AdapterRef
-from galenic_adapters.shares import EVERYONE
-from galenic_adapters.signatures import Signed
-from galenic_adapters.store import Role, SqlStore
 from galenic_adapters.tasks.base import TaskName
-from galenic_adapters.tenants import Quota
-from galenic_adapters.uploads import State
+from galenic_server.database import database
+from galenic_server.database.changes import Change, Kind
+from galenic_server.registry.aliases import Canary, absent, existing, only, unsaid
+from galenic_server.registry.shares import EVERYONE
+from galenic_server.registry.store import Role, SqlStore
+from galenic_server.registry.uploads import State
+from galenic_server.tenancy.tenants import Quota
 from tests.support.packages import make_package
 
 NORTH_1 = AdapterRef("north", "discharge", 1)

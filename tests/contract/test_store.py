@@ -18,12 +18,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.dialects import sqlite
 
-from galenic_adapters import tables
-from galenic_adapters.aliases import Alias, Match, existing
-from galenic_adapters.database import Database
 from galenic_adapters.errors import BadInput, Conflict, NotFound, Unavailable
 from galenic_adapters.refs import SHARED, AdapterRef
-from galenic_adapters.store import BY_NAME, BY_VERSION, Role, SqlStore
+from galenic_server.database import tables
+from galenic_server.database.database import Database
+from galenic_server.registry.aliases import Alias, Match, existing
+from galenic_server.registry.store import BY_NAME, BY_VERSION, Role, SqlStore
 from tests.support.packages import make_package
 from tests.support.postgres import Postgres
 
@@ -555,7 +555,9 @@ class TestOpening:
 
     def test_replicas_open_an_empty_database_at_once(self, url: str) -> None:
         """Four processes that start on nothing: one makes the tables, the others wait for it."""
-        code = f"from galenic_adapters.database import Database; Database.open({url!r}).close()"
+        code = (
+            f"from galenic_server.database.database import Database; Database.open({url!r}).close()"
+        )
         replicas = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
         assert [0] * 4 == [replica.wait(120) for replica in replicas]
 
@@ -634,7 +636,7 @@ class TestFaults:
         url = f"sqlite:///{tmp_path}/galenic.db"
         code = f"""
             import os, sqlalchemy
-            from galenic_adapters.database import Database
+            from galenic_server.database.database import Database
             with Database.open({url!r}).writing() as db:
                 db.execute(sqlalchemy.text({HALF_AN_UPLOAD!r}))
                 os._exit(9)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from galenic_adapters.factor import Factor
-from galenic_adapters.manifest import BackboneId
+from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.tasks.base import TaskName
 from tests.support.real_server import ADMIN_KEY, RealServer, Zoo
 

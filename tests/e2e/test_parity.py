@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from galenic_adapters import chat
+from galenic_adapters.backbone import encode as chat
 from galenic_adapters.factor import Factor
 from galenic_adapters.tasks.base import Completion, Message
-from galenic_server.engine.base import EngineConfig, Request
+from galenic_server.engine.contract import EngineConfig, Request
 from galenic_server.engine.make import make_engine
 from tests.support.engines import RANKS, RunningEngine
 from tests.support.real_server import Zoo

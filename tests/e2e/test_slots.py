@@ -12,7 +12,13 @@ from galenic_client import AsyncClient
 from galenic_client.errors import NotFound
 from galenic_client.types import NliDocument
 from tests.support.engines import RANKS
-from tests.support.real_server import SAME_ODDS, RealServer, Zoo, odds_of_yes, real_server
+from tests.support.real_server import (
+    SAME_ODDS,
+    RealServer,
+    Zoo,
+    odds_of_yes,
+    real_server,
+)
 
 NUM_SLOTS = 8
 NUM_ADAPTERS = 64

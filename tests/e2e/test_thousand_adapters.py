@@ -11,7 +11,13 @@ import pytest
 
 from galenic_client.types import NliDocument
 from tests.support.engines import RANKS
-from tests.support.real_server import SAME_ODDS, RealServer, Zoo, odds_of_yes, real_server
+from tests.support.real_server import (
+    SAME_ODDS,
+    RealServer,
+    Zoo,
+    odds_of_yes,
+    real_server,
+)
 
 NUM_ADAPTERS = 1_000
 CONCURRENCY = 64

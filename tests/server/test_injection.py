@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from galenic_adapters.tasks.registry import make_task
+from galenic_adapters.tasks.lookup import make_task
 from tests.support.http_fixtures import SHARED_ADAPTERS
 from tests.support.serving import Running
 from tests.support.tiny_models import SPECIAL

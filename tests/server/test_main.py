@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from galenic_adapters.audit import Chain
-from galenic_adapters.database import Database
+from galenic_server.audit.chain import Chain
+from galenic_server.database.database import Database
 from tests.support.process import KEY, Process, environment_in, is_ready, started
 from tests.support.serving import eventually
 

@@ -16,7 +16,13 @@ import torch
 from galenic_adapters.errors import NotFound
 from galenic_adapters.factor import Factor, Metaprompt, digest_of
 from galenic_adapters.tasks.base import Completion
-from galenic_server.engine.base import Engine, EngineConfig, Request, Sampling, complete
+from galenic_server.engine.contract import (
+    Engine,
+    EngineConfig,
+    Request,
+    Sampling,
+    complete,
+)
 from galenic_server.engine.make import make_engine
 from tests.support.tiny_models import NUM_POSITIONS, WIDTH
 

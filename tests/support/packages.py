@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.manifest import BackboneId, Manifest
-from galenic_adapters.package import Package
+from galenic_adapters.package.file import Package
+from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.base import TaskName
 
 P, D = 4, 8

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from galenic_adapters.package import write_metaprompt
+from galenic_adapters.package.file import write_metaprompt
 from tests.support.serving import free_port, metaprompt, package
 from tests.support.tiny_models import tiny_llama
 

@@ -21,10 +21,11 @@ import httpx
 import psutil
 import torch
 
-from galenic_adapters import backbone, zoo
+from galenic_adapters.backbone import weights as backbone
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.manifest import BackboneId, Manifest
-from galenic_adapters.package import Package
+from galenic_adapters.package import zoo
+from galenic_adapters.package.file import Package
+from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.base import TaskName
 from galenic_client import AsyncClient, Client
 from galenic_client.types import NliAnswer, Reply

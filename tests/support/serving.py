@@ -17,22 +17,22 @@ import httpx
 import torch
 import uvicorn
 
-from galenic_adapters.audit import Chain
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.keys import Role
-from galenic_adapters.manifest import BackboneId, Manifest
-from galenic_adapters.package import Package
+from galenic_adapters.package.file import Package
+from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
-from galenic_adapters.store import SqlStore
 from galenic_adapters.tasks.base import TaskName
-from galenic_server.app import make_app
-from galenic_server.connections import guarded
-from galenic_server.deps import Parts
-from galenic_server.engine.base import EngineConfig
+from galenic_server.audit.chain import Chain
+from galenic_server.engine.contract import EngineConfig
+from galenic_server.http.app import make_app
+from galenic_server.http.deps import Parts
+from galenic_server.http.protocol import guarded
 from galenic_server.main import join
+from galenic_server.registry.store import SqlStore
 from galenic_server.settings import Settings
-from galenic_server.tenants import Keys
-from galenic_server.tokens import Tokens
+from galenic_server.tenancy.keyring import Keys
+from galenic_server.tenancy.keys import Role
+from galenic_server.tenancy.tokens import Tokens
 from tests.support.tiny_models import WIDTH
 
 POSITIONS = 8

@@ -3,8 +3,8 @@ Scores in a package's manifest, and its model card.
 """
 
 from galenic_adapters.evaluation.scores import Scores
-from galenic_adapters.manifest import Manifest, Score
-from galenic_adapters.package import Package
+from galenic_adapters.package.file import Package
+from galenic_adapters.package.manifest import Manifest, Score
 
 
 def scored(

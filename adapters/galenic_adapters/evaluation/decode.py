@@ -13,9 +13,9 @@ import torch
 import xgrammar
 from torch import Tensor
 
-from galenic_adapters.chat import encode
-from galenic_adapters.constraints import Constrainer
-from galenic_adapters.prompted import (
+from galenic_adapters.backbone.constraints import Constrainer
+from galenic_adapters.backbone.encode import encode
+from galenic_adapters.backbone.prompted import (
     FixedPrompts,
     PromptedBackbone,
     Tuning,

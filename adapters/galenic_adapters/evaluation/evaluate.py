@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.chance import interval
 from galenic_adapters.evaluation.decode import answer_all
 from galenic_adapters.evaluation.scores import Scores, score
-from galenic_adapters.prompted import PromptedBackbone
 from galenic_adapters.tasks.base import Answer, Choice, Completion, Example, Task
 
 

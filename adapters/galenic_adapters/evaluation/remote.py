@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from galenic_adapters.evaluation.scores import Scores, score
-from galenic_adapters.tasks.base import Answer, Example, Reading, Relation, Span, Task, TaskName
+from galenic_adapters.tasks.base import (
+    Answer,
+    Example,
+    Reading,
+    Relation,
+    Span,
+    Task,
+    TaskName,
+)
 from galenic_client import Client
 
 BATCH = 32

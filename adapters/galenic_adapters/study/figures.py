@@ -11,8 +11,8 @@ from statistics import fmean, stdev
 from galenic_adapters.evaluation.chance import holm, paired_p
 from galenic_adapters.evaluation.evaluate import Evaluation
 from galenic_adapters.evaluation.scores import Tally
+from galenic_adapters.study.exams import Exam, marks
 from galenic_adapters.study.pieces import DONE
-from galenic_adapters.study.records import Exam, marks
 from galenic_adapters.study.stages import BASELINES, MAIN, METHODS
 
 

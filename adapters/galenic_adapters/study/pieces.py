@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from galenic_adapters.errors import Conflict, NotFound
-from galenic_adapters.training.learn import CHECKPOINT
+from galenic_adapters.training.loop import CHECKPOINT
 
 DONE = "done.json"
 Say = Callable[[str], None]

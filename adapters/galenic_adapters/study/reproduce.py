@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from galenic_adapters.backbone import ensure
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.errors import BadInput, Unavailable
-from galenic_adapters.manifest import BackboneId
-from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.zoo import METAPROMPT, metaprompt_of
 from galenic_adapters.study.catalogue import Listed, chosen, read_catalogue
+from galenic_adapters.study.exams import Exam
 from galenic_adapters.study.figures import few_piece
-from galenic_adapters.study.harvest import harvest
 from galenic_adapters.study.pieces import Pieces, Say
 from galenic_adapters.study.preset import Preset
-from galenic_adapters.study.records import Exam
 from galenic_adapters.study.report import write_report
 from galenic_adapters.study.stages import (
     MAIN,
@@ -36,9 +36,9 @@ from galenic_adapters.study.stages import (
     teach,
     untuned,
 )
-from galenic_adapters.training.learners import DensePrompts, Factors
+from galenic_adapters.study.zoo import harvest
 from galenic_adapters.training.lora import Loras
-from galenic_adapters.zoo import METAPROMPT, metaprompt_of
+from galenic_adapters.training.modules import DensePrompts, Factors
 
 PARTS = ("main", "zoo", "few_shot", "variants")
 TEACHERS_PIECE = "sources/teachers"

@@ -16,24 +16,33 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from galenic_adapters.backbone.prompted import (
+    FixedPrompts,
+    PromptedBackbone,
+    Tuning,
+    Untuned,
+)
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Metaprompt
-from galenic_adapters.manifest import BackboneId
-from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Tuning, Untuned
+from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.zoo import METAPROMPT
 from galenic_adapters.study.catalogue import Listed
+from galenic_adapters.study.exams import Exam, Sitting, sit
 from galenic_adapters.study.instructed import Instructed
 from galenic_adapters.study.preset import Preset
-from galenic_adapters.study.records import Exam, Sitting, sit
 from galenic_adapters.tasks.base import Example
-from galenic_adapters.training.courses import Course, drawn, encode_course
-from galenic_adapters.training.learn import BATCH_TOKENS, Run, dev_losses
-from galenic_adapters.training.learners import DensePrompts, Factors, Learner
+from galenic_adapters.training.datasets import Course, drawn, encode_course
+from galenic_adapters.training.init import Earlier, Known, start_factor
+from galenic_adapters.training.loop import BATCH_TOKENS, Run, dev_losses
 from galenic_adapters.training.lora import Loras
+from galenic_adapters.training.metaprompt import (
+    learn_metaprompt,
+    learn_teachers,
+    read_sources,
+)
+from galenic_adapters.training.modules import DensePrompts, Factors, Learner
 from galenic_adapters.training.publish import publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Phase, Recipe
-from galenic_adapters.training.sources import learn_metaprompt, learn_teachers, read_sources
-from galenic_adapters.training.starts import Earlier, Known, start_factor
-from galenic_adapters.zoo import METAPROMPT
 
 METHODS = ("galenic", "prompt_tuning", "lora")
 MAIN = "galenic"

@@ -5,7 +5,13 @@ Summarization: the text in fewer words.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from galenic_adapters.tasks.base import Answer, Completion, Message, TaskName, check_text
+from galenic_adapters.tasks.base import (
+    Answer,
+    Completion,
+    Message,
+    TaskName,
+    check_text,
+)
 from galenic_adapters.tasks.qa import read_text
 
 

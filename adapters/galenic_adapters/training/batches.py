@@ -11,8 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from galenic_adapters.chat import encode, encode_text
-from galenic_adapters.prompted import opening_of
+from galenic_adapters.backbone.encode import encode, encode_text
+from galenic_adapters.backbone.prompted import opening_of
 from galenic_adapters.tasks.base import Example, Task
 
 

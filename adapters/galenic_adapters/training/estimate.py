@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.training.learn import BATCH_TOKENS
+from galenic_adapters.training.loop import BATCH_TOKENS
 from galenic_adapters.training.recipe import Phase, Recipe
 
 ARCHITECTURES = Path(__file__).parents[2] / "recipes" / "architectures"

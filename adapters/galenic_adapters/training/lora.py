@@ -15,7 +15,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from galenic_adapters.training.learners import Learner
+from galenic_adapters.training.modules import Learner
 
 
 class Loras(Learner):

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from galenic_adapters.prompted import Openings, Prefixes, PromptedBackbone, Tuning
+from galenic_adapters.backbone.prompted import (
+    Openings,
+    Prefixes,
+    PromptedBackbone,
+    Tuning,
+)
 from galenic_adapters.training.batches import Batch
 from galenic_adapters.training.recipe import Distillation
 

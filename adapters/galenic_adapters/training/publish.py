@@ -9,11 +9,11 @@ import torch
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.manifest import BackboneId, Manifest, TrainingSet
-from galenic_adapters.package import Package, write_metaprompt
-from galenic_adapters.training.courses import Course
-from galenic_adapters.training.learners import Factors
-from galenic_adapters.zoo import METAPROMPT
+from galenic_adapters.package.file import Package, write_metaprompt
+from galenic_adapters.package.manifest import BackboneId, Manifest, TrainingSet
+from galenic_adapters.package.zoo import METAPROMPT
+from galenic_adapters.training.datasets import Course
+from galenic_adapters.training.modules import Factors
 
 DTYPE = torch.bfloat16
 

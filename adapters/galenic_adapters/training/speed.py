@@ -20,12 +20,12 @@ from statistics import median
 import torch
 from torch.nn import functional
 
-from galenic_adapters.backbone import ensure
-from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.training.batches import Batch, Encoded, Row, collate
-from galenic_adapters.training.learn import open_all
-from galenic_adapters.training.learners import DensePrompts, Factors, Learner
+from galenic_adapters.training.loop import open_all
 from galenic_adapters.training.losses import Teaching, losses
+from galenic_adapters.training.modules import DensePrompts, Factors, Learner
 from galenic_adapters.training.recipe import TEXT, Distillation
 
 NUM_TASKS, NUM_POSITIONS, RANK = 4, 64, 16

@@ -5,13 +5,13 @@ The second half of the method: the metaprompt stands, and a new task learns its 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from galenic_adapters.backbone.prompted import PromptedBackbone, Tuning
 from galenic_adapters.evaluation.decode import Question, answer
 from galenic_adapters.evaluation.scores import score
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.prompted import PromptedBackbone, Tuning
-from galenic_adapters.training.courses import Course
-from galenic_adapters.training.learn import Run
-from galenic_adapters.training.learners import Factors
+from galenic_adapters.training.datasets import Course
+from galenic_adapters.training.loop import Run
+from galenic_adapters.training.modules import Factors
 from galenic_adapters.training.recipe import Phase
 
 Say = Callable[[str], None]

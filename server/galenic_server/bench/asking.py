@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from galenic_server.bench.workload import Prompt
-from galenic_server.engine.base import Delta, Engine, Request, Sampling
+from galenic_server.engine.contract import Delta, Engine, Request, Sampling
 
 Speaker = Callable[[Prompt], AsyncIterator[Delta]]
 

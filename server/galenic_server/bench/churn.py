@@ -14,7 +14,7 @@ from statistics import median
 from galenic_server.bench.asking import Round, Speaker, ask_all, of_engine
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
 from galenic_server.bench.workload import Prompt, arrivals
-from galenic_server.engine.base import Engine
+from galenic_server.engine.contract import Engine
 
 LOAD = 0.7
 """Of what bare reaches: at saturation a first token waits for its turn and nothing else."""

@@ -15,7 +15,7 @@ from galenic_adapters.tasks.nli import Nli, NliFields
 from galenic_server.bench.asking import of_engine
 from galenic_server.bench.stage import Arm, Stage, mixed, take_turns
 from galenic_server.bench.workload import Prompt
-from galenic_server.engine.base import Engine
+from galenic_server.engine.contract import Engine
 
 NER = Ner(("Disease", "Drug")).constraint(NerFields("a"))
 NLI = Nli(("entailment", "neutral", "contradiction")).constraint(NliFields("a", "b"))

@@ -10,7 +10,7 @@ from galenic_server.bench.asking import of_engine
 from galenic_server.bench.preset import Lengths
 from galenic_server.bench.stage import Arm, Stage, mixed, take_turns
 from galenic_server.bench.workload import Prompt, arrivals
-from galenic_server.engine.base import Engine
+from galenic_server.engine.contract import Engine
 
 SIZE = 1000
 

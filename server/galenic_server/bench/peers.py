@@ -16,11 +16,11 @@ from galenic_server.bench.figures import peer as peer_name
 from galenic_server.bench.lora import write_loras
 from galenic_server.bench.stage import Arm, Stage, mixed, take_turns
 from galenic_server.bench.workload import Prompt
-from galenic_server.engine.base import Delta, Engine
+from galenic_server.engine.contract import Delta, Engine
 from galenic_server.engine.make import make_engine
 
 if TYPE_CHECKING:
-    from galenic_server.engine.peer import Peer
+    from galenic_server.bench.bare import Peer
 
 
 async def measure(stage: Stage, engine: Engine) -> None:
@@ -82,7 +82,7 @@ async def _against_loras(stage: Stage, engine: Engine, eager: Engine, peer: pres
 
 @asynccontextmanager
 async def _peer(stage: Stage, loras: Sequence[Path], more: dict[str, Any]) -> AsyncIterator["Peer"]:
-    from galenic_server.engine.peer import Peer
+    from galenic_server.bench.bare import Peer
 
     made = Peer(stage.config(1, eager=_is_eager(stage)), loras, **more)
     await made.start()

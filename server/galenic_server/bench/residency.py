@@ -14,8 +14,8 @@ from galenic_server.bench.asking import of_engine
 from galenic_server.bench.figures import ours
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
 from galenic_server.bench.workload import Prompt
-from galenic_server.engine.base import Engine, Request, Sampling, complete
-from galenic_server.engine.embedding import Layout, PromptedEmbedding
+from galenic_server.engine.contract import Engine, Request, Sampling, complete
+from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
 
 
 async def seat(stage: Stage, engine: Engine) -> None:

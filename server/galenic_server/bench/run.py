@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from galenic_adapters.backbone import ensure
+from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.factor import Metaprompt
-from galenic_adapters.manifest import BackboneId
-from galenic_adapters.zoo import metaprompt_of
+from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.zoo import metaprompt_of
 from galenic_server.bench import churn, constrained, mix, peers, residency, served
 from galenic_server.bench.preset import Preset
 from galenic_server.bench.report import Report, machine
 from galenic_server.bench.shapes import write_shape
 from galenic_server.bench.stage import Stage
-from galenic_server.engine.base import Engine
+from galenic_server.engine.contract import Engine
 from galenic_server.engine.make import make_engine
 
 Part = Callable[[Stage, Engine], Awaitable[None]]

@@ -23,16 +23,16 @@ from typing import Any
 
 import httpx
 
-from galenic_adapters.backbone import ensure
-from galenic_adapters.manifest import BackboneId, Manifest
-from galenic_adapters.package import Package, write_metaprompt
+from galenic_adapters.backbone.weights import ensure
+from galenic_adapters.package.file import Package, write_metaprompt
+from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
 from galenic_server.bench.asking import Speaker, of_engine
 from galenic_server.bench.churn import LOAD, Churn, disturb
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
 from galenic_server.bench.workload import Prompt
-from galenic_server.engine.base import Delta, Engine
+from galenic_server.engine.contract import Delta, Engine
 
 COMPLETIONS = "/v1/completions"
 EVENT = "data: "

@@ -17,7 +17,7 @@ from galenic_adapters.factor import Factor, Metaprompt
 from galenic_server.bench.asking import Round, Speaker, ask_all
 from galenic_server.bench.preset import Lengths, Preset
 from galenic_server.bench.workload import Prompt, popular, texts
-from galenic_server.engine.base import Engine, EngineConfig
+from galenic_server.engine.contract import Engine, EngineConfig
 
 SPARE_SLOTS = 256
 """For what is uploaded while the rest is resident."""

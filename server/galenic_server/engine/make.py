@@ -1,6 +1,6 @@
 """Which engine serves: the one by name, without importing what the other needs."""
 
-from galenic_server.engine.base import (
+from galenic_server.engine.contract import (
     Engine,
     EngineConfig,
     FactorOf,
@@ -26,11 +26,11 @@ def make_engine(
     gate = gate or OpenGate()
     factors_of = factors_of or one_by_one(factor_of)
     if kind == "vllm":
-        from galenic_server.engine.vllm_engine import VllmEngine
+        from galenic_server.engine.vllm.engine import VllmEngine
 
         return VllmEngine(config, factors_of, gate)
     if kind == "transformers":
-        from galenic_server.engine.transformers_engine import TransformersEngine
+        from galenic_server.engine.transformers.engine import TransformersEngine
 
         return TransformersEngine(config, factors_of, gate)
     raise ValueError(f"engine {kind!r} is none of vllm, transformers")

@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from galenic_adapters.cli import app
+from galenic_adapters.cli.main import app
 from galenic_adapters.data.convert import Rules, convert
 from galenic_adapters.data.documents import Document, Link, Mention, Reason, Report
 from galenic_adapters.data.examples import read_dataset

@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from galenic_adapters.cli import app
+from galenic_adapters.cli.main import app
 from galenic_adapters.data.examples import read_dataset
 from galenic_adapters.data.hub import HubSet, hub_documents, hub_rows
 from galenic_adapters.errors import BadInput, NotFound, Unavailable

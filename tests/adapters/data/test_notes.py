@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galenic_adapters.data.documents import Document, Link, Mending, Mention, Reason, Report
+from galenic_adapters.data.documents import (
+    Document,
+    Link,
+    Mending,
+    Mention,
+    Reason,
+    Report,
+)
 from galenic_adapters.data.notes import settle, split
 
 TEXT = "Left and right kidney\r\npain. Took aspirin."

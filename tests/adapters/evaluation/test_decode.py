@@ -5,9 +5,9 @@ Many answers at once are the same as each alone, and as transformers' own greedy
 import pytest
 import torch
 
-from galenic_adapters.chat import encode
+from galenic_adapters.backbone.encode import encode
+from galenic_adapters.backbone.prompted import FixedPrompts, PromptedBackbone
 from galenic_adapters.evaluation.decode import Question, answer, answer_all
-from galenic_adapters.prompted import FixedPrompts, PromptedBackbone
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.ner import Ner, NerFields
 from galenic_adapters.tasks.nli import Nli, NliFields

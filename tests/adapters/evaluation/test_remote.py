@@ -8,13 +8,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from galenic_adapters.cli import app
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.cli.main import app
 from galenic_adapters.data.examples import read_dataset
 from galenic_adapters.data.rows import write_rows
 from galenic_adapters.evaluation.evaluate import evaluate
 from galenic_adapters.factor import compose
-from galenic_adapters.prompted import PromptedBackbone
-from galenic_adapters.tasks.registry import make_task
+from galenic_adapters.tasks.lookup import make_task
 from tests.support import http_fixtures
 from tests.support.serving import metaprompt, package
 

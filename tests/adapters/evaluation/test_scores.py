@@ -1,7 +1,14 @@
 import pytest
 
 from galenic_adapters.evaluation.scores import micro_f1, rouge_l, score, token_f1
-from galenic_adapters.tasks.base import Answer, Example, Reading, Relation, Span, TaskName
+from galenic_adapters.tasks.base import (
+    Answer,
+    Example,
+    Reading,
+    Relation,
+    Span,
+    TaskName,
+)
 from galenic_adapters.tasks.ner import NerFields
 from galenic_adapters.tasks.nli import NliFields
 from galenic_adapters.tasks.qa import QaFields

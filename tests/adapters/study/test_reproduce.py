@@ -15,9 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from galenic_adapters.cli import app
+from galenic_adapters.cli.main import app
 from galenic_adapters.data.examples import read_dataset
-from galenic_adapters.package import Package, read_metaprompt
+from galenic_adapters.package.file import Package, read_metaprompt
 from galenic_adapters.study.preset import Preset
 from tests.support.tiny_models import tiny_llama
 

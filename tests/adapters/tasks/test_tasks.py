@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Choice, Completion, Reading, Relation, Span
+from galenic_adapters.tasks.lookup import TASKS, make_task
 from galenic_adapters.tasks.ner import Ner, NerFields
 from galenic_adapters.tasks.nli import Nli, NliFields
 from galenic_adapters.tasks.qa import Qa, QaFields
 from galenic_adapters.tasks.re import Re, ReFields
-from galenic_adapters.tasks.registry import TASKS, make_task
 from galenic_adapters.tasks.summarization import Summarization, SummarizationFields
 
 NOTE = "Metformin for type 2 diabetes; no asthma. Diabetes: -> see above, asthma: denied."

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.training.recipe import Phase, Recipe, Source
 from tests.support.tiny_models import tiny_llama
 

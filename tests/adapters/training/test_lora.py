@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.training.batches import Encoded, Row, collate
-from galenic_adapters.training.learners import DensePrompts
 from galenic_adapters.training.lora import Loras
 from galenic_adapters.training.losses import losses
+from galenic_adapters.training.modules import DensePrompts
 
 ROWS = [Row(1, Encoded((5, 6, 7), (8, 2))), Row(1, Encoded((9, 10, 4), (11, 2)))]
 RANK = 4

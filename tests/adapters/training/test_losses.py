@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from galenic_adapters.training.batches import Encoded, Row, collate, opened
-from galenic_adapters.training.learners import DensePrompts
 from galenic_adapters.training.losses import Teaching, distance_of, kl_of, losses
+from galenic_adapters.training.modules import DensePrompts
 from galenic_adapters.training.recipe import Distillation
 
 ROWS = [Row(0, Encoded((5, 6, 7), (8, 2)), 0.5), Row(0, Encoded((9,), (11, 2)), 2.0)]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from galenic_adapters.prompted import FixedPrompts, PromptedBackbone, Untuned
+from galenic_adapters.backbone.prompted import FixedPrompts, PromptedBackbone, Untuned
 from galenic_adapters.training.batches import Encoded, Row, collate, opened, split
-from galenic_adapters.training.learners import DensePrompts, Factors
 from galenic_adapters.training.lora import Loras
 from galenic_adapters.training.losses import losses
+from galenic_adapters.training.modules import DensePrompts, Factors
 from tests.support.tiny_models import tiny_gpt_oss
 
 EXAMPLES = [Encoded((5, 6, 7), (8, 2)), Encoded((9, 10), (11, 12, 13, 2)), Encoded((4,), (2,))]

@@ -9,11 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.errors import BadInput
-from galenic_adapters.package import Package, read_metaprompt
-from galenic_adapters.prompted import PromptedBackbone
+from galenic_adapters.package.file import Package, read_metaprompt
 from galenic_adapters.study.preset import RECIPES, Preset
-from galenic_adapters.training import commands
+from galenic_adapters.training import runs
 from galenic_adapters.training.batches import Encoded, Row, collate
 from galenic_adapters.training.estimate import (
     MEAN_ANSWER,
@@ -24,8 +24,8 @@ from galenic_adapters.training.estimate import (
     kept_bytes,
     shape_of,
 )
-from galenic_adapters.training.learners import DensePrompts
 from galenic_adapters.training.losses import losses
+from galenic_adapters.training.modules import DensePrompts
 from galenic_adapters.training.recipe import Phase, Recipe, Source
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -80,7 +80,7 @@ def test_it_trains_as_written_on_a_tiny_model(recipe, tiny, sources, tmp_path):
         teach=replace(recipe.teach, num_steps=2, rows_per_source=2, dev_every=2),
         learn=replace(recipe.learn, num_steps=2, rows_per_source=2, dev_every=2),
     )
-    commands.train(small, tmp_path / "run", backbone=str(tiny), say=lambda said: None)
+    runs.train(small, tmp_path / "run", backbone=str(tiny), say=lambda said: None)
 
     metaprompt = read_metaprompt((tmp_path / "run" / "metaprompt.safetensors").read_bytes())
     package = Package.read((tmp_path / "run" / "nli.safetensors").read_bytes())

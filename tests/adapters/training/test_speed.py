@@ -1,4 +1,4 @@
-from galenic_adapters.prompted import opening_of
+from galenic_adapters.backbone.prompted import opening_of
 from galenic_adapters.training import speed
 
 

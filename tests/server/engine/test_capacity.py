@@ -3,7 +3,12 @@
 import torch
 
 from galenic_adapters.factor import Metaprompt
-from galenic_server.engine.capacity import MOST_BYTES, MOST_SLOTS, memory_bytes, table_bytes
+from galenic_server.engine.capacity import (
+    MOST_BYTES,
+    MOST_SLOTS,
+    memory_bytes,
+    table_bytes,
+)
 from galenic_server.settings import Settings
 
 DEFAULT, LARGE = (Metaprompt(torch.ones(*shape)) for shape in ((64, 576), (100, 4096)))

@@ -1,0 +1,19 @@
+"""
+A backbone by its name, loaded to be prompted.
+"""
+
+from collections.abc import Callable
+
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.weights import Backbone, ensure
+from galenic_adapters.package.manifest import BackboneId
+
+Say = Callable[[str], None]
+
+
+def load(
+    backbone: str | None, say: Say, *, checkpointing: bool = False
+) -> tuple[BackboneId, PromptedBackbone]:
+    found: Backbone = ensure(backbone, say)
+    name = BackboneId(name=found.name, revision=found.revision)
+    return name, PromptedBackbone(found.path, checkpointing=checkpointing)

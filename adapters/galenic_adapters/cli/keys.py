@@ -1,0 +1,98 @@
+"""
+API keys: made, listed, rotated, given an end, revoked.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+import typer
+
+from galenic_adapters.cli.options import Key, Tenant, Url, asking, show
+
+app = typer.Typer(help="API keys: make, list, rotate, expire, revoke (with an admin's key).")
+
+Role = Literal["admin", "tenant-admin", "caller"]
+KeyId = Annotated[str, typer.Argument(help="Its id, as `keys list` says.")]
+Days = Annotated[float | None, typer.Option("--days", min=0, help="Ends after; never if unset.")]
+
+
+@app.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
+    role: Annotated[Role, typer.Option(help="What it opens.")] = "caller",
+    days: Days = None,
+    label: Annotated[str, typer.Option(help="What it is for; one line.")] = "",
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make a key, and print it this once."""
+    with asking(url, key) as client:
+        made = client.create_key(tenant, role, expires=_end(days), label=label)
+        typer.echo(f"{made.key}  ({made.role} of {made.tenant}, id {made.id})")
+
+
+@app.command("list")
+def list_keys(tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
+    """List keys by what they open."""
+    with asking(url, key) as client:
+        rows = (
+            (
+                one.id,
+                one.tenant,
+                one.role,
+                one.label,
+                _day(one.created),
+                _day(one.expires),
+                _day(one.revoked),
+                one.replaced_by or "",
+            )
+            for one in client.keys(tenant=tenant)
+        )
+        show(
+            *("id", "tenant", "role", "label", "created", "expires", "revoked", "replaced by"),
+            rows=rows,
+        )
+
+
+@app.command("rotate")
+def rotate_key(
+    key_id: KeyId,
+    grace_hours: Annotated[
+        float, typer.Option(min=0, max=720, help="So long the old one opens on.")
+    ] = 24,
+    days: Days = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Make a new key instead, and print it this once."""
+    with asking(url, key) as client:
+        seconds = round(grace_hours * 3600)
+        made = client.rotate_key(key_id, grace_seconds=seconds, expires=_end(days))
+        typer.echo(f"{made.key}  ({made.role} of {made.tenant}, id {made.id})")
+
+
+@app.command("expire")
+def expire_key(
+    key_id: KeyId,
+    hours: Annotated[float, typer.Option("--in-hours", min=0, help="From now.")] = 0,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Give a key an end."""
+    with asking(url, key) as client:
+        client.expire_key(key_id, datetime.now(UTC) + timedelta(hours=hours))
+
+
+@app.command("revoke")
+def revoke_key(key_id: KeyId, url: Url = None, key: Key = None) -> None:
+    """Make a key open nothing from now on."""
+    with asking(url, key) as client:
+        client.revoke_key(key_id)
+
+
+def _end(days: float | None) -> datetime | None:
+    return None if days is None else datetime.now(UTC) + timedelta(days=days)
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else ""

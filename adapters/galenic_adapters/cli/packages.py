@@ -1,0 +1,168 @@
+"""
+Packages and versions: signed, tried out, pushed, listed, deleted and brought back.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galenic_adapters.cli.options import Key, Tenant, Url, asking, show, told
+from galenic_adapters.refs import split_ref
+
+if TYPE_CHECKING:
+    from galenic_client import Client
+
+app = typer.Typer(help="Adapters on a server: list, delete, undelete.")
+Existing = typer.Argument(exists=True, dir_okay=False)
+RefName = Annotated[str, typer.Argument(help="name@version")]
+
+
+def push(
+    package: Annotated[Path, typer.Argument(exists=True, help="A package, or a folder of them.")],
+    name: Annotated[str | None, typer.Option(help="Its name there; the file's if unset.")] = None,
+    version: Annotated[int | None, typer.Option(help="Its version; the next if unset.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Then point this alias to it.")] = None,
+    signature: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="As `galenic sign` makes it.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell every fault.")] = False,
+    tenant: Tenant = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """
+    Publish an adapter's package; it answers at once. Of a folder, all packages in one stream, each
+    by its file's name and with the signature in PACKAGE.sig beside it; what is there stays.
+    """
+    if package.is_dir():
+        if any((name, version, alias, signature, dry_run)):
+            raise typer.BadParameter("of a folder, only all packages by their files' names")
+        _push_folder(package, tenant, url, key)
+        return
+    name = name or package.stem
+    with asking(url, key) as client:
+        if dry_run:
+            _try_out(client, name, package, version, tenant, signature)
+            return
+        made = client.push(name, package, version=version, tenant=tenant, signature=signature)
+        ref = f"{made.name}@{made.version}"
+        typer.echo(f"{ref} of {made.tenant}: {made.digest}, {made.num_bytes:,} bytes")
+        if made.signature.is_verified:
+            typer.echo(f"signature of {made.signature.signed_by} verified")
+        if alias:
+            point(client, alias, ref, tenant)
+            typer.echo(f"{alias} -> {ref}")
+
+
+def _push_folder(folder: Path, tenant: str | None, url: str | None, key: str | None) -> None:
+    from galenic_client.types import ToPush
+
+    files = [one for one in sorted(folder.glob("*.safetensors")) if one.stem != "metaprompt"]
+    if not files:
+        raise typer.BadParameter(f"{folder} holds no package (*.safetensors)")
+    signatures = (file.with_name(file.name + ".sig") for file in files)
+    packages = (
+        ToPush(file.stem, file, signature=signature if signature.is_file() else None)
+        for file, signature in zip(files, signatures, strict=True)
+    )
+    counts = Counter[str]()
+    with asking(url, key) as client:
+        for one in client.push_many(packages, tenant=tenant):
+            counts[one.state] += 1
+            if one.error:
+                _tell_refusal(files[one.line - 1].name, one.error)
+    typer.echo(f"{counts['new']} new, {counts['there']} there already, {counts['failed']} failed")
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+def _tell_refusal(file: str, error: dict[str, Any]) -> None:
+    problems = [f"{one['path']}: {one['problem']}" for one in error.get("faults", [])]
+    for problem in problems or [error["message"]]:
+        typer.secho(f"{file}: {problem}", err=True)
+
+
+def _try_out(
+    client: "Client",
+    name: str,
+    package: Path,
+    version: int | None,
+    tenant: str | None,
+    signature: Path | None,
+) -> None:
+    told = client.try_out(name, package, version=version, tenant=tenant, signature=signature)
+    for fault in told.faults:
+        typer.echo(f"{fault.path}: {fault.problem}")
+    if not told.accepted:
+        raise typer.Exit(1)
+    typer.echo(f"{name}: {told.digest} would be accepted")
+
+
+def point(client: "Client", alias: str, ref: str, tenant: str | None) -> None:
+    """To *ref*, from wherever it points just now."""
+    from galenic_client.errors import NotFound
+
+    try:
+        etag = client.get_alias(alias, tenant=tenant).etag
+    except NotFound:
+        etag = None
+    client.alias(alias, ref, etag=etag, tenant=tenant)
+
+
+def sign(
+    package: Annotated[Path, Existing],
+    private_key: Annotated[
+        Path, typer.Option("--with", exists=True, dir_okay=False, help="A PEM file, P-256 to 521.")
+    ],
+) -> None:
+    """Sign a package as OpenSSF Model Signing does; writes PACKAGE.sig."""
+    from galenic_adapters.package import signature as signatures
+
+    with told():
+        bundle = signatures.sign(package.read_bytes(), package.name, private_key.read_bytes())
+    target = package.with_name(package.name + ".sig")
+    target.write_text(bundle)
+    typer.echo(str(target))
+
+
+@app.command("list")
+def list_(
+    deleted: Annotated[bool, typer.Option("--deleted", help="Those to bring back.")] = False,
+    tenant: Tenant = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """List a tenant's adapters."""
+    with asking(url, key) as client:
+        found = client.list(tenant=tenant, deleted=deleted)
+        rows = (
+            (f"{one.name}@{one.version}", one.state, one.digest[:19], one.signature.signed_by or "")
+            for one in found
+        )
+        show("adapter", "state", "digest", "signed by", rows=rows)
+
+
+@app.command()
+def delete(
+    ref: RefName,
+    purge: Annotated[bool, typer.Option("--purge", help="For good, at once.")] = False,
+    tenant: Tenant = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Delete a version; it can be brought back for a while."""
+    with told():
+        name, version = split_ref(ref)
+    with asking(url, key) as client:
+        client.delete(name, version, tenant=tenant, purge=purge)
+
+
+@app.command()
+def undelete(ref: RefName, tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
+    """Bring back a deleted version, as it was."""
+    with told():
+        name, version = split_ref(ref)
+    with asking(url, key) as client:
+        client.undelete(name, version, tenant=tenant)

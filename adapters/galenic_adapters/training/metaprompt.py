@@ -1,0 +1,121 @@
+"""
+The first half of the method: a teacher for every source, and from them one metaprompt with a
+factor for every source.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.errors import Conflict
+from galenic_adapters.training.datasets import Course, prepare
+from galenic_adapters.training.init import Earlier, first_rows
+from galenic_adapters.training.loop import Run
+from galenic_adapters.training.losses import Teaching
+from galenic_adapters.training.modules import DensePrompts, Factors
+from galenic_adapters.training.recipe import Recipe
+
+TEACHERS = "teachers"
+
+
+def learn_sources(
+    recipe: Recipe,
+    backbone: PromptedBackbone,
+    folder: Path,
+    *,
+    data: Path = Path(),
+    earlier: Earlier | None = None,
+) -> tuple[Factors, list[Course]]:
+    """
+    Run *recipe* on the files below *data*, to its end in *folder*, from where an *earlier* run
+    came to or from where the recipe says.
+
+    Raises `BadInput` for faulty data and a loss that is not a number, `Conflict` where the folder
+    holds another recipe's run.
+    """
+    claim(folder, recipe)
+    courses = read_sources(recipe, backbone, data)
+    teachers = learn_teachers(recipe, courses, backbone, folder / TEACHERS)
+    learner = learn_metaprompt(recipe, courses, backbone, folder, teachers, earlier)
+    return learner, courses
+
+
+def read_sources(recipe: Recipe, backbone: PromptedBackbone, data: Path) -> list[Course]:
+    return [
+        prepare(
+            source,
+            backbone.tokenizer,
+            data=data,
+            max_text_tokens=recipe.max_text_tokens,
+            max_dev_examples=recipe.max_dev_examples,
+        )
+        for source in recipe.sources
+    ]
+
+
+def learn_teachers(
+    recipe: Recipe, courses: Sequence[Course], backbone: PromptedBackbone, folder: Path
+) -> DensePrompts | None:
+    """A dense prompt for every source, all side by side; each at its best on its dev data."""
+    if recipe.teach is None:
+        return None
+    start_PD = backbone.embed_text(recipe.text, recipe.num_positions)
+    teachers = DensePrompts(start_PD, [course.name for course in courses])
+    run = Run(
+        teachers,
+        backbone,
+        courses,
+        recipe.teach,
+        folder,
+        seed=recipe.seed,
+        batch_tokens=recipe.batch_tokens,
+    )
+    run.finish("teachers")
+    run.take_best()
+    return teachers.requires_grad_(False)
+
+
+def learn_metaprompt(
+    recipe: Recipe,
+    courses: Sequence[Course],
+    backbone: PromptedBackbone,
+    folder: Path,
+    teachers: DensePrompts | None,
+    earlier: Earlier | None = None,
+) -> Factors:
+    """The student: all factors and what they share, from the data and the teachers."""
+    torch.manual_seed(recipe.seed)
+    if earlier:
+        learner = earlier.learner(courses, backbone, recipe.rank)
+    else:
+        learner = Factors(
+            first_rows(recipe, backbone, teachers),
+            [course.name for course in courses],
+            recipe.rank,
+            seed=recipe.seed,
+            additive=recipe.additive,
+        )
+    teaching = Teaching(teachers, recipe.distil) if teachers and recipe.distil else None
+    run = Run(
+        learner,
+        backbone,
+        courses,
+        recipe.learn,
+        folder,
+        seed=recipe.seed,
+        teaching=teaching,
+        batch_tokens=recipe.batch_tokens,
+    )
+    run.finish("metaprompt")
+    return learner
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """*folder* is for this recipe's run; raises `Conflict` where it is for another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.json"
+    if path.exists() and Recipe.load(path) != recipe:
+        raise Conflict(f"{folder} holds the run of another recipe; choose another folder")
+    recipe.save(path)

@@ -1,0 +1,139 @@
+"""
+What the commands ``galenic train`` and ``adapt`` do, in the order it happens.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from galenic_adapters.backbone.load import load
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.data.examples import read_dataset, unsayable
+from galenic_adapters.errors import BadInput
+from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.zoo import ZOO, folder_of, metaprompt_of
+from galenic_adapters.training.datasets import Course, prepare
+from galenic_adapters.training.init import Earlier, known_in, start_factor
+from galenic_adapters.training.metaprompt import claim, learn_sources
+from galenic_adapters.training.publish import publish_factor, publish_metaprompt
+from galenic_adapters.training.recipe import Recipe
+from galenic_adapters.training.targets import learn_targets
+
+Say = Callable[[str], None]
+MOST_SHARE = 0.0005
+"""Of the backbone's parameters, that a task may learn (arXiv 2604.06650)."""
+NUM_JUDGED = 60
+"""Dev examples that are answered and scored at a look."""
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Path = Path(),
+    start: Path | None = None,
+    backbone: str | None = None,
+    say: Say = print,
+) -> None:
+    """
+    Learn a metaprompt with a factor for every source, and write all of them into *folder*; with
+    *start*, go on from the metaprompt and the factors in that folder.
+    """
+    source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
+    earlier = Earlier.of(start, source) if start else None
+    learner, courses = learn_sources(recipe, model, folder, data=data, earlier=earlier)
+    metaprompt = publish_metaprompt(learner, folder)
+    how = f"With its metaprompt in {recipe.learn.num_steps} steps, seed {recipe.seed}"
+    how += ", from a teacher" if recipe.distil else ""
+    how += f", from metaprompt {earlier.metaprompt.digest}" if earlier else ""
+    for which, course in enumerate(courses):
+        publish_factor(
+            learner.factor(which), course, folder, metaprompt=metaprompt, backbone=source, how=how
+        )
+    say(f"metaprompt {metaprompt.digest} and {len(courses)} adapters are in {folder}")
+
+
+def adapt(
+    recipe: Recipe,
+    folder: Path,
+    metaprompt_file: Path | None = None,
+    *,
+    start: str = "nearest",
+    backbone: str | None = None,
+    say: Say = print,
+) -> None:
+    """Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each."""
+    source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
+    metaprompt = metaprompt_of(source, metaprompt_file)
+    share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
+    if share > MOST_SHARE:
+        say(f"rank {recipe.rank} is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
+    courses = [_course(one, recipe, model, say) for one in recipe.sources]
+    claim(folder, recipe)
+    known = metaprompt_file.parent if metaprompt_file else folder_of(ZOO, source)
+    starts = [_start(start, known, c, source, model, metaprompt, recipe.rank) for c in courses]
+    learner = learn_targets(
+        metaprompt,
+        starts,
+        courses,
+        model,
+        recipe.learn,
+        folder,
+        seed=recipe.seed,
+        num_judged=NUM_JUDGED,
+    )
+    how = f"At most {recipe.learn.num_steps} steps, seed {recipe.seed}, started from {start}"
+    for which, course in enumerate(courses):
+        package = publish_factor(
+            learner.factor(which), course, folder, metaprompt=metaprompt, backbone=source, how=how
+        )
+        say(
+            f"{course.name}: {learner.num_own():,} parameters, {share:.4%} of the backbone;"
+            f" {len(package.data):,} bytes in {folder / course.name}.safetensors"
+        )
+
+
+def _course(source: Any, recipe: Recipe, model: PromptedBackbone, say: Say) -> Course:
+    """The data, checked before anything is learned, and what is odd about them."""
+    examples = read_dataset(Path(source.train), source.task, source.labels).examples
+    if len(examples) < 2:
+        raise BadInput(Path(source.train).name, f"holds {len(examples)} example, at least 2 needed")
+    odd = unsayable(examples)
+    for id_, what in list(odd.items())[:3]:
+        say(f"{Path(source.train).name}: example {id_[:80]}: {what}")
+    if len(odd) > 3:
+        say(f"... and {len(odd) - 3} examples more like these, of {len(examples)}")
+    course = prepare(
+        source,
+        model.tokenizer,
+        max_text_tokens=recipe.max_text_tokens,
+        max_dev_examples=recipe.max_dev_examples,
+        hold_out=True,
+    )
+    say(
+        f"{source.name}: {len(course.train)} examples to learn from, {len(course.dev)} to choose by"
+        + (f", {course.num_left_out} too long" if course.num_left_out else "")
+    )
+    return course
+
+
+def _start(
+    how: str,
+    known: Path,
+    course: Course,
+    source: BackboneId,
+    model: PromptedBackbone,
+    metaprompt: Metaprompt,
+    rank: int,
+) -> Factor:
+    """As *how* says: a word of `start_factor`, or a package's file."""
+    if how not in ("ones", "mean", "task", "nearest"):
+        package = Package.read(Path(how).read_bytes())
+        check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=rank)
+        return package.factor
+    others = [one for one in known_in(known, source, metaprompt) if one.name != course.name]
+    if not others:
+        how = "ones"  # a metaprompt alone, from elsewhere
+    return start_factor(how, others, course, model, metaprompt, rank)

@@ -1,0 +1,67 @@
+"""
+How tenants come to the engine: in their turn, counted, and not with what has killed it before.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from galenic_server.admission.quarantine import Quarantine
+from galenic_server.admission.turns import Turn, Turns
+from galenic_server.audit.ledger import LEDGER, Used
+from galenic_server.engine.contract import AnyTime, Pass, Work
+
+
+@dataclass(slots=True)
+class Admitted:
+    """The `Pass` of a request: what it says is charged to its tenant, and written down."""
+
+    turn: Turn
+    used: Used
+    spend: Callable[[int], None]
+
+    @property
+    def priority(self) -> int:
+        return self.turn.priority
+
+    def said(self, num_tokens: int) -> None:
+        self.turn.num_tokens += num_tokens
+        self.used.num_completion_tokens += num_tokens
+        self.spend(num_tokens)
+
+
+class Admission:
+    """The `Gate` of a server: every tenant in its turn, counted, and not with what kills."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        quarantine: Quarantine,
+        *,
+        spend: Callable[[str, int], None] = lambda tenant, num_tokens: None,
+    ) -> None:
+        self.turns = turns
+        self._quarantine = quarantine
+        self._spend = spend
+
+    @asynccontextmanager
+    async def enter(self, work: Work) -> AsyncIterator[Pass]:
+        if not work.tenant:  # the engine's own, at its start
+            yield AnyTime()
+            return
+        self._quarantine.check(work)
+        num_prompt = len(work.text_ids)
+        used = _used_by(work)
+        async with self.turns.take(work.tenant, num_prompt + work.max_tokens) as turn:
+            self._spend(work.tenant, num_prompt)
+            turn.num_tokens = num_prompt
+            used.num_prompt_tokens += num_prompt
+            with self._quarantine.watch(work):
+                yield Admitted(turn, used, partial(self._spend, work.tenant))
+        used.num_answers += 1
+
+
+def _used_by(work: Work) -> Used:
+    ledger = LEDGER.get()
+    return ledger.of(work.adapter) if ledger else Used()

@@ -1,0 +1,284 @@
+"""
+What Galenic answers, told without HTTP: a batch of documents, or a chat.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+
+from galenic_adapters.backbone import encode as chat
+from galenic_adapters.errors import (
+    BadInput,
+    NotServed,
+    TooLong,
+    Unavailable,
+    WrongTask,
+)
+from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.refs import SHARED
+from galenic_adapters.tasks.base import (
+    Answer,
+    Choice,
+    Completion,
+    Message,
+    Task,
+    TaskName,
+)
+from galenic_adapters.tasks.lookup import make_task
+from galenic_server.answering.chat_task import Clinical
+from galenic_server.database.cache import Remembered
+from galenic_server.database.changes import Change, Kind
+from galenic_server.engine.contract import (
+    Call,
+    Engine,
+    OpenAIReply,
+    Request,
+    Sampling,
+    complete,
+)
+from galenic_server.fleet.residents import Residents
+from galenic_server.registry.store import Resolved, SqlStore
+from galenic_server.schemas.openai import ChatBody, OpenAIBody
+from galenic_server.schemas.tasks import Used
+
+RESOLVED_SECONDS = 60.0
+MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose request it is, and what the log calls it."""
+
+    tenant: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A batch for one task. adapter: a name of it, or none for the task's default."""
+
+    task: TaskName
+    documents: Sequence[Any]
+    adapter: str | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer a document, in order, and what the adapter's words cost."""
+
+    adapter: Resolved
+    answers: tuple[Answer[Any], ...]
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """An OpenAI client's request under way; *clinical* where it is a task's."""
+
+    adapter: Resolved | None
+    call: Call
+    clinical: Clinical | None
+    reply: OpenAIReply
+
+    def told(self) -> dict[str, Any]:
+        """What the reply says beyond OpenAI's own fields, once it is complete."""
+        used = (
+            {"adapter": Used.of(self.adapter).model_dump()} if self.adapter else {"adapter": None}
+        )
+        if self.clinical is None:
+            return used
+        return used | {"metadata": self.clinical.metadata(self.call.completion)}
+
+
+class Service:
+    """Takes its parts as they are; owns none but starts and stops the engine."""
+
+    def __init__(
+        self,
+        store: SqlStore,
+        engine: Engine,
+        *,
+        backbone: BackboneId,
+        stale_seconds: float = 900.0,
+    ) -> None:
+        self.store = store
+        self.engine = engine
+        self.backbone = backbone
+        self._is_ready = False
+        # True while changes are followed, and good enough while the database is away.
+        self._resolved = Remembered[tuple[str, str], Resolved](
+            fresh_seconds=RESOLVED_SECONDS,
+            stale_seconds=stale_seconds,
+            is_current=lambda: store.is_current,
+            most=100_000,
+        )
+        store.listen(self._heard)
+        # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
+        self._tokenizing = CapacityLimiter(2)
+
+    # The engine's life
+
+    async def start(self, residents: Residents) -> None:
+        """Returns once the engine has really answered, and holds what the store has for it."""
+        await self.engine.start()
+        await residents.load()
+        self._is_ready = True
+
+    async def stop(self) -> None:
+        self._is_ready = False
+        await self.engine.stop()
+
+    async def is_ready(self) -> bool:
+        return self._is_ready and await self.engine.healthy()
+
+    # Answering
+
+    async def answer(self, origin: Origin, ask: Ask) -> Answered:
+        """The whole batch is checked before the first document runs."""
+        self._check_ready()
+        adapter = await self._fitting(origin, ask.adapter or ask.task)
+        task = _task_of(adapter, ask.task)
+        requests = await self._requests(origin, adapter, task, ask)
+        completions = await self._complete_all(requests)
+        pairs = zip(completions, ask.documents, strict=True)
+        return Answered(adapter, tuple(task.read(*pair) for pair in pairs), completions)
+
+    async def talk(self, origin: Origin, body: OpenAIBody) -> Talk:
+        """
+        Answered by the engine's own OpenAI handlers, and begun when this returns.
+
+        A plain chat with an adapter is the adapter's task.
+        """
+        self._check_ready()
+        body.check()
+        bare = body.model == self.backbone.name
+        adapter = None if bare else await self._fitting(origin, body.model)
+        if self.engine.openai is None:
+            raise NotServed("OpenAI's routes need GALENIC_ENGINE=vllm, this server has another")
+        clinical = None
+        if adapter is not None and isinstance(body, ChatBody) and body.is_plain:
+            clinical = Clinical.of(adapter, body)
+        call = self._call(origin, body, adapter, clinical)
+        return Talk(adapter, call, clinical, await self.engine.openai.answer(body.api, call))
+
+    async def resolve(self, tenant: str, name: str) -> Resolved:
+        """What *tenant* means by an alias, ``name@version`` or a name; its own first."""
+        if (known := self._resolved.recall((tenant, name))) is not None:
+            return known
+        return await run_sync(
+            self._resolved.get, (tenant, name), lambda: self.store.resolve(tenant, name)
+        )
+
+    def _heard(self, changes: Sequence[Change] | None) -> None:
+        """What a name means may have changed, for its owner and for whom it is lent to."""
+        owners = {one.tenant for one in changes or () if one.kind in MEANING}
+        if changes is None or owners & {"", SHARED}:
+            self._resolved.forget()
+        elif owners:
+            self._resolved.forget(lambda key: not owners.isdisjoint(_owners(key)))
+
+    # Steps
+
+    def _check_ready(self) -> None:
+        if not self._is_ready:
+            raise Unavailable("the engine is loading the backbone")
+
+    async def _fitting(self, origin: Origin, name: str) -> Resolved:
+        """
+        What *name* means to this request, if it was made for this backbone and metaprompt.
+
+        The store outlives both: it may hold what an earlier server was given.
+        """
+        adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
+        if problem := adapter.manifest.misfit(self.backbone, self.engine.config.metaprompt.digest):
+            raise BadInput("adapter", f"{adapter.ref} {problem}")
+        return adapter
+
+    async def _requests(
+        self, origin: Origin, adapter: Resolved, task: Task[Any, Any], ask: Ask
+    ) -> list[Request]:
+        rendered = await self._encode([task.render(fields) for fields in ask.documents])
+        requests, nonce = [], _nonce()
+        for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
+            room = ask.max_tokens or task.max_tokens(fields)
+            self._check_length(f"documents[{i}]", len(ids), room)
+            constraint = task.constraint(fields)
+            sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
+            id_ = f"{origin.request_id}-{nonce}-{i}"
+            requests.append(Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint))
+        return requests
+
+    def _call(
+        self,
+        origin: Origin,
+        body: OpenAIBody,
+        adapter: Resolved | None,
+        clinical: Clinical | None,
+    ) -> Call:
+        fields = body.fields()
+        if clinical is not None:
+            fields = {"max_tokens": clinical.max_tokens} | fields
+            fields["messages"] = [asdict(message) for message in clinical.messages]
+        is_silent = fields.get("max_tokens") == 0
+        return Call(
+            f"{origin.request_id}-{_nonce()}",
+            origin.tenant,
+            str(adapter.ref) if adapter else self.backbone.name,
+            fields | ({"max_tokens": 1} if is_silent else {}),
+            body.text_field,
+            adapter.digest if adapter else None,
+            is_task=clinical is not None,
+            constraint=clinical.constraint if clinical else None,
+            with_logprob=clinical is not None and isinstance(clinical.constraint, Choice),
+            is_silent=is_silent,
+        )
+
+    async def _encode(self, chats: list[tuple[Message, ...]]) -> list[list[int]]:
+        def encode() -> list[list[int]]:
+            return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
+
+        return await run_sync(encode, limiter=self._tokenizing)
+
+    def _check_length(self, path: str, num_ids: int, room: int) -> None:
+        """Nothing is cut off in silence: what does not fit is refused with its numbers."""
+        config = self.engine.config
+        context, virtual = config.context_tokens, config.metaprompt.num_positions
+        if num_ids + virtual + room > context:
+            parts = (
+                f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"
+            )
+            total = f"needs {num_ids + virtual + room:,} tokens ({parts})"
+            raise TooLong(path, f"{total}; the context holds {context:,}")
+
+    async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
+        """Side by side; where one fails the others are aborted."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(complete(self.engine, one)) for one in requests]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return tuple(one.result() for one in running)
+
+
+def _owners(key: tuple[str, str]) -> tuple[str, str]:
+    """Whose changes may give the name another meaning."""
+    tenant, text = key
+    return tenant, text.partition("/")[0]
+
+
+def _nonce() -> str:
+    """Callers may send two requests under one id; the engine may not."""
+    return secrets.token_hex(4)
+
+
+def _task_of(adapter: Resolved, wanted: TaskName) -> Task[Any, Any]:
+    manifest = adapter.manifest
+    if manifest.task != wanted:
+        raise WrongTask(f"adapter {adapter.ref} is for {manifest.task}, this route for {wanted}")
+    return make_task(manifest.task, manifest.labels)

@@ -1,0 +1,168 @@
+"""
+One answer, token by token, on a plain transformers model.
+
+Dimension key:  T tokens   V vocabulary   P prompt positions   D model width
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from galenic_adapters.backbone.constraints import Constrainer, logprob_of
+from galenic_server.engine.contract import Delta, Request, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A loaded model, and what ends and constrains its answers."""
+
+    model: Any
+    tokenizer: Any
+    end_tokens: frozenset[int]
+    constrainer: Constrainer
+
+    @classmethod
+    def load(cls, folder: str, dtype: torch.dtype, tokenizer: Any) -> "Backbone":
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        named = model.generation_config.eos_token_id
+        ends = {named} if isinstance(named, int) else set(named or ())
+        ends |= {tokenizer.eos_token_id} - {None}
+        vocab_size = model.config.get_text_config().vocab_size
+        return cls(
+            model, tokenizer, frozenset(ends), Constrainer(tokenizer, vocab_size, sorted(ends))
+        )
+
+
+class Decoding:
+    """A request under way; call `step` until *finish* is set."""
+
+    def __init__(self, backbone: Backbone, request: Request, prompt_PD: Tensor | None) -> None:
+        self.finish: str | None = None
+        self._backbone = backbone
+        self._request = request
+        self._prompt_PD = prompt_PD
+        self._text = _Text(backbone.tokenizer, request)
+        self._matcher = None
+        if request.constraint is not None:
+            self._matcher = backbone.constrainer.begin(request.constraint)
+        self._random = torch.Generator()
+        self._random.seed() if request.sampling.seed is None else self._random.manual_seed(
+            request.sampling.seed
+        )
+        self._penalties = Penalties(request)
+        self._cache: Any = None
+        self._token: int | None = None
+        self._num_tokens = 0
+        self._logprob = 0.0
+
+    @torch.inference_mode()
+    def step(self) -> Delta:
+        """The next token, and the text that it settles."""
+        logits_V = self._logits()
+        if self._matcher is not None:
+            logits_V = self._backbone.constrainer.mask(logits_V, self._matcher)
+        self._token = pick(self._penalties(logits_V), self._request.sampling, self._random)
+        self._penalties.add(self._token)
+        if self._matcher is not None:
+            self._matcher.accept_token(self._token)
+        self._num_tokens += 1
+        self._logprob += logprob_of(logits_V, self._token)
+        self.finish = self._ending(self._token)
+        return Delta(
+            text=self._text.take(is_last=self.finish is not None),
+            num_tokens=1,
+            finish=self.finish,
+            num_prompt_tokens=len(self._request.text_ids),
+            logprob=self._logprob if self._request.sampling.with_logprob else None,
+        )
+
+    def _logits(self) -> Tensor:
+        output = self._backbone.model(
+            inputs_embeds=self._embeds()[None], past_key_values=self._cache, logits_to_keep=1
+        )
+        self._cache = output.past_key_values
+        return output.logits[0, -1].float()
+
+    def _embeds(self) -> Tensor:
+        """What the model has not seen yet: prompt and text, or the last token."""
+        embed = self._backbone.model.get_input_embeddings()
+        if self._token is not None:
+            return embed(torch.tensor([self._token]))
+        text_TD = embed(torch.tensor(self._request.text_ids))
+        return text_TD if self._prompt_PD is None else torch.cat([self._prompt_PD, text_TD])
+
+    def _ending(self, token: int) -> str | None:
+        sampling = self._request.sampling
+        if token in self._backbone.end_tokens and not sampling.ignore_end:
+            return "stop"
+        if self._text.add(token):
+            return "stop"
+        return "length" if self._num_tokens == sampling.max_tokens else None
+
+
+def pick(logits_V: Tensor, sampling: Sampling, random: torch.Generator) -> int:
+    """The likeliest token, or one drawn from the smallest set that holds *top_p*."""
+    if not sampling.temperature:
+        return int(logits_V.argmax())
+    probs_V, order_V = (logits_V / sampling.temperature).softmax(-1).sort(descending=True)
+    probs_V[probs_V.cumsum(-1) - probs_V >= sampling.top_p] = 0
+    return int(order_V[torch.multinomial(probs_V, 1, generator=random)])
+
+
+class Penalties:
+    """
+    OpenAI's presence and frequency penalties, which count what was said, and the repetition penalty
+    (arXiv 1909.05858), which counts the text too. The adapter's prompt has no tokens.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._sampling = request.sampling
+        self._text = set(request.text_ids)
+        self._said: Counter[int] = Counter()
+
+    def add(self, token: int) -> None:
+        self._said[token] += 1
+
+    def __call__(self, logits_V: Tensor) -> Tensor:
+        sampling, penalized_V = self._sampling, logits_V.clone()
+        if sampling.repetition_penalty != 1.0:
+            seen = list(self._text | self._said.keys())
+            factor = sampling.repetition_penalty
+            at = penalized_V[seen]
+            penalized_V[seen] = torch.where(at > 0, at / factor, at * factor)
+        for token, count in self._said.items():
+            penalized_V[token] -= sampling.frequency_penalty * count + sampling.presence_penalty
+        return penalized_V
+
+
+class _Text:
+    """Text as tokens make it; holds back what may yet turn out to begin a stop string."""
+
+    def __init__(self, tokenizer: Any, request: Request) -> None:
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(ids=list(request.text_ids), skip_special_tokens=True)
+        self._stop = request.sampling.stop
+        self._held_back = max((len(stop) for stop in self._stop), default=1) - 1
+        self._text = ""
+        self._num_taken = 0
+
+    def add(self, token: int) -> bool:
+        """Whether a stop string is complete; the text then ends before it."""
+        before = len(self._text)
+        self._text += self._stream.step(self._tokenizer, token) or ""
+        window = max(0, before - self._held_back)
+        found = [at for stop in self._stop if (at := self._text.find(stop, window)) >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+        return bool(found)
+
+    def take(self, *, is_last: bool) -> str:
+        held_back = 0 if is_last else self._held_back
+        end = max(self._num_taken, len(self._text) - held_back)
+        taken, self._num_taken = self._text[self._num_taken : end], end
+        return taken

@@ -1,0 +1,121 @@
+"""
+Our engine as vLLM's OpenAI handlers see it: they bring a rendered text and a `Call`, and hear
+vLLM's outputs. The adapter's prompt comes in on the way to vLLM, and nothing of it comes out.
+"""
+
+import copy
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from galenic_adapters.errors import BadInput, GalenicError
+from galenic_server.engine.checks import Border
+from galenic_server.engine.contract import Call, Work
+from galenic_server.engine.vllm.sampling import structured
+
+NO_BOUND = 2**31 - 1
+DEFAULT_ANSWER_TOKENS = 1024
+
+Run = Callable[..., AsyncGenerator[RequestOutput]]
+"""`VllmEngine.run`."""
+
+
+class PromptingClient:
+    """
+    What vLLM's handlers use of its ``EngineClient``.
+
+    They are told of no bound on the context: they know nothing of the adapter's share of it, so our
+    own border measures every text.
+    """
+
+    def __init__(self, llm: AsyncLLM, run: Run, border: Border) -> None:
+        self._llm = llm
+        self._run = run
+        self._border = border
+        self.vllm_config = llm.vllm_config
+        self.renderer = llm.renderer
+        self.input_processor = llm.input_processor
+        self.model_config = copy.copy(llm.model_config)
+        self.model_config.max_model_len = NO_BOUND
+
+    @property
+    def errored(self) -> bool:
+        return self._llm.errored
+
+    @property
+    def dead_error(self) -> BaseException:
+        return self._llm.dead_error
+
+    def check_admission(self, n: int = 1) -> None:
+        self._llm.check_admission(n)
+
+    async def generate(
+        self,
+        prompt: Any,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        lora_request: Call,
+        reasoning_ended: bool | None = None,
+        reasoning_parser_kwargs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> AsyncGenerator[RequestOutput]:
+        call, ids = lora_request, prompt["prompt_token_ids"]
+        try:
+            self._fill_in(sampling_params, call, len(ids))
+            self._border.check_penalties(sampling_params)
+            self._border.check_text(ids, call.adapter, sampling_params.max_tokens, call.text_field)
+            outputs = self._run(
+                request_id,
+                _work(call, ids, sampling_params),
+                sampling_params,
+                reasoning_ended=True if call.is_task else reasoning_ended,
+                reasoning_parser_kwargs=reasoning_parser_kwargs,
+            )
+            call.num_prompt_tokens += len(ids)
+            async with aclosing(outputs):
+                async for output in outputs:
+                    _note(output, call)
+                    yield output
+        except GalenicError as failure:
+            call.failure = _by_openais_name(failure)
+            raise call.failure from None
+
+    def _fill_in(self, params: SamplingParams, call: Call, num_ids: int) -> None:
+        """What the caller left open, and what a task asks for."""
+        if params.max_tokens is None or params.max_tokens >= NO_BOUND - num_ids:
+            room = self._border.room(num_ids, call.adapter)
+            params.max_tokens = max(1, min(room, DEFAULT_ANSWER_TOKENS))
+        if call.constraint is not None:
+            params.structured_outputs = structured(call.constraint)
+        if call.with_logprob and params.logprobs is None:
+            params.logprobs = 0
+
+
+def _work(call: Call, ids: Sequence[int], params: SamplingParams) -> Work:
+    num_answers = params.n or 1
+    max_tokens = num_answers * (params.max_tokens or 0)
+    return Work(call.tenant, call.adapter, ids, max_tokens, repr(params))
+
+
+def _by_openais_name(failure: GalenicError) -> GalenicError:
+    if isinstance(failure, BadInput) and failure.field == "constraint":
+        return BadInput("response_format", failure.problem)
+    return failure
+
+
+def _note(output: RequestOutput, call: Call) -> None:
+    """Count what came; an answer of no tokens costs one that is made and not shown."""
+    for said in output.outputs:
+        if call.is_silent:
+            said.text, said.token_ids, said.finish_reason = "", [], "length"
+            said.logprobs = [] if said.logprobs is not None else None
+        call.text += said.text
+        call.num_tokens += len(said.token_ids)
+        call.finish = said.finish_reason or call.finish
+        call.logprob = said.cumulative_logprob
+    call.num_cached_tokens = max(call.num_cached_tokens, output.num_cached_tokens or 0)

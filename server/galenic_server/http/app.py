@@ -1,0 +1,104 @@
+"""
+The server as an ASGI app; whatever it is made of is handed in.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from fastapi import FastAPI
+
+from galenic_server import logs
+from galenic_server.http import faults
+from galenic_server.http.deps import Parts
+from galenic_server.http.middleware import Bounded, Traced
+from galenic_server.http.routes import (
+    adapters,
+    aliases,
+    bulk,
+    chat,
+    health,
+    keys,
+    limits,
+    lines,
+    lora,
+    models,
+    tasks,
+    tenants,
+)
+
+log = structlog.get_logger(__name__)
+
+
+def make_app(
+    parts: Parts,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_failed_start: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """
+    The app: ``/health/live`` answers at once, what needs the engine with 503 until that answers.
+
+    *on_ready* is called once the engine has answered, *on_failed_start* where it cannot be started.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logs.tell_of_tasks(asyncio.get_running_loop())
+        parts.trail.start()
+        tasks = [
+            asyncio.create_task(_start(parts, on_ready, on_failed_start)),
+            asyncio.create_task(parts.follower.run()),
+            asyncio.create_task(parts.residents.keep_warm()),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await parts.service.stop()
+            await parts.trail.stop()
+
+    shown = parts.settings.shows_docs
+    app = FastAPI(
+        title="Galenic",
+        description="One resident language model, and a few kilobytes for every clinical task.",
+        lifespan=lifespan,
+        responses=faults.DOCUMENTED,
+        docs_url="/docs" if shown else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if shown else None,
+    )
+    app.state.parts = parts
+    faults.install(app)
+    for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
+        app.include_router(routes.router)
+    app.include_router(tenants.streamed)
+    app.include_router(bulk.streamed)
+    app.add_middleware(
+        Bounded,
+        max_bytes=parts.settings.max_body_bytes,
+        patience_seconds=parts.settings.patience_seconds,
+        larger=dict.fromkeys(
+            (lines.ARCHIVE_PATH, lines.ADAPTERS_PATH), parts.settings.max_archive_bytes
+        ),
+    )
+    app.add_middleware(Traced, metrics=parts.metrics, trail=parts.trail)
+    return app
+
+
+async def _start(
+    parts: Parts, on_ready: Callable[[], None], on_failure: Callable[[], None]
+) -> None:
+    log.info("engine starting", backbone=str(parts.service.backbone))
+    try:
+        await parts.service.start(parts.residents)
+    except Exception as error:  # noqa: BLE001  whatever it is, the operator has to see it
+        log.critical("engine did not start", message=str(error), **logs.where(error))
+        on_failure()
+    else:
+        log.info("engine ready")
+        on_ready()

@@ -1,0 +1,21 @@
+"""
+What the admin API's routes share.
+"""
+
+from fastapi import APIRouter, Depends
+
+from galenic_server.http.deps import AdminRoute, bearer
+
+
+class StreamedRoute(AdminRoute):
+    """Reads its body itself, piece by piece."""
+
+    reads_body_first = False
+
+
+def admin_router(
+    prefix: str = "/admin/v1", route_class: type[AdminRoute] = AdminRoute
+) -> APIRouter:
+    return APIRouter(
+        prefix=prefix, tags=["admin"], route_class=route_class, dependencies=[Depends(bearer)]
+    )

@@ -1,0 +1,117 @@
+"""
+Adapters in bulk: lines in, and for each a line out, as it is written and seated.
+
+A bulk is many uploads, not one: what is refused is told with its line, and the others go on. It is
+received whole before the first is looked at, written some hundred in a transaction, and each is
+found again by its bytes: after a connection or a server that broke, the same bulk is sent again.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import IO, Literal
+
+from anyio.to_thread import run_sync
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from galenic_adapters.errors import BadInput, GalenicError, Unavailable
+from galenic_adapters.package.file import package_digest
+from galenic_server.audit import chain
+from galenic_server.http.deps import RegistryDep, TenantDep
+from galenic_server.http.faults import body_of
+from galenic_server.http.routes.admin import StreamedRoute, admin_router
+from galenic_server.http.routes.lines import LINES, LINES_MEDIA, lines_of, received
+from galenic_server.registry.archive import Offered, parse_offered
+from galenic_server.registry.publisher import Offer, Registry
+from galenic_server.registry.versions import Placed
+from galenic_server.schemas.admin import BulkEnd, BulkLine
+
+streamed = admin_router(route_class=StreamedRoute)
+
+BATCH, BATCH_BYTES = 500, 16 << 20
+
+Numbered = tuple[int, bytes]
+
+
+@streamed.post("/adapters", openapi_extra=LINES, response_class=StreamingResponse)
+async def publish_many(
+    tenant: TenantDep, request: Request, registry: RegistryDep
+) -> StreamingResponse:
+    """
+    Publish many packages: ``{"name", "package": base64, "version"?, "signature"?}`` a line.
+
+    Answers with a line for each, ``{"line", "state": "new" | "there" | "failed", "name", "version",
+    "digest", "error"}``, as they are written, and at last one of kind *end*. One that fails leaves
+    the others. Bytes that a name has already are not written again, so twice is as once.
+    """
+    file = await received(request)
+    if not file.tell():
+        file.close()
+        raise BadInput("body", "is empty; a line for each adapter is wanted")
+    told = _told(registry, tenant, file, chain.under_way())
+    return StreamingResponse(told, media_type=LINES_MEDIA)
+
+
+async def _told(
+    registry: Registry, tenant: str, file: IO[bytes], record: chain.Record
+) -> AsyncIterator[bytes]:
+    counts = Counter[str]()
+    with file:
+        batches = _batches(lines_of(file))
+        while batch := await run_sync(next, batches, None):
+            with chain.acting(record):
+                lines = await _publish(registry, tenant, batch)
+            counts.update(line.state for line in lines)
+            yield b"".join(_text(line) for line in lines)
+    yield _text(BulkEnd(new=counts["new"], there=counts["there"], failed=counts["failed"]))
+
+
+async def _publish(registry: Registry, tenant: str, batch: Sequence[Numbered]) -> list[BulkLine]:
+    read = await run_sync(lambda: [_read(tenant, text) for _, text in batch])
+    offers = [offer for offer in read if isinstance(offer, Offer)]
+    try:
+        placed = iter(await registry.publish_many(tenant, offers))
+    except Unavailable as away:
+        placed = iter([away] * len(offers))
+    return [
+        _line(number, one, next(placed) if isinstance(one, Offer) else one)
+        for (number, _), one in zip(batch, read, strict=True)
+    ]
+
+
+def _read(tenant: str, text: bytes) -> Offer | GalenicError:
+    try:
+        line: Offered = parse_offered(text)
+        bundle = line.signature.encode() if line.signature else None
+        return Offer(tenant, line.name, line.data(), line.version, bundle=bundle)
+    except GalenicError as error:
+        return error
+
+
+def _line(number: int, offer: Offer | GalenicError, outcome: Placed | GalenicError) -> BulkLine:
+    name = offer.name if isinstance(offer, Offer) else None
+    digest = package_digest(offer.data) if isinstance(offer, Offer) else None
+    if isinstance(outcome, GalenicError):
+        error = body_of(outcome)["error"]
+        return BulkLine(line=number, state="failed", name=name, digest=digest, error=error)
+    state: Literal["new", "there"] = "new" if outcome.is_new else "there"
+    version = outcome.ref.version
+    return BulkLine(line=number, state=state, name=name, version=version, digest=digest)
+
+
+def _text(line: BulkLine | BulkEnd) -> bytes:
+    return line.model_dump_json(exclude_none=True).encode() + b"\n"
+
+
+def _batches(lines: Iterable[bytes]) -> Iterator[list[Numbered]]:
+    """Numbered from 1, some hundred lines or some megabytes at a time."""
+    batch: list[Numbered] = []
+    num_bytes = 0
+    for number, text in enumerate(lines, 1):
+        batch.append((number, text))
+        num_bytes += len(text)
+        if len(batch) == BATCH or num_bytes >= BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch

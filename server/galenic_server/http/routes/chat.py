@@ -1,0 +1,138 @@
+"""
+The OpenAI API: an adapter, or the bare backbone, as the model; replies whole or streamed.
+"""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from galenic_server import logs
+from galenic_server.answering.service import Origin, Talk
+from galenic_server.http import faults
+from galenic_server.http.deps import (
+    KeyedRoute,
+    OriginDep,
+    Parts,
+    PartsDep,
+    bearer,
+    while_there,
+)
+from galenic_server.schemas.openai import ChatBody, CompletionBody, OpenAIBody
+from galenic_server.schemas.responses import ResponsesBody
+
+router = APIRouter(
+    prefix="/v1", tags=["openai"], route_class=KeyedRoute, dependencies=[Depends(bearer)]
+)
+log = structlog.get_logger(__name__)
+
+DONE = "data: [DONE]\n\n"
+NO_CHOICES = '"choices":[]'
+REPLIES: dict[str, Any] = {
+    "response_model": None,
+    "responses": {200: {"model": dict[str, Any], "content": {"text/event-stream": {}}}},
+}
+
+
+class EventStream(StreamingResponse):
+    """Closes its events when the client leaves, so that the engine stops working for it."""
+
+    media_type = "text/event-stream"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self.body_iterator):  # type: ignore[type-var]
+            await super().__call__(scope, receive, send)
+
+
+@router.post("/chat/completions", **REPLIES)
+async def chat_completions(
+    body: ChatBody, request: Request, origin: OriginDep, parts: PartsDep
+) -> Response:
+    """
+    OpenAI's chat, as vLLM answers it. With an adapter as the model, its prompt stands before the
+    conversation.
+
+    One user's message to an adapter, without tools or a format, is a question to the adapter's
+    task: it gets the task's template and constraint, and `metadata` holds the structured answer.
+    A streamed reply that fails midway ends with an event that holds the error.
+    """
+    return await _answer(request, origin, parts, body)
+
+
+@router.post("/completions", **REPLIES)
+async def completions(
+    body: CompletionBody, request: Request, origin: OriginDep, parts: PartsDep
+) -> Response:
+    """OpenAI's completions: the answer goes on where the prompt ends."""
+    return await _answer(request, origin, parts, body)
+
+
+@router.post("/responses", **REPLIES)
+async def responses(
+    body: ResponsesBody, request: Request, origin: OriginDep, parts: PartsDep
+) -> Response:
+    """OpenAI's Responses, of which none is stored."""
+    return await _answer(request, origin, parts, body)
+
+
+async def _answer(request: Request, origin: Origin, parts: Parts, body: OpenAIBody) -> Response:
+    request.state.task = "chat"
+    talk = await while_there(request, parts.service.talk(origin, body))
+    headers = _headers(talk, body)
+    if isinstance(talk.reply, dict):
+        _count(parts, origin, talk)
+        return JSONResponse(talk.reply | talk.told(), headers=headers)
+    events = _events(parts, origin, talk, talk.reply)
+    return EventStream(events, headers=headers | {"cache-control": "no-cache"})
+
+
+def _headers(talk: Talk, body: OpenAIBody) -> dict[str, str]:
+    headers = {"x-galenic-ignored": body.ignored} if body.ignored else {}
+    if talk.adapter is None:
+        return headers
+    named = {"x-galenic-adapter": str(talk.adapter.ref)}
+    return headers | named | {"x-galenic-digest": talk.adapter.digest}
+
+
+def _count(parts: Parts, origin: Origin, talk: Talk) -> None:
+    call = talk.call
+    counts = (call.num_prompt_tokens, call.num_tokens, call.num_cached_tokens)
+    parts.metrics.count_tokens(origin.tenant, *counts)
+
+
+async def _events(
+    parts: Parts, origin: Origin, talk: Talk, reply: AsyncGenerator[str]
+) -> AsyncGenerator[str]:
+    is_untold = talk.clinical is not None
+    try:
+        async with aclosing(reply):
+            async for event in reply:
+                if is_untold and (event == DONE or NO_CHOICES in event):
+                    is_untold = False
+                    yield _with_answer(event, talk)
+                else:
+                    yield event
+    except Exception as error:  # noqa: BLE001 the status is sent, so it is told in the stream
+        log.warning("stream failed", **logs.where(error))
+        yield _event(faults.body_of(error))
+        yield DONE
+    finally:
+        _count(parts, origin, talk)
+
+
+def _with_answer(event: str, talk: Talk) -> str:
+    """The structured answer, in the chunk that tells the usage or in one of its own."""
+    call = talk.call
+    if event != DONE:
+        return _event(json.loads(event.removeprefix("data: ")) | talk.told())
+    head = {"id": call.id, "object": "chat.completion.chunk", "created": call.created}
+    return _event(head | {"model": call.model, "choices": []} | talk.told()) + DONE
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data)}\n\n"

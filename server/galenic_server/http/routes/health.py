@@ -1,0 +1,38 @@
+"""
+Whether the server lives, whether it answers, and what it has counted.
+"""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from galenic_adapters.errors import Unavailable
+from galenic_server.http.deps import PartsDep, authenticate
+from galenic_server.http.faults import Forbidden
+from galenic_server.tenancy.keys import Role
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """The process answers; no key is needed."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready")
+async def ready(parts: PartsDep) -> dict[str, str]:
+    """A request sent now would be answered; no key is needed."""
+    if not await parts.service.is_ready():
+        raise Unavailable("the engine is not ready")
+    return {"status": "ready", "backbone": str(parts.service.backbone)}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request, parts: PartsDep) -> Response:
+    """Prometheus' text; open on a loopback bind, else for an admin's key."""
+    if not parts.settings.shows_metrics:
+        caller = await authenticate(request)
+        if caller.role is not Role.ADMIN:
+            raise Forbidden("metrics need an admin's key")
+    page = parts.metrics.page(await parts.service.engine.stats())
+    return Response(page, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,43 @@
+"""
+Bodies that are a line after line: received whole, on disk once they are large, then gone through.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+from anyio.to_thread import run_sync
+from fastapi import Request
+
+from galenic_server.registry.archive import MAX_LINE_BYTES
+
+ARCHIVE_PATH = re.compile("/admin/v1/tenants/[^/]+/archive")
+ADAPTERS_PATH = re.compile("/admin/v1/adapters")
+LINES_MEDIA = "application/x-ndjson"
+LINES = {
+    "requestBody": {
+        "required": True,
+        "content": {LINES_MEDIA: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+IN_MEMORY_BYTES = 1 << 20
+
+
+async def received(request: Request) -> IO[bytes]:
+    """The body as a file, for the caller to close."""
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  held on for the reply
+    try:
+        async for part in request.stream():
+            await run_sync(file.write, part)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """From the start, none longer than an upload can be."""
+    file.seek(0)
+    while line := file.readline(MAX_LINE_BYTES):
+        yield line

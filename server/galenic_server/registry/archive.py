@@ -1,0 +1,216 @@
+"""
+A tenant in one stream of JSON lines: adapters with their bytes, aliases, whom it shares with.
+
+    {"kind": "tenant", "form": 1, "tenant": …}
+    {"kind": "adapter", "name", "version", "digest", "package": base64, "signature": bundle or null}
+    {"kind": "deleted", "name", "version", "digest", "manifest"}     a number that stays taken
+    {"kind": "alias", …}  {"kind": "share", …}
+    {"kind": "end", "num_lines", "sha256"}                           of every byte before this line
+
+No key is in it. What is deleted travels as its number only. An archive is a stranger's file like
+any upload: every line is parsed as data, and every package is checked again where it arrives.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from galenic_adapters.errors import BadInput, Fault, RejectedUpload
+from galenic_adapters.package.file import MAX_PACKAGE_BYTES, package_digest
+from galenic_adapters.package.manifest import Digest, Manifest, Name
+from galenic_adapters.package.signature import MAX_BUNDLE_BYTES
+from galenic_adapters.refs import AdapterRef
+from galenic_server.registry.aliases import Alias, Canary
+from galenic_server.registry.store import Entry, SqlStore
+
+MAX_LINE_BYTES = MAX_PACKAGE_BYTES * 3 // 2 + 2 * MAX_BUNDLE_BYTES
+PAGE = 200
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+Version = Annotated[int, Field(ge=1, lt=10**9)]
+
+
+class Head(_Line):
+    kind: Literal["tenant"] = "tenant"
+    form: Literal[1] = 1
+    tenant: Name
+
+
+class Offered(_Line):
+    """A line of a bulk of uploads; those of an archive are some, with nothing left open."""
+
+    kind: Literal["adapter"] = "adapter"
+    name: Name
+    version: Version | None = None
+    digest: Digest | None = None
+    package: str
+    signature: Annotated[str, Field(max_length=MAX_BUNDLE_BYTES)] | None = None
+
+    def data(self) -> bytes:
+        """The package's bytes; raises `RejectedUpload` where they are not of its digest."""
+        try:
+            data = base64.b64decode(self.package, validate=True)
+        except (binascii.Error, ValueError):
+            raise RejectedUpload(Fault("package", "is no base64")) from None
+        if self.digest not in (None, found := package_digest(data)):
+            raise RejectedUpload(Fault("digest", f"is {self.digest}, the package is {found}"))
+        return data
+
+
+class Adapter(Offered):
+    version: Version
+    digest: Digest
+
+
+class Deleted(_Line):
+    kind: Literal["deleted"] = "deleted"
+    name: Name
+    version: Version
+    digest: Digest
+    manifest: Manifest
+
+
+class Pointer(_Line):
+    kind: Literal["alias"] = "alias"
+    alias: Name
+    adapter: tuple[Name, Version]
+    canary: tuple[Name, Version] | None = None
+    weight: Annotated[int, Field(ge=1, le=99)] | None = None
+
+    def target(self, tenant: str) -> tuple[AdapterRef, Canary | None]:
+        ref = AdapterRef(tenant, *self.adapter)
+        if self.canary is None or self.weight is None:
+            return ref, None
+        return ref, Canary(AdapterRef(tenant, *self.canary), self.weight)
+
+
+class Lent(_Line):
+    kind: Literal["share"] = "share"
+    name: Name
+    tenants: Annotated[list[Name | Literal["*"]], Field(min_length=1, max_length=10_000)]
+
+
+class End(_Line):
+    kind: Literal["end"] = "end"
+    num_lines: int
+    sha256: str
+
+
+Item = Adapter | Deleted | Pointer | Lent
+AnyLine = Annotated[Head | Item | End, Field(discriminator="kind")]
+LINE: TypeAdapter[Head | Item | End] = TypeAdapter(AnyLine)
+
+
+def write(store: SqlStore, tenant: str) -> Iterator[bytes]:
+    """The archive, line by line; a version that is deleted meanwhile is left out."""
+    seen, num_lines = hashlib.sha256(), 0
+    for line in _lines(store, tenant):
+        text = _text(line)
+        seen.update(text)
+        num_lines += 1
+        yield text
+    yield _text(End(num_lines=num_lines, sha256=seen.hexdigest()))
+
+
+def _text(line: BaseModel) -> bytes:
+    return line.model_dump_json(exclude_none=True).encode() + b"\n"
+
+
+def _lines(store: SqlStore, tenant: str) -> Iterator[Head | Item]:
+    yield Head(tenant=tenant)
+    # Aliases first read, last written: what they point to is there, and is not deleted meanwhile.
+    aliases, shares = store.aliases(tenant), store.shares(tenant)
+    for entry, data, signature in store.everything_of(tenant, page=PAGE):
+        yield _line(entry, data, signature)
+    for alias in aliases.values():
+        yield _pointer(alias)
+    for share in shares:
+        yield Lent(name=share.name, tenants=list(share.tenants))
+
+
+def _line(entry: Entry, data: bytes | None, signature: str | None) -> Adapter | Deleted:
+    ref = entry.ref
+    if data is None:
+        return Deleted(
+            name=ref.name, version=ref.version, digest=entry.digest, manifest=entry.manifest
+        )
+    return Adapter(
+        name=ref.name,
+        version=ref.version,
+        digest=entry.digest,
+        package=base64.b64encode(data).decode(),
+        signature=signature,
+    )
+
+
+def _pointer(alias: Alias) -> Pointer:
+    canary = alias.canary
+    return Pointer(
+        alias=alias.name,
+        adapter=(alias.ref.name, alias.ref.version),
+        canary=(canary.ref.name, canary.ref.version) if canary else None,
+        weight=canary.weight if canary else None,
+    )
+
+
+def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
+    """
+    Each item with its line's number, once per call.
+
+    Raises `BadInput` where it is no archive, or was cut or changed on its way; that is known at its
+    end only, so go through it once before anything is believed.
+    """
+    seen, num_lines, end = hashlib.sha256(), 0, None
+    for text in lines:
+        if end is not None:
+            raise BadInput("archive", f"goes on after its end, in line {num_lines + 2}")
+        line = _parsed(text, num_lines + 1)
+        if isinstance(line, Head) != (num_lines == 0):
+            raise BadInput("archive", "does not begin with its one line of kind tenant")
+        if isinstance(line, End):
+            end = line
+            continue
+        seen.update(text)
+        num_lines += 1
+        if not isinstance(line, Head):
+            yield num_lines, line
+    if end is None:
+        raise BadInput("archive", f"ends after {num_lines} lines, without its last one")
+    if (end.num_lines, end.sha256) != (num_lines, seen.hexdigest()):
+        raise BadInput("archive", "is not what its last line says; it was changed or cut")
+
+
+def parse_offered(text: bytes) -> Offered:
+    """Raises `BadInput` where it is no line of a bulk."""
+    try:
+        return Offered.model_validate_json(text)
+    except ValidationError as error:
+        raise BadInput("line", f"{_place(error)} is not valid") from None
+    except RecursionError:
+        raise BadInput("line", "is nested too deeply") from None
+
+
+def _parsed(text: bytes, number: int) -> Head | Item | End:
+    try:
+        return LINE.validate_json(text)
+    except ValidationError as error:
+        raise BadInput("archive", f"line {number}: {_place(error)} is not valid") from None
+    except RecursionError:
+        raise BadInput("archive", f"line {number} is nested too deeply") from None
+
+
+def _place(error: ValidationError) -> str:
+    told = error.errors(include_input=False, include_url=False)[0]
+    return _printable(".".join(str(step)[:64] for step in told["loc"]) or "it")
+
+
+def _printable(text: str) -> str:
+    return text.encode("unicode_escape").decode()

@@ -1,0 +1,72 @@
+"""
+Whom a tenant lets ask its adapters, by the name of an adapter or an alias: some tenants, or all.
+
+Who may, calls it ``owner/name`` or ``owner/name@version``; for all others there is no such thing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from galenic_adapters.refs import check_name
+from galenic_server.audit.chain import note
+from galenic_server.database.changes import Kind
+from galenic_server.database.tables import shares
+from galenic_server.registry.aliases import SqlAliases
+
+EVERYONE = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """*tenants* may ask *owner*'s *name*; `EVERYONE` among them stands for all."""
+
+    owner: str
+    name: str
+    tenants: tuple[str, ...]
+
+
+class SqlShares(SqlAliases):
+    """The part of the store that knows who may ask what is another's."""
+
+    def share(self, owner: str, name: str, tenants: Iterable[str]) -> Share:
+        """Let these and no others ask it; none takes it back from all."""
+        grantees = sorted({_grantee(one) for one in tenants})
+        check_name("tenant", owner)
+        with self._changing(Kind.SHARE, owner, check_name("name", name)) as writing:
+            note(name=name, shared_with=grantees)
+            known = sa.and_(shares.c.tenant == owner, shares.c.name == name)
+            writing.db.execute(shares.delete().where(known))
+            if grantees:
+                rows = [{"tenant": owner, "name": name, "grantee": one} for one in grantees]
+                writing.db.execute(shares.insert(), rows)
+        return Share(owner, name, tuple(grantees))
+
+    def shares(self, owner: str) -> list[Share]:
+        """Everything that *owner* shares."""
+        query = sa.select(shares).where(shares.c.tenant == owner)
+        found: dict[str, list[str]] = {}
+        with self._database.reading() as db:
+            for row in db.execute(query.order_by(shares.c.name, shares.c.grantee)):
+                found.setdefault(row.name, []).append(row.grantee)
+        return [Share(owner, name, tuple(tenants)) for name, tenants in found.items()]
+
+    def lent_to(self, tenant: str) -> list[tuple[str, str]]:
+        """Owner and name of everything that others let *tenant* ask."""
+        query = sa.select(shares.c.tenant, shares.c.name).distinct()
+        query = query.where(shares.c.grantee.in_((tenant, EVERYONE)), shares.c.tenant != tenant)
+        with self._database.reading() as db:
+            rows = db.execute(query.order_by(shares.c.tenant, shares.c.name))
+            return [(row.tenant, row.name) for row in rows]
+
+
+def _grantee(text: str) -> str:
+    return text if text == EVERYONE else check_name("tenants", text)
+
+
+def is_shared(db: sa.Connection, owner: str, name: str, tenant: str) -> bool:
+    found = sa.select(shares.c.name).where(
+        shares.c.tenant == owner, shares.c.name == name, shares.c.grantee.in_((tenant, EVERYONE))
+    )
+    return db.execute(found).first() is not None

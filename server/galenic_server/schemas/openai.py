@@ -1,0 +1,428 @@
+"""
+What OpenAI's clients send: which fields are taken, within which bounds, and what becomes of others.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from galenic_adapters.errors import BadInput, Unsupported
+from galenic_adapters.tasks.base import check_text
+from galenic_server.engine.contract import Api
+from galenic_server.schemas.tasks import Body, Flag, Real
+
+MAX_SCHEMA_BYTES = 64 << 10
+MAX_SCHEMA_LEVELS = 128
+MAX_ANSWERS = 16
+MAX_TOKENS = 10**6
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's and vLLM's
+
+REFUSED = frozenset(
+    [
+        "add_generation_prompt",
+        "add_special_tokens",
+        "background",
+        "cache_salt",
+        "chat_template",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "ec_transfer_params",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "kv_transfer_params",
+        "logits_processors",
+        "media_io_kwargs",
+        "mm_processor_kwargs",
+        "previous_input_messages",
+        "previous_response_id",
+        "priority",
+        "prompt_embeds",
+        "prompt_logprobs",
+        "prompt_token_ids",
+        "request_id",
+        "return_prompt_text",
+        "return_token_ids",
+        "return_tokens_as_token_ids",
+        "session_id",
+        "structured_outputs",
+        "tenant",
+        "truncate_prompt_tokens",
+        "use_beam_search",
+        "vllm_xargs",
+        "watermarking",
+    ]
+)
+"""Fields of vLLM's, and stored conversations: they would reach past adapter, cache or tenant."""
+
+OTHERS = frozenset(
+    [
+        "audio",
+        "best_of",
+        "function_call",
+        "functions",
+        "include",
+        "instructions",
+        "logprobs",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_tokens",
+        "max_tool_calls",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "stream_options",
+        "suffix",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "truncation",
+        "verbosity",
+        "web_search_options",
+    ]
+)
+"""OpenAI's names. Where a body has none such, a reply may tell so without repeating a caller."""
+
+Count = Annotated[int, Field(ge=0, le=MAX_TOKENS, strict=True)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Penalty = Annotated[Real, Field(ge=-2, le=2)]
+Bias = Annotated[Real, Field(ge=-100, le=100)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+TokenIds = Annotated[list[TokenId], Field(max_length=4096)]
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class Lenient(Body):
+    """Inner objects: what is not known of them is passed over, as OpenAI's servers do."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class TextPart(Lenient):
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(Lenient):
+    name: ToolName
+    arguments: str = "{}"
+
+
+class ToolCall(Lenient):
+    id: Annotated[str, Field(max_length=200)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def check(self, path: str) -> None:
+        try:
+            is_object = isinstance(json.loads(self.function.arguments), dict)
+        except ValueError:
+            is_object = False
+        if not is_object:
+            raise BadInput(f"{path}.function.arguments", "is not a JSON object")
+
+
+class Turn(Lenient):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
+    name: Annotated[str, Field(max_length=64)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=200)] | None = None
+
+    @property
+    def text(self) -> str:
+        content = self.content or ""
+        return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+    def check(self, path: str) -> None:
+        """Raises `BadInput`: what is asked has to be a text."""
+        if self.role in ("system", "developer", "user"):
+            check_text(f"{path}.content", self.text)
+        elif "\0" in self.text:
+            raise BadInput(f"{path}.content", "holds a NUL character")
+        for i, call in enumerate(self.tool_calls or ()):
+            call.check(f"{path}.tool_calls[{i}]")
+
+
+class StreamOptions(Lenient):
+    include_usage: Flag = False
+
+
+class SchemaFormat(Lenient):
+    name: Annotated[str, Field(max_length=64)] = "answer"
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: Flag | None = None
+
+
+class ResponseFormat(Lenient):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+    def check(self, path: str) -> None:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise BadInput(f"{path}.json_schema", f"does not go with type {self.type!r}")
+        if self.json_schema:
+            check_schema(f"{path}.json_schema.schema", self.json_schema.schema_)
+
+
+class Function(Lenient):
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Flag | None = None
+
+
+class Tool(Lenient):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Lenient):
+    name: ToolName
+
+
+class ToolChoice(Lenient):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class OpenAIBody(Body):
+    """
+    What every kind of request may hold.
+
+    model: an adapter (``name``, ``name@version`` or an alias) or the backbone's own name.
+    temperature: 0 unless given, so the same note gets the same answer.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    api: ClassVar[Api]
+    text_field: ClassVar[str]
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
+    stream: Flag | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_by_name(cls, data: Any) -> Any:
+        named = data.keys() if isinstance(data, dict) else ()
+        for field in sorted(REFUSED.intersection(named) - cls.model_fields.keys()):
+            raise Unsupported(field, "is not taken from a caller")
+        return data
+
+    def check(self) -> None:
+        """Raises `BadInput` for what no single field shows."""
+
+    def fields(self) -> dict[str, Any]:
+        """What vLLM is asked; what is open here is not left to the backbone's own defaults."""
+        given = self.model_dump(
+            exclude_none=True, by_alias=True, include=set(type(self).model_fields) - UNUSED
+        )
+        return DEFAULTS | given
+
+    @property
+    def ignored(self) -> str:
+        """
+        What nothing was done with, for a header: OpenAI's names, and how many others there were.
+
+        Proxies log headers, and a name that a caller made up may be a patient's.
+        """
+        unknown = self.model_extra or {}
+        names = sorted(OTHERS.intersection(unknown))
+        others = len(unknown) - len(names)
+        return ", ".join([*names, *([f"{others} more"] if others else [])])
+
+
+UNUSED = frozenset(["model", "user", "metadata"])
+DEFAULTS = {"temperature": 0.0, "top_p": 1.0}
+DEFAULTS_OF_SAMPLING = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class SampledBody(OpenAIBody):
+    """How tokens are picked; the last ones are vLLM's."""
+
+    max_tokens: Count | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+
+    repetition_penalty: Annotated[Real, Field(gt=0, le=10)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS, strict=True)] | None = None
+    min_p: Annotated[Real, Field(ge=0, le=1)] | None = None
+    min_tokens: Count | None = None
+    stop_token_ids: TokenIds | None = None
+    allowed_token_ids: Annotated[TokenIds, Field(min_length=1)] | None = None
+    bad_words: Annotated[list[StopString], Field(max_length=256)] | None = None
+    ignore_eos: Flag | None = None
+    skip_special_tokens: Flag | None = None
+    include_stop_str_in_output: Flag | None = None
+
+    def check(self) -> None:
+        if self.response_format:
+            self.response_format.check("response_format")
+        if (self.n or 1) > 1 and not self.temperature:
+            raise BadInput("n", f"is {self.n} at temperature 0, where all answers are the same")
+        most = self.max_wanted
+        if self.min_tokens and most is not None and self.min_tokens > most:
+            raise BadInput("min_tokens", f"is {self.min_tokens}, and at most {most} are wanted")
+        for key, bias in (self.logit_bias or {}).items():
+            if bias and not (key.isascii() and key.isdigit() and len(key) < 10):
+                raise BadInput("logit_bias", "has a key that is no token id")
+
+    @property
+    def max_wanted(self) -> int | None:
+        return self.max_tokens
+
+    def fields(self) -> dict[str, Any]:
+        asked = DEFAULTS_OF_SAMPLING | super().fields()
+        if self.logit_bias:  # one of 0 changes nothing, whatever its key
+            asked["logit_bias"] = {key: bias for key, bias in self.logit_bias.items() if bias}
+        if not self.stream:
+            asked.pop("stream_options", None)
+        return asked
+
+
+class ChatBody(SampledBody):
+    """OpenAI's chat. *logprobs* come with those of the *top_logprobs* likeliest tokens."""
+
+    api: ClassVar = Api.CHAT
+    text_field: ClassVar = "messages"
+
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=1000)]
+    max_completion_tokens: Count | None = None
+    logprobs: Flag | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: Flag | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    include_reasoning: Flag | None = None
+
+    def check(self) -> None:
+        super().check()
+        for i, turn in enumerate(self.messages):
+            turn.check(f"messages[{i}]")
+        if self.top_logprobs and not self.logprobs:
+            raise BadInput("top_logprobs", "needs logprobs to be true")
+        old = self.model_extra or {}
+        if "functions" in old and old.get("function_call") != "none":
+            raise Unsupported("functions", "is the old form of tools, which are taken")
+        self._check_tools()
+
+    def _check_tools(self) -> None:
+        names = [tool.function.name for tool in self.tools or ()]
+        if self.tool_choice not in (None, "none") and not names:
+            raise BadInput("tool_choice", "needs tools")
+        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
+            raise BadInput("tool_choice.function.name", "is none of the tools")
+        for i, tool in enumerate(self.tools or ()):
+            check_schema(f"tools[{i}].function.parameters", tool.function.parameters)
+
+    @property
+    def max_wanted(self) -> int | None:
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens
+        return self.max_tokens
+
+    def fields(self) -> dict[str, Any]:
+        asked = super().fields()
+        asked.pop("max_completion_tokens", None)
+        for tool in asked.get("tools", ()):
+            tool["function"]["strict"] = True  # arguments keep their schema, whatever is asked
+        if not self.tools:  # an empty list is as none at all, which vLLM does not know
+            asked.pop("tools", None)
+        asked["messages"] = [turn.model_dump(exclude_none=True) for turn in self.messages]
+        if self.max_wanted is not None:
+            asked["max_tokens"] = self.max_wanted
+        return asked
+
+    @property
+    def is_plain(self) -> bool:
+        """A user's text and nothing else: no earlier turns, tools or format of the caller's own."""
+        form = self.response_format
+        return (
+            [turn.role for turn in self.messages] == ["user"]
+            and self.n in (None, 1)
+            and not self.tools
+            and (form is None or form.type == "text")
+        )
+
+
+class CompletionBody(SampledBody):
+    """OpenAI's completions: the answer goes on from *prompt*, which no chat template is put to."""
+
+    api: ClassVar = Api.COMPLETIONS
+    text_field: ClassVar = "prompt"
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=256)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[list[TokenId]], Field(min_length=1, max_length=256)]
+    )
+    echo: Flag | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+
+    def check(self) -> None:
+        super().check()
+        for i, text in enumerate(self._texts()):
+            check_text(f"prompt[{i}]" if isinstance(self.prompt, list) else "prompt", text)
+
+    @property
+    def max_wanted(self) -> int:
+        return DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def _texts(self) -> Iterator[str]:
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return (prompt for prompt in prompts if isinstance(prompt, str))
+
+
+def check_schema(path: str, schema: Any) -> None:
+    """Raises `BadInput` for more than a compiler is asked to take: 300 levels keep it for 7 s."""
+    if _is_deeper(schema, MAX_SCHEMA_LEVELS):
+        raise BadInput(path, f"is nested more deeply than {MAX_SCHEMA_LEVELS} levels of JSON")
+    num_bytes = len(json.dumps(schema))
+    if num_bytes > MAX_SCHEMA_BYTES:
+        problem = f"is {num_bytes:,} bytes of JSON; at most {MAX_SCHEMA_BYTES:,} are taken"
+        raise BadInput(path, problem)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Without recursion: it is a stranger's."""
+    level = [value]
+    while level and levels:
+        level = [inner for outer in level for inner in _inside(outer)]
+        levels -= 1
+    return bool(level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -1,0 +1,272 @@
+"""
+What travels over HTTP for the clinical tasks. Unknown fields are refused by name.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from galenic_adapters.errors import BadInput
+from galenic_adapters.tasks.base import Answer, Completion, Reading, Relation, Span
+from galenic_adapters.tasks.ner import NerFields
+from galenic_adapters.tasks.nli import NliFields
+from galenic_adapters.tasks.qa import QaFields
+from galenic_adapters.tasks.re import ReFields
+from galenic_adapters.tasks.summarization import SummarizationFields
+from galenic_server.registry.store import Resolved
+
+Flag = Annotated[bool, Field(strict=True)]
+Real = Annotated[float, Field(strict=True)]
+"""As in JSON: nothing that could be read as one is taken for one."""
+
+
+class Body(BaseModel):
+    """JSON from a caller: nothing unknown, no NaN, and no value ever in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class Document(Body):
+    """One text of a batch; *id* comes back with its answer, its place in the batch if not given."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+    def fields(self) -> Any:
+        """The task's fields; raises `BadInput`."""
+        raise NotImplementedError
+
+
+class Place(Body):
+    """Code points start to end (exclusive) of the text."""
+
+    start: Annotated[int, Field(ge=0, strict=True)]
+    end: Annotated[int, Field(ge=1, strict=True)]
+
+    def span(self, text: str) -> Span:
+        return Span(self.start, self.end, text[self.start : self.end])
+
+
+class NerDocument(Document):
+    text: str
+
+    def fields(self) -> NerFields:
+        return NerFields(self.text)
+
+
+class ReDocument(Document):
+    """With *head* and *tail*, how these two relate; without, every relation in the text."""
+
+    text: str
+    head: Place | None = None
+    tail: Place | None = None
+
+    def fields(self) -> ReFields:
+        head = self.head.span(self.text) if self.head else None
+        tail = self.tail.span(self.text) if self.tail else None
+        return ReFields(self.text, head, tail)
+
+
+class QaDocument(Document):
+    """With *options* (letter to text) the answer is one of the letters."""
+
+    question: str
+    context: str | None = None
+    options: Annotated[dict[str, str], Field(min_length=2, max_length=26)] | None = None
+
+    def fields(self) -> QaFields:
+        return QaFields(self.question, self.context, self.options)
+
+
+class NliDocument(Document):
+    premise: str
+    hypothesis: str
+
+    def fields(self) -> NliFields:
+        return NliFields(self.premise, self.hypothesis)
+
+
+class SummarizeDocument(Document):
+    text: str
+
+    def fields(self) -> SummarizationFields:
+        return SummarizationFields(self.text)
+
+
+D = TypeVar("D", bound=Document)
+
+
+class Batch(Body, Generic[D]):
+    """
+    adapter: ``name``, ``name@version`` or an alias; the task's default if not given.
+    max_tokens: room for each answer, where the task's own is too small.
+    """
+
+    documents: Annotated[list[D], Field(min_length=1)]
+    adapter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
+
+    def fields(self) -> list[Any]:
+        """Each document's fields; raises `BadInput` with the document's place."""
+        return [_fields(i, document) for i, document in enumerate(self.documents)]
+
+    def ids(self) -> list[str]:
+        return [document.id or str(i) for i, document in enumerate(self.documents)]
+
+
+def _fields(i: int, document: Document) -> Any:
+    try:
+        return document.fields()
+    except BadInput as error:
+        raise error.under(f"documents[{i}]") from None
+
+
+class Used(BaseModel):
+    """The adapter that answered."""
+
+    name: str
+    version: int
+    digest: str
+
+    @classmethod
+    def of(cls, adapter: Resolved) -> Self:
+        return cls(name=adapter.ref.name, version=adapter.ref.version, digest=adapter.digest)
+
+
+class Usage(BaseModel):
+    """Tokens of texts and answers; an adapter's virtual prompt is not counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+
+    @classmethod
+    def of(cls, completions: Iterable[Completion]) -> Self:
+        told = [
+            (c.num_prompt_tokens, c.num_completion_tokens, c.num_cached_tokens) for c in completions
+        ]
+        prompt, completion, cached = map(sum, zip(*told, strict=True))
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            cached_tokens=cached,
+        )
+
+
+class Read(BaseModel):
+    """
+    reading: whether the answer could be read; what could not be read is null, never a guess.
+    confidence: the model's probability for the answer among those allowed, where it was measured.
+    """
+
+    id: str
+    reading: Reading
+    confidence: float | None = None
+    warnings: list[str] = []
+
+    @classmethod
+    def of(cls, id_: str, answer: Answer[Any]) -> Self:
+        """The document's answer as it travels."""
+        return cls(
+            id=id_,
+            reading=answer.reading,
+            confidence=answer.confidence,
+            warnings=list(answer.warnings),
+            **cls.told(answer),
+        )
+
+    @classmethod
+    def told(cls, answer: Answer[Any]) -> dict[str, Any]:
+        """The task's own part of it."""
+        raise NotImplementedError
+
+
+class Argument(BaseModel):
+    """``text[start:end]`` of the document, in code points."""
+
+    start: int
+    end: int
+    text: str
+    type: str | None = None
+
+    @classmethod
+    def of(cls, span: Span) -> Self:
+        return cls(start=span.start, end=span.end, text=span.text, type=span.type)
+
+
+class Entity(Argument):
+    confidence: float | None = None
+
+
+class Related(BaseModel):
+    type: str
+    head: Argument
+    tail: Argument
+    confidence: float | None = None
+
+    @classmethod
+    def of(cls, relation: Relation, confidence: float | None) -> Self:
+        head, tail = Argument.of(relation.head), Argument.of(relation.tail)
+        return cls(type=relation.type, head=head, tail=tail, confidence=confidence)
+
+
+class NerRead(Read):
+    entities: list[Entity] | None
+
+    @classmethod
+    def told(cls, answer: Answer[tuple[Span, ...]]) -> dict[str, Any]:
+        if answer.value is None:
+            return {"entities": None}
+        return {"entities": [Entity.of(span) for span in answer.value]}
+
+
+class ReRead(Read):
+    relations: list[Related] | None
+
+    @classmethod
+    def told(cls, answer: Answer[tuple[Relation, ...]]) -> dict[str, Any]:
+        if answer.value is None:
+            return {"relations": None}
+        return {"relations": [Related.of(one, answer.confidence) for one in answer.value]}
+
+
+class QaRead(Read):
+    """answer: the option's letter where options were given."""
+
+    answer: str | None
+
+    @classmethod
+    def told(cls, answer: Answer[str]) -> dict[str, Any]:
+        return {"answer": answer.value}
+
+
+class NliRead(Read):
+    label: str | None
+
+    @classmethod
+    def told(cls, answer: Answer[str]) -> dict[str, Any]:
+        return {"label": answer.value}
+
+
+class SummarizeRead(Read):
+    summary: str | None
+
+    @classmethod
+    def told(cls, answer: Answer[str]) -> dict[str, Any]:
+        return {"summary": answer.value}
+
+
+R = TypeVar("R", bound=Read)
+
+
+class Reply(BaseModel, Generic[R]):
+    """Answers in the order of the documents. model: the backbone."""
+
+    adapter: Used
+    model: str
+    documents: list[R]
+    usage: Usage

@@ -1,0 +1,157 @@
+"""
+Who may ask: 256-bit keys, of which the database holds only an HMAC under the server's secret.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from galenic_adapters.errors import BadInput, NotFound
+from galenic_adapters.refs import SHARED
+from galenic_server.database.cache import Remembered
+from galenic_server.database.changes import Change, Kind
+from galenic_server.tenancy.keys import Key, Role, SqlKeys
+from galenic_server.tenancy.tokens import Bearer, Tokens, is_token
+
+PREFIX = "gal_"
+KEY = re.compile(r"gal_[A-Za-z0-9_-]{43}")
+REMEMBERED_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose key it was, and what it opens."""
+
+    tenant: str
+    role: Role
+    key_id: str
+
+
+def new_key() -> str:
+    return PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+
+
+class Keys:
+    """
+    The keys of every tenant.
+
+    A key that was found is remembered for two seconds: a revocation on another replica is heard
+    of soon, and a busy caller does not ask the database each time. While the database is away, a
+    key seen in the last *stale_seconds* opens on, until it expires: nobody can revoke one then.
+    """
+
+    def __init__(
+        self,
+        store: SqlKeys,
+        secret: bytes,
+        *,
+        admin_key: str | None = None,
+        stale_seconds: float = 900.0,
+        tokens: Tokens | None = None,
+    ) -> None:
+        self._store = store
+        self._secret = secret
+        self._tokens = tokens
+        self._admin_hash = self._hash(admin_key) if admin_key else None
+        self._remembered = Remembered[str, Key](
+            fresh_seconds=REMEMBERED_SECONDS, stale_seconds=stale_seconds
+        )
+        self._open = Remembered[str, bool](
+            fresh_seconds=REMEMBERED_SECONDS, stale_seconds=stale_seconds
+        )
+        store.listen(self._heard)
+
+    def create(
+        self, tenant: str, role: Role, *, expires: datetime | None = None, label: str = ""
+    ) -> tuple[str, Key]:
+        """A new key's text, which is nowhere to be had again, and its record."""
+        _check_ahead(expires)
+        text = new_key()
+        made = self._store.add_key(tenant, role, self._hash(text), expires=expires, label=label)
+        return text, made
+
+    def rotate(
+        self,
+        key_id: str,
+        *,
+        grace: timedelta,
+        expires: datetime | None = None,
+        tenant: str | None = None,
+    ) -> tuple[str, Key]:
+        """A new key instead of *key_id*, which goes on opening for *grace*."""
+        _check_ahead(expires)
+        text = new_key()
+        made = self._store.rotate_key(
+            key_id, self._hash(text), grace=grace, expires=expires, tenant=tenant
+        )
+        return text, made
+
+    def expire(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
+        return self._store.expire_key(key_id, at, tenant=tenant)
+
+    def find(self, text: str) -> Caller | None:
+        """Who holds the key *text*; none where it is unknown, revoked or no key at all."""
+        if self._tokens and is_token(text):
+            return self._holder(self._tokens.read(text))
+        if len(text) > 256 or not text.isascii():
+            return None
+        hashed = self._hash(text)
+        if self._admin_hash and hmac.compare_digest(hashed, self._admin_hash):
+            return Caller(SHARED, Role.ADMIN, "environment")
+        if not KEY.fullmatch(text):
+            return None
+        try:
+            key = self._remembered.get(hashed, lambda: self._store.find_key(hashed))
+        except NotFound:
+            return None
+        return _caller(key)
+
+    def recall(self, text: str) -> Caller | None:
+        """The same for a key that was seen a moment ago, without asking the database."""
+        if not KEY.fullmatch(text):
+            return None
+        key = self._remembered.recall(self._hash(text))
+        return None if key is None else _caller(key)
+
+    def _holder(self, bearer: Bearer | None) -> Caller | None:
+        """A token's, where its tenant is one of ours and not suspended."""
+        if bearer is None:
+            return None
+        tenant = bearer.tenant
+        is_open = tenant == SHARED or self._open.get(tenant, lambda: self._store.is_open(tenant))
+        return Caller(tenant, bearer.role, bearer.subject) if is_open else None
+
+    def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
+        self._store.revoke_key(key_id, tenant=tenant)
+
+    def of(self, tenant: str | None, *, after: str | None = None, limit: int = 100) -> list[Key]:
+        return self._store.list_keys(tenant, after=after, limit=limit)
+
+    def has_admin(self) -> bool:
+        """Whether someone can administer: by a key that still opens, or the environment's."""
+        return bool(self._admin_hash) or self._store.has_open_key(SHARED, Role.ADMIN)
+
+    def _heard(self, changes: Sequence[Change] | None) -> None:
+        """Keys and tenants changed, here or on another replica: what was known is asked again."""
+        if changes is None or any(one.kind in (Kind.KEY, Kind.TENANT) for one in changes):
+            self._remembered.forget()
+            self._open.forget()
+
+    def _hash(self, text: str) -> str:
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _check_ahead(expires: datetime | None) -> None:
+    if expires is not None and expires <= datetime.now(UTC):
+        raise BadInput("expires", "is past; the key would open nothing")
+
+
+def _caller(key: Key) -> Caller | None:
+    """Who holds it, if it has not expired since."""
+    is_expired = key.expires is not None and key.expires <= datetime.now(UTC)
+    return None if is_expired else Caller(key.tenant, key.role, key.id)

@@ -1,0 +1,136 @@
+"""
+What a tenant has left of its limits: requests and tokens a minute, and requests open at once.
+
+Counted in this process. A replica behind a gateway counts what reaches it, so a fleet's limit is
+the sum of its replicas'; nothing is asked of a database for a request. Tokens are known only once
+they are made: they are charged as they come and may run into debt, which the next request meets.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from galenic_adapters.errors import LimitReached
+from galenic_server.tenancy.limits import Limits
+
+Clock = Callable[[], float]
+UNBOUNDED = Limits()
+
+
+class Bucket:
+    """A minute's worth at most, filled evenly, from which *take* and *spend* draw."""
+
+    def __init__(self, per_minute: int, clock: Clock) -> None:
+        self.per_minute = per_minute
+        self._clock = clock
+        self._level = float(per_minute)
+        self._at = clock()
+
+    @property
+    def level(self) -> float:
+        """What is left just now; below zero where more was spent than there was."""
+        now = self._clock()
+        filled = self._level + (now - self._at) * self.per_minute / 60
+        self._level, self._at = min(float(self.per_minute), filled), now
+        return self._level
+
+    def spend(self, count: float) -> None:
+        self._level = self.level - count
+
+    def seconds_until(self, level: float) -> float:
+        return max(0.0, level - self.level) * 60 / self.per_minute
+
+
+@dataclass(slots=True)
+class Use:
+    """One tenant's buckets under *limits*, and how many of its requests are open."""
+
+    limits: Limits = UNBOUNDED
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+    num_open: int = 0
+
+
+class Limiter:
+    """Holds every tenant to its limits; of one event loop."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._uses: dict[str, Use] = {}
+
+    @contextmanager
+    def open(self, tenant: str, limits: Limits) -> Iterator[dict[str, str]]:
+        """
+        One request of *tenant*, open until the block ends; gives headers that tell what is left.
+
+        Raises `LimitReached`.
+        """
+        use = self._use(tenant, limits)
+        self._check(use)
+        if use.requests:
+            use.requests.spend(1)
+        use.num_open += 1
+        try:
+            yield self.headers(tenant)
+        finally:
+            use.num_open -= 1
+
+    def spend(self, tenant: str, num_tokens: int) -> None:
+        use = self._uses.get(tenant)
+        if use and use.tokens:
+            use.tokens.spend(num_tokens)
+
+    def weight(self, tenant: str) -> float:
+        use = self._uses.get(tenant)
+        return use.limits.weight if use else 1.0
+
+    def headers(self, tenant: str) -> dict[str, str]:
+        """As OpenAI names them; none where there is no bound."""
+        use = self._uses.get(tenant)
+        told = {"requests": use.requests, "tokens": use.tokens} if use else {}
+        return {
+            f"x-ratelimit-{what}-{kind}": text
+            for kind, bucket in told.items()
+            if bucket
+            for what, text in _told(bucket).items()
+        }
+
+    def _use(self, tenant: str, limits: Limits) -> Use:
+        use = self._uses.setdefault(tenant, Use())
+        if use.limits != limits:
+            use.requests = self._bucket(use.requests, limits.requests_per_minute)
+            use.tokens = self._bucket(use.tokens, limits.tokens_per_minute)
+            use.limits = limits
+        return use
+
+    def _bucket(self, old: Bucket | None, per_minute: int | None) -> Bucket | None:
+        if per_minute is None:
+            return None
+        return old if old and old.per_minute == per_minute else Bucket(per_minute, self._clock)
+
+    def _check(self, use: Use) -> None:
+        most = use.limits.concurrent
+        if most is not None and use.num_open >= most:
+            raise LimitReached(f"{most} requests of this tenant are open, as many as may be", 1)
+        for what, bucket, needed in (("requests", use.requests, 1.0), ("tokens", use.tokens, 0.0)):
+            if bucket and bucket.level < needed:
+                problem = f"this tenant's {bucket.per_minute:,} {what} a minute are used"
+                raise LimitReached(problem, bucket.seconds_until(max(needed, 1.0)))
+
+
+def _told(bucket: Bucket) -> dict[str, str]:
+    return {
+        "limit": str(bucket.per_minute),
+        "remaining": str(max(0, math.floor(bucket.level))),
+        "reset": _duration(bucket.seconds_until(bucket.per_minute)),
+    }
+
+
+def _duration(seconds: float) -> str:
+    """As OpenAI writes it: 6m0s, 1.5s, 20ms."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
