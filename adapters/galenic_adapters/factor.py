@@ -1,11 +1,12 @@
 """
 An adapter's factor, the metaprompt that all share, and the prompt that the two make.
 
-Dimension key:  P prompt positions   D model width   R rank
+Dimension key:  P prompt positions   D model width   R rank   L layers   W width of a place
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
 
@@ -99,3 +100,61 @@ def compose(metaprompt: Metaprompt, factor: Factor) -> Tensor:
             f"factor of {made} does not fit metaprompt {tuple(metaprompt.rows_PD.shape)}"
         )
     return scale(metaprompt.rows_PD, factor.u_PR, factor.v_RD).to(metaprompt.rows_PD.dtype)
+
+
+PLACES = ("q", "k", "v", "o", "f")
+"""
+Activations that scales multiply in every layer: what the projections to queries, keys and values
+give, what attention gives, and the feed-forward's inner activations (arXiv 2205.05638).
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """
+    An adapter as an engine takes it; a part that is absent changes nothing.
+
+    rows_PD: vectors that stand before the text.   prefix: keys and values (L, P, W) that stand
+    before the text in every layer.   scales: factors (L, W) of the text's activations, by place.
+    """
+
+    rows_PD: Tensor | None = None
+    prefix: tuple[Tensor, Tensor] | None = None
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := self.scales.keys() - set(PLACES):
+            raise BadFactor(f"no place is called {min(unknown)!r}, only {', '.join(PLACES)}")
+        parts = self._parts
+        for name, (tensor, ndim) in parts.items():
+            if tensor.ndim != ndim:
+                shape = tuple(tensor.shape)
+                raise BadFactor(f"{name} is of shape {shape}, not of {ndim} dimensions")
+            if not tensor.isfinite().all():
+                raise BadFactor(f"{name} holds NaN or infinity")
+        layers = {name: len(parts[name][0]) for name in parts if name != "rows"}
+        if len(set(layers.values())) > 1:
+            raise BadFactor(f"numbers of layers disagree: {layers}")
+
+    @property
+    def num_positions(self) -> int:
+        """Of its prompt."""
+        if self.rows_PD is not None:
+            return len(self.rows_PD)
+        return self.prefix[0].shape[1] if self.prefix is not None else 0
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.numel() for tensor, _ in self._parts.values())
+
+    @property
+    def _parts(self) -> dict[str, tuple[Tensor, int]]:
+        """Every tensor, with the dimensions that it has to have."""
+        parts = {f"the scale of {place}": (self.scales[place], 2) for place in self.scales}
+        if self.rows_PD is not None:
+            parts["rows"] = (self.rows_PD, 2)
+        if self.prefix is not None:
+            parts["the prefix's keys"], parts["the prefix's values"] = (
+                (tensor, 3) for tensor in self.prefix
+            )
+        return parts
