@@ -3,7 +3,7 @@
 import pytest
 
 from galenic_server.engine.contract import Engine
-from tests.support.engines import RANKS, RunningEngine, running
+from tests.support.engines import RunningEngine, running
 from tests.support.tiny_models import NUM_POSITIONS, tiny_gpt_oss, tiny_llama
 
 SMALLEST_DIFFERENCE = 1e-3  # of log-probabilities, in float32
@@ -14,9 +14,7 @@ def assert_parity(vllm: RunningEngine, reference: RunningEngine) -> None:
     """Bare, prompts and scales, short and long texts, all in one batch; cold, then cached."""
     kinds = vllm.adapters.kinds
     assert kinds == reference.adapters.kinds
-    cases = [
-        (text, kind, max_tokens) for text in TEXTS for kind in kinds for max_tokens in (1, 12)
-    ]
+    cases = [(text, kind, max_tokens) for text in TEXTS for kind in kinds for max_tokens in (1, 12)]
 
     def requests(engine: RunningEngine):
         for text, kind, max_tokens in cases:
