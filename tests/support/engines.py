@@ -31,6 +31,7 @@ from tests.support.tiny_models import NUM_POSITIONS, WIDTH
 T = TypeVar("T")
 
 CONTEXT_TOKENS = 512
+SMALL = {"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 32}  # for vLLM
 RANKS = (1, 4, 16)
 
 
@@ -52,9 +53,7 @@ class Adapters:
             torch.randn(NUM_POSITIONS, rank, generator=self._random),
             torch.randn(rank, WIDTH, generator=self._random),
         )
-        digest = digest_of({"u": factor.u_PR, "v": factor.v_RD})
-        self._factors[digest] = factor
-        return digest
+        return self.put(factor, {"u": factor.u_PR, "v": factor.v_RD})
 
     def add_scales(self, *places: str, seed: int) -> str:
         """One that scales these places by a half more or less; the same one for the same seed."""
@@ -62,8 +61,11 @@ class Adapters:
         scales = {
             place: 1 + 0.5 * torch.randn(self.shapes[place], generator=made) for place in places
         }
-        digest = digest_of(scales)
-        self._factors[digest] = Composed(scales=scales)
+        return self.put(Composed(scales=scales), scales)
+
+    def put(self, adapter: Factor | Composed, tensors: dict[str, torch.Tensor]) -> str:
+        digest = digest_of(tensors)
+        self._factors[digest] = adapter
         return digest
 
     @property
@@ -95,7 +97,10 @@ def metaprompt() -> Metaprompt:
 class RunningEngine:
     """A started engine and its event loop, for tests that are not coroutines themselves."""
 
-    def __init__(self, engine: Engine, adapters: Adapters, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, kind: str, engine: Engine, adapters: Adapters, runner: asyncio.Runner
+    ) -> None:
+        self.kind = kind
         self.engine = engine
         self.adapters = adapters
         self._runner = runner
@@ -134,7 +139,7 @@ def running(kind: str, backbone: Path | str, **config: Any) -> Iterator[RunningE
     adapters = Adapters(backbone)
     small = {"dtype": "float32", "num_slots": 8, "enforce_eager": True}
     if kind == "vllm":
-        small["options"] = {"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 32}
+        config["options"] = SMALL | config.get("options", {})
     made = EngineConfig(
         str(backbone),
         metaprompt(),
@@ -146,7 +151,7 @@ def running(kind: str, backbone: Path | str, **config: Any) -> Iterator[RunningE
         engine = make_engine(kind, made, adapters)
         runner.run(engine.start())
         try:
-            yield RunningEngine(engine, adapters, runner)
+            yield RunningEngine(kind, engine, adapters, runner)
         finally:
             runner.run(engine.stop())
             del engine
