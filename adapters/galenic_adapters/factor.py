@@ -137,13 +137,6 @@ class Composed:
             raise BadFactor(f"numbers of layers disagree: {layers}")
 
     @property
-    def num_positions(self) -> int:
-        """Of its prompt."""
-        if self.rows_PD is not None:
-            return len(self.rows_PD)
-        return self.prefix[0].shape[1] if self.prefix is not None else 0
-
-    @property
     def num_parameters(self) -> int:
         return sum(tensor.numel() for tensor, _ in self._parts.values())
 

@@ -123,7 +123,9 @@ def join(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
-    engine = make_engine(settings.engine, config, store.factor, admission, factors_of=store.factors)
+    engine = make_engine(
+        settings.engine, config, store.factor, admission, adapters_of=store.factors
+    )
     service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(
         SqlLimits(store.database),

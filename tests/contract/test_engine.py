@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import jsonschema
 import pytest
 import torch
 
 from galenic_adapters.errors import BadFactor, BadInput, NotFound, TooLong, Unavailable
-from galenic_adapters.factor import Factor
+from galenic_adapters.factor import Composed, Factor
 from galenic_adapters.tasks.base import Choice, Grammar, JsonSchema
 from galenic_server.engine.make import make_engine
 from tests.support.engines import CONTEXT_TOKENS, RunningEngine
@@ -23,9 +24,9 @@ def running(request: pytest.FixtureRequest) -> RunningEngine:
 class TestAnAnswer:
     def test_it_depends_on_the_adapter_and_on_nothing_else(self, running):
         """
-        Bare and three adapters say four things, and the same again when asked at once.
+        Bare, prompts and scales say as many things, and the same again when asked at once.
         """
-        adapters = [None, *running.adapters.of_rank.values()]
+        adapters = running.adapters.kinds
         alone = [running.ask(adapter=adapter) for adapter in adapters]
         mixed = running.ask_all(*(running.request(adapter=adapter) for adapter in adapters))
 
@@ -112,7 +113,7 @@ class TestAConstraint:
         One of the labels, whole, whatever characters they hold.
         """
         labels = ("yes", 'a "quoted" one', "back\\slash", "größer ≥ 3")
-        for adapter in running.adapters.of_rank.values():
+        for adapter in running.adapters.kinds:
             answer = running.ask(adapter=adapter, constraint=Choice(labels), max_tokens=40)
 
             assert answer.text in labels
@@ -226,6 +227,32 @@ class TestABadRequest:
         with pytest.raises(NotFound):
             running.ask(adapter="sha256:nobody")
 
+    @pytest.mark.parametrize(
+        ("scales", "told"),
+        [
+            ({"k": torch.ones(2, 64)}, "'k', the places served are o, f"),
+            ({"o": torch.ones(2, 65)}, r"'o' is \(2, 65\), .* \(2, 64\)"),
+            ({"f": torch.ones(3, 96)}, r"'f' is \(3, 96\), .* \(2, 96\)"),
+        ],
+    )
+    def test_a_scale_that_fits_no_layer_is_refused(self, running, scales, told):
+        """
+        The error names its place and what is served there.
+        """
+        digest = running.adapters.put(Composed(scales=scales), scales)
+
+        with pytest.raises(BadFactor, match=told):
+            running.ask(adapter=digest)
+
+    def test_a_place_that_does_not_exist_is_not_served(self, running):
+        """
+        An engine of such a configuration is not made.
+        """
+        with pytest.raises(BadFactor, match="no place is called 'x'"):
+            make_engine(
+                running.kind, replace(running.engine.config, places=("x",)), running.adapters
+            )
+
     def test_a_factor_that_no_slot_holds_is_refused(self, running):
         """
         The error names its rank and the highest.
@@ -253,14 +280,15 @@ class TestAdapters:
         """
         A request after `seat` loads nothing.
         """
-        digests = [running.adapters.add(rank=1) for _ in range(3)]
+        digests = [running.adapters.add(rank=1), running.adapters.add_scales("o", seed=16)]
         running.run(running.engine.seat(digests))
         before = running.run(running.engine.stats())
-        running.ask(adapter=digests[0])
+        for digest in digests:
+            running.ask(adapter=digest)
         after = running.run(running.engine.stats())
 
         assert before.slot_loads == after.slot_loads
-        assert after.resident_adapters >= 3
+        assert after.resident_adapters >= 2
 
     def test_those_at_hand_are_taken_and_what_fits_no_slot_is_not(self, running):
         """
@@ -286,7 +314,8 @@ class TestAdapters:
         """
         Whoever was away answers as before.
         """
-        digests = [running.adapters.add(rank=rank) for rank in (1, 2, 4) * 4]
+        digests = [running.adapters.add(rank=rank) for rank in (1, 2, 4) * 3]
+        digests += [running.adapters.add_scales("o", "f", seed=seed) for seed in range(10, 16)]
         once = [running.ask(adapter=digest).text for digest in digests]
         again = [running.ask(adapter=digest).text for digest in digests]
         stats = running.run(running.engine.stats())
@@ -302,7 +331,8 @@ class TestLife:
         """
         Eight answers left half-read hold no slot: eight other adapters find place.
         """
-        digests = [running.adapters.add(rank=1) for _ in range(16)]
+        digests = [running.adapters.add_scales("f", seed=seed) for seed in range(20, 28)]
+        digests += [running.adapters.add(rank=1) for _ in range(8)]
 
         async def leave_half_read():
             for digest in digests[:8]:
@@ -320,8 +350,7 @@ class TestLife:
         """
         Unhealthy, and requests are told to come later.
         """
-        kind = "vllm" if type(running.engine).__name__ == "VllmEngine" else "transformers"
-        unstarted = make_engine(kind, running.engine.config, running.adapters)
+        unstarted = make_engine(running.kind, running.engine.config, running.adapters)
 
         async def ask():
             await anext(unstarted.generate(running.request()))

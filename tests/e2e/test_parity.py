@@ -44,7 +44,7 @@ def started(kind: str, zoo: Zoo, factors: dict[str, Factor]) -> Iterator[Running
     with asyncio.Runner() as runner:
         runner.run(engine.start())
         try:
-            yield RunningEngine(engine, None, runner)
+            yield RunningEngine(kind, engine, None, runner)
         finally:
             runner.run(engine.stop())
 

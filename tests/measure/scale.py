@@ -28,7 +28,7 @@ from galenic_adapters.tasks.base import TaskName
 from galenic_client.types import ToPush
 from galenic_server.engine.slots import Place, Seated
 from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
-from galenic_server.engine.vllm.worker import messages, pack
+from galenic_server.engine.vllm.worker import messages, pack_factors
 from galenic_server.registry.store import SqlStore
 from galenic_server.registry.versions import Wanted
 from tests.support.real_server import RealServer, Zoo, real_server
@@ -115,10 +115,10 @@ def tables(positions: int, width: int, num: int) -> None:
     pool = (embed.next_C, embed.u_CP, embed.v_CD)
     num_bytes = embed.first_S.nbytes + sum(table[1:].nbytes for table in pool)
     factor = Factor(torch.randn(positions, 1).bfloat16(), torch.randn(1, width).bfloat16())
-    seated: list[Seated] = [(Place(i, (i + 1,)), factor) for i in range(num)]
+    seated = [Seated("", Place(i, (i + 1,)), factor) for i in range(num)]
     began = time.perf_counter()
     for part in messages(seated, torch.bfloat16):
-        embed.load(load(pack(part, torch.bfloat16)))
+        embed.load(load(pack_factors(part, torch.bfloat16)))
     seconds = time.perf_counter() - began
     share = num_bytes / num / (2 * (positions + width))
     grown = psutil.Process().memory_info().rss - before

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import AutoConfig
 
+from galenic_adapters.backbone.scaling import shapes
 from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import Factor, Metaprompt, digest_of
+from galenic_adapters.factor import Composed, Factor, Metaprompt, digest_of
 from galenic_adapters.tasks.base import Completion
 from galenic_server.engine.contract import (
     Engine,
@@ -29,17 +31,19 @@ from tests.support.tiny_models import NUM_POSITIONS, WIDTH
 T = TypeVar("T")
 
 CONTEXT_TOKENS = 512
+SMALL = {"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 32}  # for vLLM
 RANKS = (1, 4, 16)
 
 
 class Adapters:
     """Random adapters by digest; what is not there is not found."""
 
-    def __init__(self) -> None:
+    def __init__(self, backbone: Path | str) -> None:
+        self.shapes = shapes(AutoConfig.from_pretrained(backbone))
         self._random = torch.Generator().manual_seed(0)
-        self._factors: dict[str, Factor] = {}
+        self._factors: dict[str, Factor | Composed] = {}
 
-    def __call__(self, digest: str) -> Factor:
+    def __call__(self, digest: str) -> Factor | Composed:
         if digest not in self._factors:
             raise NotFound("no such adapter")
         return self._factors[digest]
@@ -49,12 +53,35 @@ class Adapters:
             torch.randn(NUM_POSITIONS, rank, generator=self._random),
             torch.randn(rank, WIDTH, generator=self._random),
         )
-        digest = digest_of({"u": factor.u_PR, "v": factor.v_RD})
-        self._factors[digest] = factor
+        return self.put(factor, {"u": factor.u_PR, "v": factor.v_RD})
+
+    def add_scales(self, *places: str, seed: int) -> str:
+        """One that scales these places by a half more or less; the same one for the same seed."""
+        made = torch.Generator().manual_seed(seed)
+        scales = {
+            place: 1 + 0.5 * torch.randn(self.shapes[place], generator=made) for place in places
+        }
+        return self.put(Composed(scales=scales), scales)
+
+    def put(self, adapter: Factor | Composed, tensors: dict[str, torch.Tensor]) -> str:
+        digest = digest_of(tensors)
+        self._factors[digest] = adapter
         return digest
+
+    @property
+    def kinds(self) -> list[str | None]:
+        """No adapter, and one of each kind that stays: of every rank, of scales at some places."""
+        return [None, *self.of_rank.values(), *self.scales.values()]
 
     def remove(self, digest: str) -> None:
         del self._factors[digest]
+
+    @cached_property
+    def scales(self) -> dict[str, str]:
+        """Some that stay, by the places that they scale."""
+        return {
+            places: self.add_scales(*places, seed=i) for i, places in enumerate(("of", "o", "f"))
+        }
 
     @cached_property
     def of_rank(self) -> dict[int, str]:
@@ -70,7 +97,10 @@ def metaprompt() -> Metaprompt:
 class RunningEngine:
     """A started engine and its event loop, for tests that are not coroutines themselves."""
 
-    def __init__(self, engine: Engine, adapters: Adapters, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, kind: str, engine: Engine, adapters: Adapters, runner: asyncio.Runner
+    ) -> None:
+        self.kind = kind
         self.engine = engine
         self.adapters = adapters
         self._runner = runner
@@ -106,10 +136,10 @@ class RunningEngine:
 @contextmanager
 def running(kind: str, backbone: Path | str, **config: Any) -> Iterator[RunningEngine]:
     """An engine over *backbone* in float32, uncompiled and small unless *config* says otherwise."""
-    adapters = Adapters()
+    adapters = Adapters(backbone)
     small = {"dtype": "float32", "num_slots": 8, "enforce_eager": True}
     if kind == "vllm":
-        small["options"] = {"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 32}
+        config["options"] = SMALL | config.get("options", {})
     made = EngineConfig(
         str(backbone),
         metaprompt(),
@@ -121,7 +151,7 @@ def running(kind: str, backbone: Path | str, **config: Any) -> Iterator[RunningE
         engine = make_engine(kind, made, adapters)
         runner.run(engine.start())
         try:
-            yield RunningEngine(engine, adapters, runner)
+            yield RunningEngine(kind, engine, adapters, runner)
         finally:
             runner.run(engine.stop())
             del engine

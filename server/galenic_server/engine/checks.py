@@ -13,10 +13,11 @@ from typing import Protocol
 
 from transformers import AutoConfig
 
+from galenic_adapters.backbone.scaling import shapes
 from galenic_adapters.errors import BadFactor, BadInput, TooLong, Unsupported
-from galenic_adapters.factor import Factor
+from galenic_adapters.factor import Composed, Factor
 from galenic_adapters.tasks.base import Choice
-from galenic_server.engine.contract import EngineConfig, Request, Sampling
+from galenic_server.engine.contract import Adapter, EngineConfig, Request, Sampling
 
 
 class _BackboneShape(Protocol):
@@ -121,11 +122,62 @@ def _check_sampling(sampling: Sampling) -> None:
         raise BadInput("stop", "holds an empty string")
 
 
-def fit(config: EngineConfig) -> tuple[EngineConfig, Border]:
+@dataclass(frozen=True, slots=True)
+class Capacity:
     """
-    *config* with its context cut to what the backbone holds, and the border that follows from both.
+    The sizes that an adapter is measured against.
 
-    Raises `BadFactor` where the metaprompt has another width than the backbone.
+    prompt: positions and width.   max_rank: of a factor.   scales: layers and width of each place
+    that is served.
+    """
+
+    prompt: tuple[int, int]
+    max_rank: int
+    scales: Mapping[str, tuple[int, int]]
+
+    def check(self, adapter: Adapter) -> None:
+        """Raises `BadFactor` where no slot can hold *adapter*."""
+        if isinstance(adapter, Factor):
+            self._check_factor(adapter)
+        else:
+            self._check_composed(adapter)
+
+    def fitting(self, adapters: Mapping[str, Adapter]) -> dict[str, Adapter]:
+        """Those of *adapters* that a slot can hold."""
+        fit = {}
+        for digest, adapter in adapters.items():
+            with suppress(BadFactor):
+                self.check(adapter)
+                fit[digest] = adapter
+        return fit
+
+    def _check_factor(self, factor: Factor) -> None:
+        shape = (factor.u_PR.shape[0], factor.v_RD.shape[1])
+        if shape != self.prompt:
+            raise BadFactor(f"factor of {shape} does not fit metaprompt {self.prompt}")
+        if factor.rank > self.max_rank:
+            raise BadFactor(f"factor of rank {factor.rank}, a slot holds up to {self.max_rank}")
+
+    def _check_composed(self, composed: Composed) -> None:
+        if composed.rows_PD is not None or composed.prefix is not None:
+            raise BadFactor("this engine takes prompts as factors of the metaprompt only")
+        for place, scale_LW in composed.scales.items():
+            if place not in self.scales:
+                served = ", ".join(self.scales) or "none"
+                raise BadFactor(f"a scale of {place!r}, the places served are {served}")
+            if tuple(scale_LW.shape) != self.scales[place]:
+                raise BadFactor(
+                    f"a scale of {place!r} is {tuple(scale_LW.shape)}, "
+                    f"the backbone's layers and width are {self.scales[place]}"
+                )
+
+
+def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
+    """
+    *config* with its context cut to what the backbone holds, and the sizes that follow from both.
+
+    Raises `BadFactor` where the metaprompt has another width than the backbone, or a place that
+    adapters may scale does not exist.
     """
     shape: _BackboneShape = AutoConfig.from_pretrained(config.backbone).get_text_config()
     width = config.metaprompt.width
@@ -133,24 +185,12 @@ def fit(config: EngineConfig) -> tuple[EngineConfig, Border]:
         raise BadFactor(f"metaprompt is {width} wide, the backbone {shape.hidden_size}")
     context = min(config.context_tokens, shape.max_position_embeddings)
     border = Border(shape.vocab_size, config.metaprompt.num_positions, context)
-    return replace(config, context_tokens=context), border
-
-
-def fitting(config: EngineConfig, factors: Mapping[str, Factor]) -> dict[str, Factor]:
-    """Those of *factors* that a slot can hold."""
-    fit = {}
-    for digest, factor in factors.items():
-        with suppress(BadFactor):
-            fit[digest] = check_factor(config, factor)
-    return fit
-
-
-def check_factor(config: EngineConfig, factor: Factor) -> Factor:
-    """*factor* where a slot can hold it, else `BadFactor`."""
-    shape = (factor.u_PR.shape[0], factor.v_RD.shape[1])
-    expected = (config.metaprompt.num_positions, config.metaprompt.width)
-    if shape != expected:
-        raise BadFactor(f"factor of {shape} does not fit metaprompt {expected}")
-    if factor.rank > config.max_rank:
-        raise BadFactor(f"factor of rank {factor.rank}, a slot holds up to {config.max_rank}")
-    return factor
+    scales = shapes(shape)
+    if unknown := set(config.places) - scales.keys():
+        raise BadFactor(f"no place is called {min(unknown)!r}, only {', '.join(scales)}")
+    capacity = Capacity(
+        prompt=tuple(config.metaprompt.rows_PD.shape),
+        max_rank=config.max_rank,
+        scales={place: scales[place] for place in config.places},
+    )
+    return replace(config, context_tokens=context), border, capacity

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.factor import Composed, Factor, Metaprompt
 from galenic_adapters.tasks.base import Choice, Completion, Constraint
 
 
@@ -85,6 +85,8 @@ class EngineConfig:
     num_slots: adapters resident at once.   max_rank: the highest rank a slot can hold.
     num_components: ranks of all residents together; none for four a slot, on average. An adapter
     takes a row of P + D numbers for each rank, and 8 bytes.
+    places: where adapters may scale activations, of `factor.PLACES`. Each slot takes a number for
+    each layer and width of each of them, and each token of a step reads as many.
     context_tokens: prompt, text and answer together.   secret: keys the tenants' caches apart.
     tool_parser: how this backbone writes calls of tools, in vLLM's name for it.
     """
@@ -96,6 +98,7 @@ class EngineConfig:
     num_slots: int = 4096
     max_rank: int = 16
     num_components: int | None = None
+    places: tuple[str, ...] = ("o", "f")
     context_tokens: int = 4096
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
@@ -103,24 +106,33 @@ class EngineConfig:
     options: dict[str, Any] = field(default_factory=dict)  # passed on to vLLM's engine arguments
 
 
-FactorOf = Callable[[str], Factor]
-"""Where an engine fetches the factor of a digest that has no slot; raises `NotFound`. May block."""
+Adapter = Factor | Composed
+"""Scales come composed; the prompt of a factor is composed where its rows are read."""
 
-FactorsOf = Callable[[Sequence[str]], Mapping[str, Factor]]
+
+def num_components(adapter: Adapter) -> int:
+    """Rows that a prompt takes of what `EngineConfig.num_components` holds."""
+    return adapter.rank if isinstance(adapter, Factor) else 0
+
+
+AdapterOf = Callable[[str], Adapter]
+"""Where an engine fetches an adapter that has no slot, by digest; raises `NotFound`. May block."""
+
+AdaptersOf = Callable[[Sequence[str]], Mapping[str, Adapter]]
 """The same for many, in one question; those that are not there are left out. May block."""
 
 
-def one_by_one(factor_of: FactorOf) -> FactorsOf:
+def one_by_one(adapter_of: AdapterOf) -> AdaptersOf:
     """Where nobody knows a better way."""
 
-    def factors_of(digests: Sequence[str]) -> dict[str, Factor]:
+    def adapters_of(digests: Sequence[str]) -> dict[str, Adapter]:
         found = {}
         for digest in digests:
             with suppress(NotFound):
-                found[digest] = factor_of(digest)
+                found[digest] = adapter_of(digest)
         return found
 
-    return factors_of
+    return adapters_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +290,9 @@ class Engine(Protocol):
     async def seat(self, digests: Sequence[str]) -> None:
         """Make those of these adapters resident that exist, now and in one pass."""
 
-    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
+    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
         """
-        Make these adapters resident, whose factors are at hand; whether there was room for all.
+        Make these adapters resident, which are at hand; whether there was room for all.
 
         The others are left for their first request, as are those that fit no slot.
         """

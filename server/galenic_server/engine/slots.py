@@ -1,5 +1,5 @@
 """
-Which adapter sits in which place of the engine's prompt table.
+Which adapter sits in which place of the engine's tables.
 
 A seat is held while requests use it and is never given away meanwhile. Adapters that nobody holds
 stay until their place is needed, the longest unused leaving first. Where every place is held,
@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from galenic_adapters.factor import Factor
+from galenic_server.engine.contract import Adapter, num_components
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A slot, and the components that hold the factor's ranks."""
+    """A slot, from 1 on, and the components that hold a factor's ranks."""
 
     slot: int
     components: tuple[int, ...]
@@ -57,8 +57,16 @@ class Pool:
         self._returned.append(number)
 
 
-Seated = tuple[Place, Factor]
-Fetch = Callable[[str], Awaitable[Factor]]
+@dataclass(frozen=True, eq=False, slots=True)
+class Seated:
+    """An adapter on its way to its place."""
+
+    digest: str
+    place: Place
+    adapter: Adapter
+
+
+Fetch = Callable[[str], Awaitable[Adapter]]
 Load = Callable[[Sequence[Seated]], Awaitable[None]]
 
 
@@ -66,14 +74,14 @@ class Slots:
     """
     The table of seats; of one event loop. Nothing here takes longer the more seats there are.
 
-    *fetch* brings the factor of a digest, *load* writes some into the engine; what they raise
+    *fetch* brings the adapter of a digest, *load* writes some into the engine; what they raise
     reaches everyone who waits for that seat, and the seat is free again.
     """
 
     def __init__(self, num_slots: int, num_components: int, *, fetch: Fetch, load: Load) -> None:
         self._fetch = fetch
         self._load = load
-        self._free_slots = Pool(range(num_slots))
+        self._free_slots = Pool(range(1, num_slots + 1))
         self._free_components = Pool(range(1, num_components + 1))
         self._seats: dict[str, Seat] = {}
         self._idle: dict[str, Seat] = {}  # those of them that nobody holds, longest unused first
@@ -97,23 +105,23 @@ class Slots:
         finally:
             self._let_go(seat)
 
-    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
+    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
         """
         Seat those that have no seat yet, in one load; whether there was room for all.
 
         It waits for no place: what finds none is left for the first who asks for it.
         """
         new: list[Seat] = []
-        for digest in [one for one in factors if one not in self._seats]:
-            rank = factors[digest].rank
-            if not (self._make_room(rank) if may_evict else self._has_room(rank)):
+        for digest in [one for one in adapters if one not in self._seats]:
+            num = num_components(adapters[digest])
+            if not (self._make_room(num) if may_evict else self._has_room(num)):
                 break
-            new.append(Seat(digest, num_holds=1, place=self._take_place(rank)))
+            new.append(Seat(digest, num_holds=1, place=self._take_place(num)))
         if new:
-            loading = self._load_seats({seat: factors[seat.digest] for seat in new})
+            loading = self._load_seats({seat: adapters[seat.digest] for seat in new})
             self._begin(new, asyncio.create_task(loading))
             await asyncio.shield(new[0].seating)
-        return all(digest in self._seats for digest in factors)
+        return all(digest in self._seats for digest in adapters)
 
     def evict(self, digest: str) -> None:
         """Forget *digest*; its place is free once nobody holds it."""
@@ -152,12 +160,16 @@ class Slots:
         seating.add_done_callback(lambda task: self._arrived(seats, task))
 
     async def _bring(self, seat: Seat) -> None:
-        factor = await self._fetch(seat.digest)
-        seat.place = await self._find_place(factor.rank)
-        await self._load_seats({seat: factor})
+        adapter = await self._fetch(seat.digest)
+        seat.place = await self._find_place(num_components(adapter))
+        await self._load_seats({seat: adapter})
 
-    async def _load_seats(self, factors: Mapping[Seat, Factor]) -> None:
-        placed = [(seat.place, factor) for seat, factor in factors.items() if seat.place]
+    async def _load_seats(self, adapters: Mapping[Seat, Adapter]) -> None:
+        placed = [
+            Seated(seat.digest, seat.place, adapter)
+            for seat, adapter in adapters.items()
+            if seat.place
+        ]
         await self._load(placed)
         self.num_loads += len(placed)
 
@@ -169,25 +181,25 @@ class Slots:
                 del self._seats[seat.digest]
             self._let_go(seat)
 
-    async def _find_place(self, rank: int) -> Place:
+    async def _find_place(self, num: int) -> Place:
         async with self._turn:
-            while not self._make_room(rank):
+            while not self._make_room(num):
                 self._freed.clear()
                 await self._freed.wait()
-            return self._take_place(rank)
+            return self._take_place(num)
 
-    def _take_place(self, rank: int) -> Place:
-        components = tuple(self._free_components.get() for _ in range(rank))
+    def _take_place(self, num: int) -> Place:
+        components = tuple(self._free_components.get() for _ in range(num))
         return Place(self._free_slots.get(), components)
 
-    def _has_room(self, rank: int) -> bool:
-        return len(self._free_slots) > 0 and len(self._free_components) >= rank
+    def _has_room(self, num: int) -> bool:
+        return len(self._free_slots) > 0 and len(self._free_components) >= num
 
-    def _make_room(self, rank: int) -> bool:
-        while self._idle and not self._has_room(rank):
+    def _make_room(self, num: int) -> bool:
+        while self._idle and not self._has_room(num):
             self.evict(next(iter(self._idle)))
             self.num_evictions += 1
-        return self._has_room(rank)
+        return self._has_room(num)
 
     def _let_go(self, seat: Seat) -> None:
         seat.num_holds -= 1

@@ -46,10 +46,10 @@ class Table:
 
     async def load(self, seated: Sequence[Seated]) -> None:
         await asyncio.sleep(0)
-        for place, factor in seated:
-            digest = self._factors[id(factor)]
+        for one in seated:
+            digest = self._factors[id(one.adapter)]
             self.loads[digest] += 1
-            for component in place.components:
+            for component in one.place.components:
                 self.content[component] = digest
 
     async def take(self, digests: Iterable[str], **how: bool) -> bool:
@@ -104,7 +104,7 @@ def test_whoever_is_held_stays(seed, num_slots, ranks):
             table.slots.evict(digest)
         free = table.slots._free_slots, table.slots._free_components
         slots, components = ({pool.get() for _ in range(len(pool))} for pool in free)
-        assert set(range(num_slots)) == slots
+        assert set(range(1, num_slots + 1)) == slots
         assert set(range(1, num_components + 1)) == components
 
     asyncio.run(scenario())

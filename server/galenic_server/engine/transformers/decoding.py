@@ -1,11 +1,13 @@
 """
 One answer, token by token, on a plain transformers model.
 
-Dimension key:  T tokens   V vocabulary   P prompt positions   D model width
+Dimension key:  T tokens   V vocabulary   P prompt positions   D model width   L layers
+                W width of a place
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from galenic_adapters.backbone.constraints import Constrainer, logprob_of
+from galenic_adapters.backbone.scaling import scaled
 from galenic_server.engine.contract import Delta, Request, Sampling
 
 
@@ -38,14 +41,25 @@ class Backbone:
         )
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Tuning:
+    """
+    What an adapter makes of the backbone: rows (P, D) before the text, and at each place that it
+    scales offsets (L, W) from one. As it is, nothing.
+    """
+
+    rows_PD: Tensor | None = None
+    offsets: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Decoding:
     """A request under way; call `step` until *finish* is set."""
 
-    def __init__(self, backbone: Backbone, request: Request, prompt_PD: Tensor | None) -> None:
+    def __init__(self, backbone: Backbone, request: Request, tuning: Tuning) -> None:
         self.finish: str | None = None
         self._backbone = backbone
         self._request = request
-        self._prompt_PD = prompt_PD
+        self._tuning = tuning
         self._text = _Text(backbone.tokenizer, request)
         self._matcher = None
         if request.constraint is not None:
@@ -82,9 +96,11 @@ class Decoding:
         )
 
     def _logits(self) -> Tensor:
-        output = self._backbone.model(
-            inputs_embeds=self._embeds()[None], past_key_values=self._cache, logits_to_keep=1
-        )
+        model, offsets = self._backbone.model, self._tuning.offsets
+        with scaled(model, tuple(offsets), lambda place, layer: offsets[place][layer, None]):
+            output = model(
+                inputs_embeds=self._embeds()[None], past_key_values=self._cache, logits_to_keep=1
+            )
         self._cache = output.past_key_values
         return output.logits[0, -1].float()
 
@@ -94,7 +110,8 @@ class Decoding:
         if self._token is not None:
             return embed(torch.tensor([self._token]))
         text_TD = embed(torch.tensor(self._request.text_ids))
-        return text_TD if self._prompt_PD is None else torch.cat([self._prompt_PD, text_TD])
+        rows_PD = self._tuning.rows_PD
+        return text_TD if rows_PD is None else torch.cat([rows_PD, text_TD])
 
     def _ending(self, token: int) -> str | None:
         sampling = self._request.sampling

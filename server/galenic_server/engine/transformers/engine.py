@@ -1,6 +1,6 @@
 """
 The engine on plain transformers: one request's token at a time, the composed rows as
-``inputs_embeds``.
+``inputs_embeds``, scales as hooks.
 
 It is the reference that the other engine is measured against, and serves where vLLM does not run.
 """
@@ -11,36 +11,37 @@ from contextlib import aclosing
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer
 
+from galenic_adapters.backbone.scaling import to_offset
 from galenic_adapters.errors import NotFound, Unavailable
 from galenic_adapters.factor import Factor, scale
-from galenic_server.engine.checks import check_factor, fit, fitting
+from galenic_server.engine.checks import fit
 from galenic_server.engine.contract import (
     WARM_UP,
+    Adapter,
+    AdaptersOf,
     Delta,
     EngineConfig,
     EngineStats,
-    FactorsOf,
     Gate,
     Request,
     Work,
     complete,
 )
-from galenic_server.engine.transformers.decoding import Backbone, Decoding
+from galenic_server.engine.transformers.decoding import Backbone, Decoding, Tuning
 
 
 class TransformersEngine:
-    """An `Engine`; see there for what it promises. Its slots are prompts kept composed."""
+    """An `Engine`; see there for what it promises. Its slots are adapters kept composed."""
 
-    def __init__(self, config: EngineConfig, factors_of: FactorsOf, gate: Gate) -> None:
-        self._config, self._border = fit(config)
-        self._factors_of = factors_of
+    def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
+        self._config, self._border, self._capacity = fit(config)
+        self._adapters_of = adapters_of
         self._gate = gate
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
-        self._prompts: dict[str, Tensor] = {}  # the longest unused first
+        self._tunings: dict[str, Tuning] = {}  # the longest unused first
         self._turn = asyncio.Lock()
         self._backbone: Backbone | None = None
         self._num_loads = 0
@@ -84,62 +85,66 @@ class TransformersEngine:
         backbone = self._backbone
         if backbone is None:
             raise Unavailable("the engine is starting")
-        prompt_PD = await self._prompt(request.adapter) if request.adapter else None
-        decoding = Decoding(backbone, request, prompt_PD)
+        tuning = await self._tuning(request.adapter) if request.adapter else Tuning()
+        decoding = Decoding(backbone, request, tuning)
         while decoding.finish is None:
             async with self._turn:
                 delta = await asyncio.to_thread(decoding.step)
             yield delta
 
     async def seat(self, digests: Sequence[str]) -> None:
-        new = [digest for digest in digests if digest not in self._prompts]
-        await self.take(await asyncio.to_thread(self._factors_of, new))
+        new = [digest for digest in digests if digest not in self._tunings]
+        await self.take(await asyncio.to_thread(self._adapters_of, new))
 
-    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
-        for digest, factor in fitting(self._config, factors).items():
-            if not may_evict and len(self._prompts) >= self._config.num_slots:
+    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
+        for digest, adapter in self._capacity.fitting(adapters).items():
+            if not may_evict and len(self._tunings) >= self._config.num_slots:
                 return False
-            if digest not in self._prompts:
-                self._keep(digest, await asyncio.to_thread(self._compose, factor))
+            if digest not in self._tunings:
+                self._keep(digest, await asyncio.to_thread(self._compose, adapter))
         return True
 
     async def warm(self, tenant: str, digest: str) -> None:
         """This engine caches no prefix."""
 
     async def evict(self, digest: str) -> None:
-        self._prompts.pop(digest, None)
+        self._tunings.pop(digest, None)
 
     async def stats(self) -> EngineStats:
         return EngineStats(
-            resident_adapters=len(self._prompts),
+            resident_adapters=len(self._tunings),
             num_slots=self._config.num_slots,
             slot_loads=self._num_loads,
             slot_evictions=self._num_evictions,
         )
 
-    async def _prompt(self, digest: str) -> Tensor:
-        prompt_PD = self._prompts.pop(digest, None)
-        if prompt_PD is None:
-            prompt_PD = await asyncio.to_thread(self._fetch, digest)
-            return self._keep(digest, prompt_PD)
-        self._prompts[digest] = prompt_PD
-        return prompt_PD
+    async def _tuning(self, digest: str) -> Tuning:
+        tuning = self._tunings.pop(digest, None)
+        if tuning is None:
+            return self._keep(digest, await asyncio.to_thread(self._fetch, digest))
+        self._tunings[digest] = tuning
+        return tuning
 
-    def _keep(self, digest: str, prompt_PD: Tensor) -> Tensor:
+    def _keep(self, digest: str, tuning: Tuning) -> Tuning:
         self._num_loads += 1
-        self._prompts[digest] = prompt_PD
-        if len(self._prompts) > self._config.num_slots:
-            del self._prompts[next(iter(self._prompts))]
+        self._tunings[digest] = tuning
+        if len(self._tunings) > self._config.num_slots:
+            del self._tunings[next(iter(self._tunings))]
             self._num_evictions += 1
-        return prompt_PD
+        return tuning
 
-    def _fetch(self, digest: str) -> Tensor:
-        found = self._factors_of([digest])
+    def _fetch(self, digest: str) -> Tuning:
+        found = self._adapters_of([digest])
         if digest not in found:
             raise NotFound(f"no adapter of digest {digest}")
-        return self._compose(check_factor(self._config, found[digest]))
+        self._capacity.check(found[digest])
+        return self._compose(found[digest])
 
-    def _compose(self, factor: Factor) -> Tensor:
-        """Rounded as in vLLM's tables: the factor to the engine's dtype, then the product."""
-        u_PR, v_RD = factor.u_PR.to(self._dtype), factor.v_RD.to(self._dtype)
-        return scale(self._config.metaprompt.rows_PD, u_PR, v_RD).to(self._dtype)
+    def _compose(self, adapter: Adapter) -> Tuning:
+        """Rounded as in vLLM's tables: what they hold to the engine's dtype, then the product."""
+        dtype = self._dtype
+        if isinstance(adapter, Factor):
+            u_PR, v_RD = adapter.u_PR.to(dtype), adapter.v_RD.to(dtype)
+            return Tuning(scale(self._config.metaprompt.rows_PD, u_PR, v_RD).to(dtype))
+        scales = adapter.scales.items()
+        return Tuning(offsets={place: to_offset(scale_LW, dtype) for place, scale_LW in scales})

@@ -1,6 +1,6 @@
 """
-The engine on vLLM: a request's prompt travels as virtual token ids, and its adapter is held in a
-slot.
+The engine on vLLM: a request's adapter is held in a slot. Its prompt travels as virtual token ids,
+its scales are read from tables inside the layers.
 
 vLLM's engine core is a process of its own. When it dies, every request in flight ends with
 `Unavailable`, and a supervisor starts another core and puts every resident back before the engine
@@ -35,32 +35,40 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from galenic_adapters.errors import BadInput, EngineDied, NotFound, Unavailable
-from galenic_adapters.factor import Factor
+from galenic_adapters.factor import Composed, Factor
 from galenic_server.engine.capacity import memory_bytes
-from galenic_server.engine.checks import check_factor, fit, fitting
+from galenic_server.engine.checks import Capacity, fit
 from galenic_server.engine.contract import (
     WARM_UP,
+    Adapter,
+    AdaptersOf,
     Api,
     Call,
     Delta,
     EngineConfig,
     EngineStats,
-    FactorsOf,
     Gate,
     OpenAI,
     OpenAIReply,
     Request,
     Work,
 )
-from galenic_server.engine.slots import Seated, Slots
+from galenic_server.engine.slots import Place, Seated, Slots
 from galenic_server.engine.vllm.compat import RequestRefused
 from galenic_server.engine.vllm.embedding import Layout
 from galenic_server.engine.vllm.openai_client import PromptingClient
 from galenic_server.engine.vllm.openai_surface import Surface
-from galenic_server.engine.vllm.plugin import LAYOUT_KEY, TOKENIZER_MODE
+from galenic_server.engine.vllm.plugin import LAYOUT_KEY, SCALES_KEY, TOKENIZER_MODE
 from galenic_server.engine.vllm.sampling import sampling_params
+from galenic_server.engine.vllm.scales import ScaleLayout
+from galenic_server.engine.vllm.steps import Seat, version_of
 from galenic_server.engine.vllm.tokenizer import MAX_VIRTUAL_ID
-from galenic_server.engine.vllm.worker import messages, pack, pack_metaprompt
+from galenic_server.engine.vllm.worker import (
+    messages,
+    pack_factors,
+    pack_metaprompt,
+    pack_scales,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -80,23 +88,25 @@ CPU_ARGUMENTS: dict[str, Any] = {
 class VllmEngine:
     """An `Engine`; see there for what it promises."""
 
-    def __init__(self, config: EngineConfig, factors_of: FactorsOf, gate: Gate) -> None:
-        self._config, self._border = fit(config)
-        self._factors_of = factors_of
+    def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
+        self._config, self._border, self._capacity = fit(config)
+        self._adapters_of = adapters_of
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._gate = gate
         self._layout = Layout(
             num_positions=config.metaprompt.num_positions,
-            num_slots=config.num_slots,
+            num_slots=config.num_slots + 1,  # the first is nobody's
             num_components=max(
                 config.num_components or COMPONENTS_A_SLOT * config.num_slots, config.max_rank
             ),
             max_rank=config.max_rank,
         )
-        _check_size(self._layout, self._config, self._border.vocab_size)
+        self._scale_layout = ScaleLayout(config.places, config.num_slots + 1)
+        _check_ids(self._layout, self._border.vocab_size)
+        _check_size(self._layout, self._scale_layout, self._config, self._capacity)
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
         self._slots = Slots(
-            self._layout.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load
+            config.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load
         )
         self._llm: AsyncLLM | None = None
         self._surface: Surface | None = None
@@ -142,11 +152,13 @@ class VllmEngine:
 
     async def _start_core(self) -> None:
         """A fresh core with metaprompt and residents, that has answered a request."""
-        making = asyncio.to_thread(_make_llm, self._config, self._layout)
+        making = asyncio.to_thread(_make_llm, self._config, self._layout, self._scale_layout)
         self._making = asyncio.create_task(making)
         self._llm = await asyncio.shield(self._making)
         async with self._sending:
-            await self._send(pack_metaprompt(self._config.metaprompt))
+            await self._call("load_prompts", pack_metaprompt(self._config.metaprompt))
+            if self._config.places and not all(await self._call("follow_steps")):
+                raise RuntimeError("this vLLM's model runner is not known, start without places")
             await self._put_back()
             is_guarded = all(await self._call("guard_vocabulary"))
             self._border = replace(self._border, is_guarded=is_guarded)
@@ -233,9 +245,12 @@ class VllmEngine:
         async with AsyncExitStack() as held:
             turn = await held.enter_async_context(self._gate.enter(work))
             prompt_ids: list[int] = []
+            params.extra_args = None  # nobody else's
             if work.adapter is not None:
                 place = await held.enter_async_context(self._slots.hold(work.adapter))
-                prompt_ids.extend(self._layout.virtual_ids(self._border.vocab_size, place.slot))
+                prompt_ids.extend(self._prompt_ids(place))
+                if not prompt_ids:
+                    params.extra_args = Seat(place.slot, version_of(work.adapter)).extra_args
             salt = self._cache_salt(work.tenant, work.adapter)
             prompt = tokens_input([*prompt_ids, *work.text_ids], cache_salt=salt)
             more["priority"] = turn.priority
@@ -268,6 +283,11 @@ class VllmEngine:
         except EngineGenerateError as failure:
             raise Unavailable("the engine failed on this request") from failure
 
+    def _prompt_ids(self, place: Place) -> Sequence[int]:
+        if not place.components:
+            return ()
+        return self._layout.virtual_ids(self._border.vocab_size, place.slot)
+
     def _cache_salt(self, tenant: str, adapter: str | None) -> str:
         """Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat."""
         owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}"
@@ -285,15 +305,17 @@ class VllmEngine:
     async def seat(self, digests: Sequence[str]) -> None:
         new = [digest for digest in digests if digest not in self._slots]
         for some in _parts(new):
-            await self.take(await asyncio.to_thread(self._factors_of, some))
+            await self.take(await asyncio.to_thread(self._adapters_of, some))
 
-    async def take(self, factors: Mapping[str, Factor], *, may_evict: bool = True) -> bool:
-        return await self._slots.take(fitting(self._config, factors), may_evict=may_evict)
+    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
+        return await self._slots.take(self._capacity.fitting(adapters), may_evict=may_evict)
 
     async def warm(self, tenant: str, digest: str) -> None:
         async with self._slots.hold(digest) as place:
-            ids = [*self._layout.virtual_ids(self._border.vocab_size, place.slot), 0]
-            prompt = tokens_input(ids, cache_salt=self._cache_salt(tenant, digest))
+            prompt_ids = self._prompt_ids(place)
+            if not prompt_ids:
+                return  # scales are there as soon as they are held
+            prompt = tokens_input([*prompt_ids, 0], cache_salt=self._cache_salt(tenant, digest))
             params = SamplingParams(max_tokens=1, detokenize=False)
             async for _ in self._run(f"warm-{uuid4().hex}", prompt, params, priority=LAST):
                 pass
@@ -309,23 +331,26 @@ class VllmEngine:
             slot_evictions=self._slots.num_evictions,
         )
 
-    async def _fetch(self, digest: str) -> Factor:
-        found = await asyncio.to_thread(self._factors_of, [digest])
+    async def _fetch(self, digest: str) -> Adapter:
+        found = await asyncio.to_thread(self._adapters_of, [digest])
         if digest not in found:
             raise NotFound(f"no adapter of digest {digest}")
-        return check_factor(self._config, found[digest])
+        self._capacity.check(found[digest])
+        return found[digest]
 
     async def _put_back(self) -> None:
         """What was resident in the core before this one, as far as it still exists."""
         residents = self._slots.seated()
         for some in _parts(list(residents)):
-            factors = await asyncio.to_thread(self._factors_of, some)
-            for digest in set(some) - factors.keys():
+            adapters = await asyncio.to_thread(self._adapters_of, some)
+            for digest in set(some) - adapters.keys():
                 self._slots.evict(digest)
-            await self._send_all([(residents[digest], one) for digest, one in factors.items()])
+            await self._send_all(
+                [Seated(digest, residents[digest], one) for digest, one in adapters.items()]
+            )
 
     async def _load(self, seated: Sequence[Seated]) -> None:
-        """Write factors into the engine; those that wait while a message is out share the next."""
+        """Write adapters into the engine; those that wait while a message is out share the next."""
         self._unsent += seated
         if self._next_message is None:
             self._next_message = asyncio.create_task(self._send_unsent())
@@ -338,11 +363,15 @@ class VllmEngine:
             await self._send_all(unsent)
 
     async def _send_all(self, seated: Sequence[Seated]) -> None:
-        for part in messages(seated, self._dtype):
-            await self._send(await asyncio.to_thread(pack, part, self._dtype))
-
-    async def _send(self, packed: bytes) -> None:
-        await self._call("load_prompts", packed)
+        for part in messages([it for it in seated if isinstance(it.adapter, Factor)], self._dtype):
+            packed = await asyncio.to_thread(pack_factors, part, self._dtype)
+            await self._call("load_prompts", packed)
+        for part in messages(
+            [it for it in seated if isinstance(it.adapter, Composed)], self._dtype
+        ):
+            shapes = self._capacity.scales
+            packed = await asyncio.to_thread(pack_scales, part, shapes, self._dtype)
+            await self._call("load_scales", packed)
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         """Ask the workers; vLLM leaves a call unanswered when its core dies, so watch it."""
@@ -358,15 +387,23 @@ class VllmEngine:
         return call.result()
 
 
-def _check_size(layout: Layout, config: EngineConfig, vocab_size: int) -> None:
-    """Raises `BadInput` where the tables fit no memory, or their ids no int32."""
-    needed = layout.num_bytes(config.metaprompt.width, getattr(torch, config.dtype))
+def _check_size(
+    layout: Layout, scales: ScaleLayout, config: EngineConfig, capacity: Capacity
+) -> None:
+    """Raises `BadInput` where the tables fit no memory."""
+    dtype = getattr(torch, config.dtype)
+    prompts = layout.num_bytes(config.metaprompt.width, dtype)
+    needed = prompts + scales.num_bytes(capacity.scales, dtype)
     is_cpu = current_platform.is_cpu()
     there = memory_bytes() if is_cpu else current_platform.get_device_total_memory()
     if needed > there / 2:
-        tables = f"{layout.num_slots:,} slots of {layout.num_components:,} ranks in all"
+        tables = f"{config.num_slots:,} slots of {layout.num_components:,} ranks in all"
         held = f"{needed / 2**30:.1f} GiB, and may take half of {there / 2**30:.1f} GiB"
         raise BadInput("num_slots", f"{tables} need {held}")
+
+
+def _check_ids(layout: Layout, vocab_size: int) -> None:
+    """Raises `BadInput` where virtual ids fit no int32."""
     last = layout.virtual_ids(vocab_size, layout.num_slots - 1)[-1]
     if last > MAX_VIRTUAL_ID:
         raise BadInput("num_slots", f"{layout.num_slots:,} would need ids up to {last:,}")
@@ -377,15 +414,18 @@ def _parts(digests: Sequence[str]) -> Iterator[Sequence[str]]:
         yield digests[first : first + FETCHED_AT_ONCE]
 
 
-def _make_llm(config: EngineConfig, layout: Layout) -> AsyncLLM:
+def _make_llm(config: EngineConfig, layout: Layout, scales: ScaleLayout) -> AsyncLLM:
     if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
+    tables = {LAYOUT_KEY: asdict(layout)}
+    if scales.places:
+        tables[SCALES_KEY] = asdict(scales)
     llm = make_vllm(
         config,
         scheduling_policy="priority",
         tokenizer_mode=TOKENIZER_MODE,
         worker_extension_cls="galenic_server.engine.vllm.worker.PromptWorker",
-        additional_config={LAYOUT_KEY: asdict(layout)},
+        additional_config=tables,
         structured_outputs_config={"backend": "xgrammar"} | _reasoning_of(config.backbone),
     )
     # Here tensors are an upload's, and small; the workers have been given threads of their own.

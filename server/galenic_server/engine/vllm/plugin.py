@@ -15,6 +15,7 @@ ARCHITECTURES = (
 )
 TOKENIZER_MODE = "galenic"
 LAYOUT_KEY = "galenic"
+SCALES_KEY = "galenic_scales"
 """In vLLM's additional_config, which reaches every worker and names its compile cache."""
 
 

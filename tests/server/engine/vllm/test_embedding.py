@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from galenic_adapters.factor import Factor, Metaprompt, compose
-from galenic_server.engine.slots import Place
+from galenic_server.engine.slots import Place, Seated
 from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
 from galenic_server.engine.vllm.worker import (
     MESSAGE_BYTES,
     PromptWorker,
     messages,
-    pack,
+    pack_factors,
     pack_metaprompt,
 )
 
@@ -57,16 +57,16 @@ class TestPromptedEmbedding:
         embed = embedding()
         factors = [random_factor(rank, made) for rank in (1, 3, 8)]
         places = [Place(2, (5,)), Place(0, (1, 12, 7)), Place(3, (2, 3, 4, 6, 8, 9, 10, 11))]
-        seated = list(zip(places, factors, strict=True))
+        seated = [Seated("", *one) for one in zip(places, factors, strict=True)]
         worker = Worker(nn.Sequential(embed))
         worker.load_prompts(pack_metaprompt(metaprompt))
-        worker.load_prompts(pack(seated, torch.float32))
+        worker.load_prompts(pack_factors(seated, torch.float32))
 
-        for place, factor in seated:
-            ids = list(embed.layout.virtual_ids(V, place.slot))
+        for one in seated:
+            ids = list(embed.layout.virtual_ids(V, one.place.slot))
             rows = embed(torch.tensor([3, *reversed(ids), 99], dtype=torch.int32))
 
-            torch.testing.assert_close(rows[1:-1].flip(0), compose(metaprompt, factor))
+            torch.testing.assert_close(rows[1:-1].flip(0), compose(metaprompt, one.adapter))
             assert torch.equal(rows[[0, -1]], embed.base(torch.tensor([3, 99])))
 
     def test_a_lower_rank_in_a_used_slot_leaves_nothing_of_the_higher(self, made, metaprompt):
@@ -78,7 +78,8 @@ class TestPromptedEmbedding:
         worker.load_prompts(pack_metaprompt(metaprompt))
         for components in (tuple(range(1, 9)), (9,)):
             factor = random_factor(len(components), made)
-            worker.load_prompts(pack([(Place(1, components), factor)], torch.float32))
+            seated = [Seated("", Place(1, components), factor)]
+            worker.load_prompts(pack_factors(seated, torch.float32))
 
         rows = embed(torch.tensor(embed.layout.virtual_ids(V, 1)))
         torch.testing.assert_close(rows, compose(metaprompt, factor))
@@ -92,7 +93,8 @@ class TestPromptedEmbedding:
         rounded = Factor(factor.u_PR.bfloat16(), factor.v_RD.bfloat16())
         worker = Worker(embed)
         worker.load_prompts(pack_metaprompt(metaprompt))
-        worker.load_prompts(pack([(Place(0, (1, 2, 3, 4)), factor)], torch.bfloat16))
+        seated = [Seated("", Place(0, (1, 2, 3, 4)), factor)]
+        worker.load_prompts(pack_factors(seated, torch.bfloat16))
 
         rows = embed(torch.tensor(embed.layout.virtual_ids(V, 0)))
         expected = compose(metaprompt, rounded).bfloat16()
@@ -109,7 +111,8 @@ class TestPromptedEmbedding:
         worker.load_prompts(pack_metaprompt(metaprompt))
         for slot, rank in enumerate((1, 2, 8)):
             place = Place(slot, tuple(range(1 + slot, 1 + slot + rank)))
-            worker.load_prompts(pack([(place, random_factor(rank, made))], torch.bfloat16))
+            seated = [Seated("", place, random_factor(rank, made))]
+            worker.load_prompts(pack_factors(seated, torch.bfloat16))
         batches = [torch.tensor([1, 2]), torch.tensor([1, *embed.layout.virtual_ids(V, 1), 2])]
         batches.append(torch.arange(V, V + 3 * P))
         looked = [embed(ids) for ids in batches]
@@ -134,11 +137,11 @@ class TestPromptedEmbedding:
         factors = [
             Factor(torch.zeros(100, rank), torch.zeros(rank, 4096)) for rank in (1, 4, 16) * 80
         ]
-        seated = [(Place(i, ()), factor) for i, factor in enumerate(factors)]
+        seated = [Seated("", Place(i, ()), factor) for i, factor in enumerate(factors)]
         parts = list(messages(seated, torch.bfloat16))
 
         assert seated == [one for part in parts for one in part]
-        sizes = [sum(2 * factor.num_parameters for _, factor in part) for part in parts]
+        sizes = [sum(2 * one.adapter.num_parameters for one in part) for part in parts]
         assert max(sizes) <= MESSAGE_BYTES < sizes[0] + sizes[1]
 
     @pytest.mark.parametrize("rank", [1, 4, 16])

@@ -156,24 +156,24 @@ class TestTheCache:
         """
         first = vllm_engine.adapters.add(rank=1)
         vllm_engine.ask(adapter=first)
-        place = vllm_engine.engine._slots.seated()[first]
+        slot = vllm_engine.engine._slots.seated()[first].slot
         vllm_engine.run(vllm_engine.engine.evict(first))
         second = vllm_engine.adapters.add(rank=1)
         transformers_engine.adapters._factors[second] = vllm_engine.adapters(second)
         before = stats(vllm_engine).prefix_hits
         answer = vllm_engine.ask(adapter=second)
 
-        assert place == vllm_engine.engine._slots.seated()[second]
+        assert slot == vllm_engine.engine._slots.seated()[second].slot
         assert before == stats(vllm_engine).prefix_hits
         assert transformers_engine.ask(adapter=second).text == answer.text
 
-    @pytest.mark.parametrize("rank", [None, 4])
-    def test_a_tenant_finds_nothing_of_anothers(self, vllm_engine, rank):
+    @pytest.mark.parametrize("kind", [0, 2, 4])
+    def test_a_tenant_finds_nothing_of_anothers(self, vllm_engine, kind):
         """
         The same adapter and the same text: found for its own tenant, computed anew for another.
         """
-        text = f"seen by {rank} before. " * 6
-        adapter = vllm_engine.adapters.of_rank.get(rank)
+        text = f"seen by {kind} before. " * 6
+        adapter = vllm_engine.adapters.kinds[kind]
         cached = [
             vllm_engine.ask(text, adapter=adapter, tenant=tenant).num_cached_tokens > 0
             for tenant in ("north", "north", "south", "south")
@@ -231,7 +231,8 @@ class TestACrash:
         Kill -9: requests in flight end with one `EngineDied` each, callers meanwhile get
         `Unavailable` at once, and the new core holds every resident before it is healthy.
         """
-        residents = [vllm_engine.adapters.add(rank=rank) for rank in (1, 4, 2)]
+        residents = [vllm_engine.adapters.add(rank=rank) for rank in (1, 4)]
+        residents.append(vllm_engine.adapters.add_scales("o", "f", seed=1))
         expected = [vllm_engine.ask(adapter=digest).text for digest in residents]
         before = stats(vllm_engine)
 

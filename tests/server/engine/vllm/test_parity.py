@@ -1,9 +1,9 @@
-"""vLLM with virtual ids says what transformers says with ``inputs_embeds``."""
+"""vLLM says with every kind of adapter what transformers says."""
 
 import pytest
 
 from galenic_server.engine.contract import Engine
-from tests.support.engines import RANKS, RunningEngine, running
+from tests.support.engines import RunningEngine, running
 from tests.support.tiny_models import NUM_POSITIONS, tiny_gpt_oss, tiny_llama
 
 SMALLEST_DIFFERENCE = 1e-3  # of log-probabilities, in float32
@@ -11,24 +11,20 @@ TEXTS = ("Denies chest pain.", "BP 120/80, afebrile. Started on 5 mg of warfarin
 
 
 def assert_parity(vllm: RunningEngine, reference: RunningEngine) -> None:
-    """Bare and ranks 1, 4 and 16, short and long texts, all in one batch; cold, then cached."""
-    cases = [
-        (text, rank, max_tokens)
-        for text in TEXTS
-        for rank in (None, *RANKS)
-        for max_tokens in (1, 12)
-    ]
+    """Bare, prompts and scales, short and long texts, all in one batch; cold, then cached."""
+    kinds = vllm.adapters.kinds
+    assert kinds == reference.adapters.kinds
+    cases = [(text, kind, max_tokens) for text in TEXTS for kind in kinds for max_tokens in (1, 12)]
 
     def requests(engine: RunningEngine):
-        digests = {None: None} | engine.adapters.of_rank
-        for text, rank, max_tokens in cases:
-            yield engine.request(text, adapter=digests[rank], max_tokens=max_tokens)
+        for text, kind, max_tokens in cases:
+            yield engine.request(text, adapter=kind, max_tokens=max_tokens)
 
     expected = [reference.ask_all(request)[0] for request in requests(reference)]
     cold = vllm.ask_all(*requests(vllm))
     warm = vllm.ask_all(*requests(vllm))
 
-    assert len({answer.text for answer in expected}) > len(TEXTS) * len(RANKS)
+    assert len({answer.text for answer in expected}) > len(TEXTS) * (len(kinds) - 1)
     for said in (cold, warm):
         assert [answer.text for answer in expected] == [answer.text for answer in said]
         assert [answer.logprob for answer in expected] == pytest.approx(
@@ -72,21 +68,20 @@ ALL_PENALTIES = {"presence_penalty": -0.5, "frequency_penalty": 1.2, "repetition
 class TestPenalties:
     def test_count_the_text_and_what_was_said(self, vllm_engine, transformers_engine):
         """
-        In one burst of short and long texts, bare and with adapters of every rank, each kind of
+        In one burst of short and long texts, bare and with every kind of adapter, each kind of
         penalty beside all three and none: what transformers says of each alone, and nobody's
         virtual ids are counted, nor end the engine.
         """
         cases = [
-            (text, rank, penalty)
+            (text, kind, penalty)
             for text in TEXTS
-            for rank in (None, *RANKS)
+            for kind in vllm_engine.adapters.kinds
             for penalty in (*PENALTIES, ALL_PENALTIES)
         ]
 
         def requests(engine: RunningEngine):
-            digests = {None: None} | engine.adapters.of_rank
-            for text, rank, penalty in cases:
-                yield engine.request(text, adapter=digests[rank], max_tokens=24, **penalty)
+            for text, kind, penalty in cases:
+                yield engine.request(text, adapter=kind, max_tokens=24, **penalty)
 
         expected = [
             transformers_engine.ask_all(request)[0] for request in requests(transformers_engine)

@@ -1,0 +1,73 @@
+"""
+Scales inside a transformers model: activations of each example times vectors of its own.
+
+    x -> x * (1 + offset)        one offset (W,) for each example, layer and place
+
+Offsets are told from one, because bfloat16 resolves them far finer there than the scales
+themselves. The activations of every place of `factor.PLACES` pass through a module, whose hook
+scales them; gpt-oss, which computes its experts in one piece, is scaled behind them.
+
+Dimension key:  B examples   T positions   L layers   W width of a place
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+INPUTS = {"o": "self_attn.o_proj", "f": "mlp.down_proj"}
+"""Places that are the input of a module of each layer."""
+OUTPUTS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
+"""Places that are the output of one, before norms and rotation."""
+EXPERTS = "mlp"
+"""The module whose output is scaled at ``f`` where there is no ``down_proj`` for all tokens."""
+
+OffsetOf = Callable[[str, int], Tensor | None]
+"""The offsets (B, W) at a place of a layer, asked for in each pass; none leaves it as it is."""
+
+
+def shapes(config: Any) -> dict[str, tuple[int, int]]:
+    """The shape (L, W) of a scale at every place, by the backbone's transformers configuration."""
+    heads, num_layers = config.num_attention_heads, config.num_hidden_layers
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    keys = config.num_key_value_heads * head_size
+    inner = config.hidden_size if config.model_type == "gpt_oss" else config.intermediate_size
+    widths = {"q": heads * head_size, "k": keys, "v": keys, "o": heads * head_size, "f": inner}
+    return {place: (num_layers, width) for place, width in widths.items()}
+
+
+def to_offset(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """*scale* told from one, as it is kept and multiplied."""
+    return (scale.float() - 1).to(dtype)
+
+
+@contextmanager
+def scaled(model: Any, places: Sequence[str], offset_of: OffsetOf) -> Iterator[None]:
+    """Inside, *model*'s layers scale these *places* by what *offset_of* says; differentiable."""
+    with ExitStack() as hooks:
+        for number, layer in enumerate(model.model.layers):
+            for place in places:
+                hooks.callback(_hook(layer, place, number, offset_of).remove)
+        yield
+
+
+def _hook(layer: nn.Module, place: str, number: int, offset_of: OffsetOf) -> Any:
+    def scale(x_BTW: Tensor) -> Tensor:
+        offset_BW = offset_of(place, number)
+        if offset_BW is None:
+            return x_BTW
+        return torch.addcmul(x_BTW, x_BTW, offset_BW[:, None].to(x_BTW.dtype))
+
+    def scale_first(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return scale(args[0]), *args[1:]
+
+    def scale_output(module: nn.Module, args: Any, output: Any) -> Any:
+        return (scale(output[0]), *output[1:]) if isinstance(output, tuple) else scale(output)
+
+    if place in OUTPUTS:
+        return layer.get_submodule(OUTPUTS[place]).register_forward_hook(scale_output)
+    if place == "f" and not hasattr(layer.mlp, "down_proj"):
+        return layer.get_submodule(EXPERTS).register_forward_hook(scale_output)
+    return layer.get_submodule(INPUTS[place]).register_forward_pre_hook(scale_first)

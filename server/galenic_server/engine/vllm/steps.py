@@ -1,0 +1,105 @@
+"""
+Which slot each token of a step reads, written into a static buffer before each forward pass.
+
+A request brings its slot and the version of what it expects there in vLLM's
+``SamplingParams.extra_args``, which reach the worker with it. vLLM's runners pack a step's requests
+one after another, in an order of their own, so the worker asks its runner for that order:
+
+- V2 (GPUs) lets a model bring its own ``ModelState``, see `state_v2`;
+- V1 (CPUs) has no such hook, and `follow` wraps the method that prepares a step.
+
+Dimension key:  B requests of a step, in the runner's order   T tokens   S slots
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+EXTRA = "galenic"
+BARE = 0
+"""The slot of requests without scales, and of padding."""
+
+
+class Seat(NamedTuple):
+    """Where a request's adapter is, and the version that has to be there."""
+
+    slot: int
+    version: int
+
+    @property
+    def extra_args(self) -> dict[str, Any]:
+        """How vLLM's `SamplingParams` carry it."""
+        return {EXTRA: list(self)}
+
+    @classmethod
+    def of(cls, params: Any) -> "Seat":
+        """The seat that `SamplingParams` carry."""
+        carried = (params.extra_args or {}).get(EXTRA)
+        return cls(*carried) if carried else NOWHERE
+
+
+NOWHERE = Seat(BARE, version=0)
+
+
+def version_of(digest: str) -> int:
+    """60 bits of an adapter's digest: another adapter in its slot has another version."""
+    return int(digest.rpartition(":")[2][:15], 16)
+
+
+class StepSlots:
+    """The buffer *slot_T*, and what is in each slot."""
+
+    def __init__(self, slot_T: Tensor, num_slots: int) -> None:
+        self.slot_T = slot_T
+        self.version_S: NDArray[np.int64] = np.zeros(num_slots, dtype=np.int64)
+        self._num_written = 0
+
+    def write(self, seats: Sequence[Seat], num_tokens_B: NDArray[np.int32]) -> None:
+        """
+        The next step's tokens read these slots; whatever is behind them reads `BARE`.
+
+        Raises `RuntimeError` where a slot holds another version than its request expects.
+        """
+        slot_B, version_B = np.array(seats, dtype=np.int64).T
+        if (wrong := self.version_S[slot_B] != version_B).any():
+            at = ", ".join(map(str, slot_B[wrong]))
+            raise RuntimeError(f"slots {at} hold other adapters than their requests expect")
+        num_tokens = int(num_tokens_B.sum())
+        slot_T = np.full(max(num_tokens, self._num_written), BARE, dtype=np.int32)
+        slot_T[:num_tokens] = slot_B.repeat(num_tokens_B)
+        self._num_written = num_tokens
+        self._copy(torch.from_numpy(slot_T))
+
+    def _copy(self, slot_T: Tensor) -> None:
+        """A fresh copy each time: an asynchronous transfer may still read the last one."""
+        if self.slot_T.is_cuda:
+            slot_T = slot_T.pin_memory()
+        self.slot_T[: len(slot_T)].copy_(slot_T, non_blocking=True)
+
+
+def follow(runner: Any) -> bool:
+    """Whether *runner* is known here; then each of its steps is written from now on."""
+    if hasattr(runner, "model_state"):
+        from galenic_server.engine.vllm.state_v2 import ScaledModelState  # only GPUs have it
+
+        return isinstance(runner.model_state, ScaledModelState)
+    if not all(hasattr(runner, name) for name in ("_prepare_inputs", "input_batch", "requests")):
+        return False
+    _follow_v1(runner, runner.get_model().scales.slots)
+    return True
+
+
+def _follow_v1(runner: Any, slots: StepSlots) -> None:
+    prepare = runner._prepare_inputs
+
+    def prepared(scheduler_output: Any, num_tokens_B: NDArray[np.int32]) -> Any:
+        made = prepare(scheduler_output, num_tokens_B)
+        states = (runner.requests[id_] for id_ in runner.input_batch.req_ids)
+        slots.write([Seat.of(state.sampling_params) for state in states], num_tokens_B)
+        return made
+
+    runner._prepare_inputs = prepared
