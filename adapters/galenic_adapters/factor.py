@@ -123,6 +123,8 @@ class Composed:
     scales: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.rows_PD is not None and self.prefix is not None:
+            raise BadFactor("an adapter has rows or a prefix, not both")
         if unknown := self.scales.keys() - set(PLACES):
             raise BadFactor(f"no place is called {min(unknown)!r}, only {', '.join(PLACES)}")
         parts = self._parts
@@ -132,9 +134,26 @@ class Composed:
                 raise BadFactor(f"{name} is of shape {shape}, not of {ndim} dimensions")
             if not tensor.isfinite().all():
                 raise BadFactor(f"{name} holds NaN or infinity")
-        layers = {name: len(parts[name][0]) for name in parts if name != "rows"}
+        layers = {name: len(parts[name][0]) for name in parts if name != "the prompt's rows"}
         if len(set(layers.values())) > 1:
             raise BadFactor(f"numbers of layers disagree: {layers}")
+
+    @property
+    def num_positions(self) -> int:
+        """Of the prompt, if there is one."""
+        return next((tensor.shape[-2] for tensor in self.prompt.values()), 0)
+
+    @property
+    def prompt(self) -> dict[str, Tensor]:
+        """The tensors of the prompt by name: none, one, or two."""
+        if self.rows_PD is not None:
+            return {"rows": self.rows_PD}
+        return dict(zip(("keys", "values"), self.prefix or (), strict=False))
+
+    @cached_property
+    def prompt_digest(self) -> str:
+        """Names the prompt, which other adapters may have too."""
+        return digest_of(self.prompt)
 
     @property
     def num_parameters(self) -> int:
@@ -144,10 +163,5 @@ class Composed:
     def _parts(self) -> dict[str, tuple[Tensor, int]]:
         """Every tensor, with the dimensions that it has to have."""
         parts = {f"the scale of {place}": (self.scales[place], 2) for place in self.scales}
-        if self.rows_PD is not None:
-            parts["rows"] = (self.rows_PD, 2)
-        if self.prefix is not None:
-            parts["the prefix's keys"], parts["the prefix's values"] = (
-                (tensor, 3) for tensor in self.prefix
-            )
-        return parts
+        ndim = 2 if self.rows_PD is not None else 3
+        return parts | {f"the prompt's {name}": (one, ndim) for name, one in self.prompt.items()}

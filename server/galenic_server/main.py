@@ -15,6 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.errors import GalenicError
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package import zoo
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.refs import SHARED
@@ -33,6 +34,7 @@ from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
 from galenic_server.http.protocol import guarded
 from galenic_server.metrics import Metrics
+from galenic_server.registry.composing import adapters_of
 from galenic_server.registry.publisher import Registry
 from galenic_server.registry.store import SqlStore
 from galenic_server.registry.zoo import Sharing
@@ -81,21 +83,18 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
     store = SqlStore.open(settings.database)
-    num_slots, num_components = settings.capacity(metaprompt)
     config = EngineConfig(
         backbone=str(found.path),
-        metaprompt=metaprompt,
         secret=secret,
         dtype=settings.dtype,
-        num_slots=num_slots,
-        num_components=num_components,
-        max_rank=settings.max_rank,
+        num_slots=settings.num_slots,
+        prompt_bytes=settings.prompt_bytes,
         context_tokens=settings.context_tokens,
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
     )
-    sharing = Sharing(store, backbone, metaprompt, config.max_rank)
+    sharing = Sharing(store, backbone, metaprompt, settings.max_rank)
     with acting({"action": "share_zoo", "actor": "server"}):
         new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
@@ -106,7 +105,8 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         stale_seconds=settings.stale_seconds,
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
-    return join(settings, store, keys, Chain(store.database, secret), config, backbone)
+    chain = Chain(store.database, secret)
+    return join(settings, store, keys, chain, config, backbone, metaprompt)
 
 
 def join(
@@ -116,6 +116,7 @@ def join(
     chain: Chain,
     config: EngineConfig,
     backbone: BackboneId,
+    metaprompt: Metaprompt,
 ) -> Parts:
     """An engine over a store, and the parts around both, as every server has them."""
     limiter = Limiter()
@@ -123,10 +124,14 @@ def join(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
-    engine = make_engine(
-        settings.engine, config, store.factor, admission, adapters_of=store.factors
+    engine = make_engine(settings.engine, config, adapters_of(store, metaprompt), admission)
+    service = Service(
+        store,
+        engine,
+        backbone=backbone,
+        metaprompt=metaprompt,
+        stale_seconds=settings.stale_seconds,
     )
-    service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
     limits = TenantLimits(
         SqlLimits(store.database),
         limiter,
@@ -134,16 +139,22 @@ def join(
         stale_seconds=settings.stale_seconds,
     )
     store.default_quota = settings.quota
-    registry = Registry(store, engine, backbone=backbone, signatures=settings.signatures)
+    registry = Registry(
+        store,
+        engine,
+        backbone=backbone,
+        metaprompt=metaprompt,
+        max_rank=settings.max_rank,
+        signatures=settings.signatures,
+    )
     follower = Follower(
         store,
         engine,
         place=settings.place,
         silent_seconds=settings.stale_seconds + MARGIN_SECONDS,
         retention=timedelta(days=settings.retention_days),
-        num_warm=settings.prewarm,
     )
-    residents = Residents(store, engine, chain, backbone=backbone, num_warm=settings.prewarm)
+    residents = Residents(store, engine, chain, backbone=backbone, metaprompt=metaprompt)
     trail = Trail(chain)
     metrics = Metrics()
     metrics.watch(turns)

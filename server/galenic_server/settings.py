@@ -12,10 +12,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.signature import Policy, Signatures, read_keys
 from galenic_adapters.package.zoo import ZOO
-from galenic_server.engine.capacity import MOST_SLOTS, usual_components, usual_prompts
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limits import Limits
 from galenic_server.tenancy.tenants import Quota
@@ -31,9 +29,8 @@ class Settings(BaseSettings):
     home: database, secret and keys.   backbone: a hub name or a local folder; the shipped one if
     unset.   metaprompt: a safetensors file; the zoo's for this backbone if unset.   secret: keys
     the hashes of API keys, the tenants' caches and the audit chain; made once in home if unset.
-    num_slots, num_components: adapters resident at once, and their ranks, all together; what memory
-    allows if unset.   prewarm: how many prompts, of those asked lately, are run through after each
-    start of the engine, and of those that are uploaded.
+    num_slots: adapters resident at once.   prompt_bytes: what the keys and values of all residents'
+    prompts may take.   Both what memory allows if unset.
     requests_per_minute, tokens_per_minute, concurrent_requests: of each tenant that an admin set no
     others for.   max_running: requests in the engine at once; shared_running: the same while more
     than one tenant is about.   patience_seconds: how long a client may take to send a request's
@@ -60,8 +57,7 @@ class Settings(BaseSettings):
     zoo: Path = ZOO
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     num_slots: int | None = Field(default=None, ge=1)
-    num_components: int | None = Field(default=None, ge=1)
-    prewarm: int = Field(default=0, ge=0)
+    prompt_bytes: int | None = Field(default=None, ge=1)
     max_rank: int = Field(default=16, ge=1)
     context_tokens: int = Field(default=4096, ge=256)
     enforce_eager: bool = False
@@ -107,15 +103,6 @@ class Settings(BaseSettings):
         if self.signature_policy is not Policy.NONE and self.signing_keys is None:
             raise ValueError("GALENIC_SIGNATURE_POLICY needs GALENIC_SIGNING_KEYS, a folder")
         return self
-
-    def capacity(self, metaprompt: Metaprompt) -> tuple[int, int | None]:
-        """Slots and components of the engine; what is not set follows from what is, or memory."""
-        if self.num_slots is not None:
-            return self.num_slots, self.num_components
-        if self.engine == "transformers":
-            return usual_prompts(metaprompt, self.dtype), None
-        components = self.num_components or usual_components(metaprompt, self.dtype)
-        return min(components, MOST_SLOTS), components
 
     @property
     def provider(self) -> Provider | None:

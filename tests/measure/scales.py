@@ -21,7 +21,7 @@ from transformers import AutoConfig
 
 from galenic_adapters.backbone.scaling import shapes
 from galenic_adapters.backbone.weights import ensure
-from galenic_adapters.factor import Composed, Metaprompt, digest_of
+from galenic_adapters.factor import Composed, digest_of
 from galenic_server.engine.contract import EngineConfig, OpenGate, Request, Sampling, complete
 from galenic_server.engine.vllm.engine import VllmEngine
 
@@ -110,7 +110,6 @@ async def run(places: tuple[str, ...], num_rounds: int) -> None:
     adapters = Adapters(configuration, places)
     config = EngineConfig(
         backbone,
-        Metaprompt(torch.zeros(64, configuration.hidden_size)),
         secret=b"measured",
         num_slots=2048,
         context_tokens=512,

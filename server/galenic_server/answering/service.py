@@ -19,6 +19,7 @@ from galenic_adapters.errors import (
     Unavailable,
     WrongTask,
 )
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import (
@@ -105,11 +106,13 @@ class Service:
         engine: Engine,
         *,
         backbone: BackboneId,
+        metaprompt: Metaprompt,
         stale_seconds: float = 900.0,
     ) -> None:
         self.store = store
         self.engine = engine
         self.backbone = backbone
+        self.metaprompt = metaprompt
         self._is_ready = False
         # True while changes are followed, and good enough while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
@@ -196,7 +199,7 @@ class Service:
         The store outlives both: it may hold what an earlier server was given.
         """
         adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
-        if problem := adapter.manifest.misfit(self.backbone, self.engine.config.metaprompt.digest):
+        if problem := adapter.manifest.misfit(self.backbone, self.metaprompt.digest):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 
@@ -247,13 +250,12 @@ class Service:
 
     def _check_length(self, path: str, num_ids: int, room: int) -> None:
         """Nothing is cut off in silence: what does not fit is refused with its numbers."""
-        config = self.engine.config
-        context, virtual = config.context_tokens, config.metaprompt.num_positions
-        if num_ids + virtual + room > context:
+        context, prompt = self.engine.config.context_tokens, self.metaprompt.num_positions
+        if num_ids + prompt + room > context:
             parts = (
-                f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"
+                f"{num_ids:,} of text, {prompt} of the adapter's prompt, {room:,} for the answer"
             )
-            total = f"needs {num_ids + virtual + room:,} tokens ({parts})"
+            total = f"needs {num_ids + prompt + room:,} tokens ({parts})"
             raise TooLong(path, f"{total}; the context holds {context:,}")
 
     async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:

@@ -33,7 +33,6 @@ class Follower:
 
     silent_seconds: after so long without a word a replica is no longer waited for; it must then not
     answer from what it remembers either.   retention: how long deleted versions can come back.
-    num_warm: the prompts of so many new ones are run through at a time, for their owners.
     """
 
     def __init__(
@@ -44,14 +43,12 @@ class Follower:
         place: str,
         silent_seconds: float,
         retention: timedelta,
-        num_warm: int = 0,
     ) -> None:
         self._store = store
         self._engine = engine
         self._place = place
         self._silent_seconds = silent_seconds
         self._retention = retention
-        self._num_warm = num_warm
         self._id: str | None = None
         self._seen = 0
         self._reported = self._swept = -float("inf")
@@ -130,7 +127,5 @@ class Follower:
             if many := [one.number for one in new if not one.name]:
                 digests += await run_sync(self._store.brought_by, many)
             await self._engine.seat(digests[-MOST_SEATED:])
-            for one in [one for one in new if one.name][: self._num_warm]:
-                await self._engine.warm(one.tenant, one.name)
         except GalenicError as error:
             log.info("new adapters wait for their first request", **logs.where(error))

@@ -50,7 +50,6 @@ def make_app(
         tasks = [
             asyncio.create_task(_start(parts, on_ready, on_failed_start)),
             asyncio.create_task(parts.follower.run()),
-            asyncio.create_task(parts.residents.keep_warm()),
         ]
         try:
             yield

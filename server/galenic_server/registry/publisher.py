@@ -20,6 +20,7 @@ from galenic_adapters.errors import (
     RejectedUpload,
     Unavailable,
 )
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.file import (
     MAX_FAULTS,
     Package,
@@ -78,11 +79,15 @@ class Registry:
         engine: Engine,
         *,
         backbone: BackboneId,
+        metaprompt: Metaprompt,
+        max_rank: int,
         signatures: Signatures | None = None,
     ) -> None:
         self.store = store
         self.engine = engine
         self.backbone = backbone
+        self.metaprompt = metaprompt
+        self.max_rank = max_rank
         self.signatures = signatures or Signatures()
 
     # One package
@@ -97,10 +102,7 @@ class Registry:
         entry = await run_sync(self.store.describe, ref)
         # What is written stands: an engine that is away seats it when it is asked for.
         with suppress(Unavailable):
-            if package is not None:
-                await self.engine.take({package.digest: package.factor})
-            else:
-                await self.engine.seat([entry.digest])
+            await self.engine.seat([entry.digest])
         return Published(entry, is_new=package is not None)
 
     def _write(self, offer: Offer) -> tuple[AdapterRef, Package | None]:
@@ -160,16 +162,14 @@ class Registry:
             self.store.check_free(ref, package_digest(offer.data))
 
     def _misfits(self, manifest: Manifest) -> list[Fault]:
-        config = self.engine.config
-        return misfits(manifest, self.backbone, config.metaprompt, config.max_rank)
+        return misfits(manifest, self.backbone, self.metaprompt, self.max_rank)
 
     def _check_fits(self, package: Package) -> None:
-        config = self.engine.config
         check_fits(
             package,
             backbone=self.backbone,
-            metaprompt=config.metaprompt,
-            max_rank=config.max_rank,
+            metaprompt=self.metaprompt,
+            max_rank=self.max_rank,
         )
 
     async def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool) -> None:
@@ -192,12 +192,12 @@ class Registry:
         wanted = [one for one in checked if isinstance(one, Wanted)]
         placed = await run_sync(self.store.publish_many, tenant, wanted)
         with suppress(Unavailable):
-            await self.engine.take(
-                {
-                    what.package.digest: what.package.factor
+            await self.engine.seat(
+                [
+                    what.package.digest
                     for what, where in zip(wanted, placed, strict=True)
                     if isinstance(where, Placed)
-                }
+                ]
             )
         told = iter(placed)
         return [next(told) if isinstance(one, Wanted) else one for one in checked]

@@ -25,42 +25,27 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.utils.platform_utils import is_pin_memory_available
-from vllm.v1.outputs import LogprobsTensors
 
+from galenic_server.engine.slots import Prompt
 from galenic_server.engine.vllm.layers import layers_of
 
+PROMPT = "prompt"
 NOWHERE = -1  # a slot that vLLM's kernels skip
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRef:
-    """A prompt that a request begins with, by its digest."""
+def put_before(text_ids: Sequence[int], prompt: Prompt, params: SamplingParams) -> list[int]:
+    """
+    Token ids that stand for *prompt* before the text, and then those of the text; *params* are made
+    to say which prompt it is.
 
-    digest: str
-    num_positions: int
-
-    def placeholders(self, text_ids: Sequence[int]) -> list[int]:
-        """
-        Token ids that stand for it before a text: one of the text's own, so that a penalty on what
-        the ids hold is a penalty on what the text holds.
-        """
-        return [text_ids[0]] * self.num_positions
-
-    def put_before(self, params: SamplingParams) -> None:
-        """
-        Make *params* carry it.
-
-        Where a text's own likelihood is asked, vLLM would read nothing from elsewhere, and take the
-        placeholders for text; such a request needs a ``cache_salt`` of its own instead.
-        """
-        params.extra_args = {"kv_transfer_params": {"prompt": (self.digest, self.num_positions)}}
-        params.skip_reading_prefix_cache = False
-
-    @classmethod
-    def of(cls, request: Any) -> "PromptRef | None":
-        """The prompt of vLLM's *request*, if it has one."""
-        params = request.kv_transfer_params
-        return cls(*params["prompt"]) if params else None
+    The placeholder is one of the text's own ids, so that what counts the ids of a request counts
+    the text's. Where a text's likelihood is asked, vLLM would read nothing from elsewhere and take
+    placeholders for text, unless told; such a request needs a ``cache_salt`` of its own instead.
+    """
+    named = {"kv_transfer_params": {PROMPT: (prompt.digest, prompt.num_positions)}}
+    params.extra_args = (params.extra_args or {}) | named
+    params.skip_reading_prefix_cache = False
+    return [text_ids[0]] * prompt.num_positions + list(text_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +99,19 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int, bool]:
-        prompt = PromptRef.of(request)
-        missing = prompt.num_positions - num_computed_tokens if prompt else 0
-        return max(0, missing), False
+        _, num_positions = _prompt_of(request)
+        return max(0, num_positions - num_computed_tokens), False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        prompt = PromptRef.of(request)
-        if prompt is None or not num_external_tokens:
+        if not num_external_tokens:
             return
-        positions = range(prompt.num_positions)[-num_external_tokens:]
+        digest, num_positions = _prompt_of(request)
+        positions = range(num_positions)[-num_external_tokens:]
         block_ids = tuple(
             [None if block.is_null else block.block_id for block in of_group]
             for of_group in blocks.blocks
         )
-        self._loads.append(Load(prompt.digest, positions, block_ids))
+        self._loads.append(Load(digest, positions, block_ids))
 
     def build_connector_meta(self, scheduler_output: Any) -> Loads:
         loads, self._loads = self._loads, []
@@ -142,7 +126,6 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
 
     def register_kv_caches(self, kv_caches: dict[str, Tensor]) -> None:
         self.layers = layers_of(self._vllm_config, self._kv_cache_config)
-        LogprobsTensors.empty_cpu = _zeros  # type: ignore[method-assign]
 
     def keep(self, digest: str, kv_L2PW: Tensor) -> None:
         """Keep a prompt, in memory that a device can copy from meanwhile."""
@@ -188,16 +171,7 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
     def wait_for_save(self) -> None: ...
 
 
-def _zeros(num_positions: int, num_tokens: int) -> LogprobsTensors:
-    """
-    What vLLM's runner V1 fills with the likelihoods of a text's tokens.
-
-    It leaves the positions of a prompt as they are, and the server then looks up the names of
-    those ids. Memory that nobody has written to would end it there.
-    """
-    logprobs = torch.zeros(num_positions, num_tokens)
-    return LogprobsTensors(
-        logprob_token_ids=logprobs.int(),
-        logprobs=logprobs,
-        selected_token_ranks=logprobs[:, 0].int(),
-    )
+def _prompt_of(request: Any) -> tuple[str, int]:
+    """The digest and positions of the prompt of vLLM's *request*; nobody's, and 0, without one."""
+    digest, num_positions = (request.kv_transfer_params or {}).get(PROMPT, ("", 0))
+    return digest, num_positions

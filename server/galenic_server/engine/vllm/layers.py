@@ -2,8 +2,8 @@
 A worker's attention layers: what their keys and values for a prompt are, and writing them.
 
 A deep prompt brings keys and values along. Those of an input prompt are what the backbone makes of
-its rows, in one pass that neither reads nor fills vLLM's cache: without metadata vLLM skips
-attention, as when it profiles, and a hook on each layer attends instead.
+its rows, in one pass that neither scales nor reads nor fills vLLM's cache: without metadata vLLM
+skips attention, as when it profiles, and a hook on each layer attends instead.
 
 Dimension key:  L layers of this worker   N prompts side by side   P prompt positions
                 T tokens, N P or of several requests   D model width   H heads   C size of a head
@@ -22,6 +22,8 @@ from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.forward_context import set_forward_context
 from vllm.model_executor.models.utils import extract_layer_index
+
+from galenic_server.engine.vllm.scales import unscaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def keys_and_values(
     positions_T = torch.arange(num_positions, device=rows_NPD.device).repeat(num_prompts)
     rows_TD = rows_NPD.flatten(0, 1)
     with (
+        unscaled(model),
         _attending(layers, num_prompts) as made,
         set_forward_context(None, vllm_config, num_tokens=len(rows_TD), skip_compiled=True),
     ):
