@@ -15,7 +15,6 @@ from pathlib import Path
 TABLE_SHARE, MOST_TABLE_BYTES = 32, 1 << 30
 PROMPT_SHARE, MOST_PROMPT_BYTES = 16, 16 << 30
 MOST_SLOTS = 1 << 17
-NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 

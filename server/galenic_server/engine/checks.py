@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from galenic_adapters.backbone.scaling import shapes
@@ -25,33 +26,37 @@ class Border:
     vocab_size: int
     context_tokens: int
 
-    def check(self, request: Request) -> None:
-        """Raises `BadInput` or `TooLong`, naming the field; an adapter's prompt is not counted."""
-        self.check_text(request.text_ids, request.sampling.max_tokens)
+    def check(self, request: Request, num_positions: int = 0) -> None:
+        """Raises `BadInput` or `TooLong`, naming the field. *num_positions* are of the prompt."""
+        self.check_text(request.text_ids, request.text_field)
+        self.check_length(
+            num_positions, len(request.text_ids), request.sampling.max_tokens, request.text_field
+        )
         _check_sampling(request.sampling)
         if isinstance(request.constraint, Choice) and not request.constraint.labels:
             raise BadInput("constraint", "a choice needs at least one label")
 
-    def check_text(self, ids: Sequence[int], num_answer: int, field: str = "text") -> None:
-        """Whether there are ids, all of the vocabulary, and room for an answer."""
+    def check_text(self, ids: Sequence[int], field: str) -> None:
+        """Check that there are ids, all of the vocabulary."""
         if not ids:
             raise BadInput(field, "is empty")
         for extreme in (min(ids), max(ids)):
             if not 0 <= extreme < self.vocab_size:
                 raise BadInput(field, f"token id {extreme} is outside 0 to {self.vocab_size - 1}")
+
+    def check_length(self, num_positions: int, num_text: int, num_answer: int, field: str) -> None:
+        """Check that prompt, text and answer fit the context."""
         if num_answer < 1:
             raise BadInput("max_tokens", f"is {num_answer}, at least 1 is needed")
-        self.check_length(0, len(ids), num_answer, field)
-
-    def check_length(
-        self, num_positions: int, num_text: int, num_answer: int, field: str = "text"
-    ) -> None:
-        """Whether prompt, text and answer fit the context; raises `TooLong` with their numbers."""
         if num_answer > self.room(num_positions, num_text):
-            parts = {"prompt": num_positions, "text": num_text, "answer": num_answer}
-            told = ", ".join(f"{count} for the {name}" for name, count in parts.items() if count)
-            needed = f"needs {sum(parts.values())} tokens ({told})"
-            raise TooLong(field, f"{needed}, the context holds {self.context_tokens}")
+            parts = {
+                "of text": num_text,
+                "of the adapter's prompt": num_positions,
+                "for the answer": num_answer,
+            }
+            told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+            needed = f"needs {sum(parts.values()):,} tokens ({told})"
+            raise TooLong(field, f"{needed}; the context holds {self.context_tokens:,}")
 
     def room(self, num_positions: int, num_text: int) -> int:
         """Tokens that are left for the answer."""
@@ -159,7 +164,7 @@ def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
         scales={place: scales[place] for place in config.places},
         num_positions=context - 2,  # and one of text, and one of an answer
         prompt_bytes=config.prompt_bytes or capacity.prompt_bytes(),
-        number_bytes=capacity.NUMBER_BYTES[config.dtype],
+        number_bytes=getattr(torch, config.dtype).itemsize,
     )
     num_slots = config.num_slots or capacity.num_slots(sizes.scales.values(), sizes.number_bytes)
     config = replace(

@@ -41,7 +41,8 @@ class Sampling:
 class Request:
     """
     One generation: *text_ids* are ids of the backbone's vocabulary; *adapter* is a digest, or none
-    for the bare backbone; *tenant* is whose cache the request may share.
+    for the bare backbone; *tenant* is whose cache the request may share; *text_field* is what the
+    caller calls the text.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Request:
     sampling: Sampling
     adapter: str | None = None
     constraint: Constraint | None = None
+    text_field: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,12 @@ class Engine(Protocol):
 
     async def healthy(self) -> bool:
         """Whether a request sent now would be answered."""
+
+    def check(self, request: Request) -> None:
+        """
+        Raise what `generate` refuses before it runs anything. The prompt of an adapter that is not
+        resident is not counted yet.
+        """
 
     def generate(self, request: Request) -> AsyncIterator[Delta]:
         """

@@ -170,6 +170,11 @@ class Slots:
         if seat is not None and not seat.num_holds:
             self._vacate(seat)
 
+    def find(self, digest: str) -> Place | None:
+        """The place of *digest*, where it is known already."""
+        seat = self._seats.get(digest)
+        return seat.place if seat else None
+
     def seated(self) -> dict[str, Place]:
         """The residents: every digest that a request would find in its place."""
         return {

@@ -1,9 +1,9 @@
 """
-What a server holds from its start on: the adapters of its store, those asked lately first, then the
-newest, as many as have room and are no work for the engine.
+Loading at start: the adapters used lately, then the newest, as many as have room and are no work
+for the engine.
 
 They are seated before the server is ready. After that an adapter is seated when it is uploaded,
-here or on another replica, and any other when it is asked for.
+here or on another replica, and any other at its first request.
 """
 
 import time
@@ -18,7 +18,7 @@ from galenic_adapters.package.manifest import BackboneId
 from galenic_server import logs
 from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import Engine
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.factors import Factors
 
 log = structlog.get_logger(__name__)
 
@@ -28,25 +28,25 @@ ROWS_READ = 10_000
 
 
 class Residents:
-    """Of adapters that were made for this backbone and metaprompt."""
+    """Loads adapters that were made for this backbone and metaprompt when the server starts."""
 
     def __init__(
         self,
-        store: SqlStore,
+        factors: Factors,
         engine: Engine,
         chain: Chain,
         *,
         backbone: BackboneId,
         metaprompt: Metaprompt,
     ) -> None:
-        self._store = store
+        self._factors = factors
         self._engine = engine
         self._chain = chain
         self._backbone = backbone
         self._metaprompt = metaprompt
 
     async def load(self) -> None:
-        """Best effort: what is not loaded is seated when it is asked for."""
+        """Load as many as possible; the others are seated at their first request."""
         try:
             await self._load()
         except GalenicError as error:
@@ -67,12 +67,12 @@ class Residents:
     def _digests(self, count: int) -> list[str]:
         made_for = self._backbone, self._metaprompt.digest
         asked = self.hottest()[:MOST_ASKED]
-        fitting = set(self._store.newest(*made_for, len(asked), among=asked))
+        fitting = set(self._factors.newest(*made_for, len(asked), among=asked))
         lately = [digest for digest in asked if digest in fitting]
-        return list(dict.fromkeys([*lately, *self._store.newest(*made_for, count)]))
+        return list(dict.fromkeys([*lately, *self._factors.newest(*made_for, count)]))
 
     def hottest(self) -> list[str]:
-        """Which adapters gave the last answers, the most frequent first."""
+        """Return the adapters that gave the last answers, the most frequent first."""
         answers = (one for one in self._chain.latest(ROWS_READ) if one["action"] == "answer")
         counted = Counter(one["digest"] for one in answers if one["digest"])
         return [digest for digest, _ in counted.most_common()]

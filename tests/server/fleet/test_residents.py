@@ -44,7 +44,7 @@ class TestAStart:
             ]
             for tenant, name in (("south", "rare"), ("south", "common"), ("north", "common")):
                 ner(server, tenant, name)
-            eventually(lambda: digests[::-1] == server.parts.residents.hottest())
+            eventually(lambda: digests[::-1] == server.parts.replica.residents.hottest())
 
 
 class TestAnotherReplica:

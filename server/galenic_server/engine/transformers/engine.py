@@ -71,8 +71,12 @@ class TransformersEngine:
     async def healthy(self) -> bool:
         return self._backbone is not None
 
+    def check(self, request: Request) -> None:
+        tuning = self._tunings.get(request.adapter or "", Tuning())
+        self._border.check(request, tuning.num_positions)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        self._border.check(request)
+        self.check(request)
         async with (
             self._gate.enter(Work.of(request)) as turn,
             aclosing(self._decode(request)) as deltas,
@@ -86,9 +90,7 @@ class TransformersEngine:
         if backbone is None:
             raise Unavailable("the engine is starting")
         tuning = await self._tuning(request.adapter) if request.adapter else Tuning()
-        self._border.check_length(
-            tuning.num_positions, len(request.text_ids), request.sampling.max_tokens
-        )
+        self._border.check(request, tuning.num_positions)
         decoding = Decoding(backbone, request, tuning)
         while decoding.finish is None:
             async with self._turn:

@@ -193,8 +193,12 @@ class VllmEngine:
 
     # Requests
 
+    def check(self, request: Request) -> None:
+        place = self._slots.find(request.adapter) if request.adapter else None
+        self._border.check(request, _num_positions(place or BARE))
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        self._border.check(request)
+        self.check(request)
         if not await self.healthy():
             raise Unavailable("the engine is starting")
         async with aclosing(self._answer(request)) as deltas:
@@ -209,7 +213,8 @@ class VllmEngine:
     async def _answer(self, request: Request) -> AsyncGenerator[Delta]:
         params = sampling_params(request.sampling, request.constraint)
         # A constraint holds from the first token, also where the backbone would reason before.
-        outputs = self.run(request.id, Work.of(request), params, reasoning_ended=True)
+        work, field = Work.of(request), request.text_field
+        outputs = self.run(request.id, work, params, field=field, reasoning_ended=True)
         async with aclosing(outputs):
             async for output in outputs:
                 yield _delta(request, output)
@@ -220,7 +225,7 @@ class VllmEngine:
         work: Work,
         params: SamplingParams,
         *,
-        field: str = "text",
+        field: str,
         may_shorten: bool = False,
         **more: Any,
     ) -> AsyncGenerator[RequestOutput]:
@@ -234,7 +239,7 @@ class VllmEngine:
             place = BARE
             if work.adapter is not None:
                 place = await held.enter_async_context(self._slots.hold(work.adapter))
-            num_positions = place.prompt.num_positions if place.prompt else 0
+            num_positions = _num_positions(place)
             num_text = len(work.text_ids)
             assert params.max_tokens is not None, "it was filled in"
             if may_shorten:
@@ -453,6 +458,10 @@ def _share_the_cpu(num_workers: int) -> None:
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(max(1, (torch.get_num_threads() - 1) // num_workers))
     )
+
+
+def _num_positions(place: Place) -> int:
+    return place.prompt.num_positions if place.prompt else 0
 
 
 def _delta(request: Request, output: RequestOutput) -> Delta:

@@ -72,8 +72,10 @@ class PromptingClient:
         try:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
-            num_answer = 1 if is_open else sampling_params.max_tokens
-            self._border.check_text(ids, num_answer, call.text_field)
+            self._border.check_text(ids, call.text_field)
+            if not is_open:
+                num_answer = sampling_params.max_tokens
+                self._border.check_length(0, len(ids), num_answer, call.text_field)
             outputs = self._run(
                 request_id,
                 _work(call, ids, sampling_params),
