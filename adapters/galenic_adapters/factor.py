@@ -1,7 +1,7 @@
 """
 An adapter's factor, the metaprompt that adapters share, and what the two make together.
 
-A factor acts in *places*:
+A factor has one form or several:
 
     input    vectors before the text: a low-rank product u v that scales the metaprompt's rows,
              or rows of its own
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from galenic_adapters.errors import BadFactor
 
-SCALES = ("q", "k", "v", "o", "f")
-"""The activations that can be scaled, in the order in which a layer computes them."""
+PLACES = ("q", "k", "v", "o", "f")
+"""Activations that scales multiply in every layer, in the order in which it computes them."""
 SCALE_PREFIX = "scales."
 METAPROMPT_ROWS = "metaprompt"
 """The name of P* among a metaprompt's tensors."""
@@ -86,7 +86,7 @@ class Metaprompt:
 @dataclass(frozen=True, eq=False)
 class Factor:
     """
-    What a task has of its own, in one place or in several.
+    What a task has of its own, in one form or in several.
 
     u_PR, v_RD: a low-rank scale of the metaprompt's rows.   rows_PD: rows that stand alone.
     keys_LPW, values_LPW: a deep prompt; keys are rotated for the positions 0 to P - 1.
@@ -102,7 +102,7 @@ class Factor:
 
     def __post_init__(self) -> None:
         if not self.tensors:
-            raise BadFactor("a factor needs a tensor in at least one place")
+            raise BadFactor("a factor needs a tensor of at least one form")
         if empty := [name for name, tensor in self.tensors.items() if 0 in tensor.shape]:
             raise BadFactor(f"a dimension is zero in {_shapes(self.tensors, empty)}")
         self._check_input()
@@ -195,30 +195,44 @@ class Composed:
     scales: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.rows_PD is not None and self.prefix is not None:
+            raise BadFactor("an adapter has rows or a prefix, not both")
         _check_scales(self.scales)
+        ndim = 2 if self.rows_PD is not None else 3
+        for name, tensor in self.prompt.items():
+            if tensor.ndim != ndim:
+                shape = tuple(tensor.shape)
+                raise BadFactor(
+                    f"the prompt's {name} is of shape {shape}, not of {ndim} dimensions"
+                )
         for name, tensor in self.tensors.items():
             if not tensor.isfinite().all():
                 raise BadFactor(f"{name} holds NaN or infinity")
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
-        named = _named_scales(self.scales)
+    def prompt(self) -> dict[str, Tensor]:
+        """The tensors of the prompt by name: none, ``rows``, or ``keys`` and ``values``."""
         if self.rows_PD is not None:
-            named["rows"] = self.rows_PD
-        if self.prefix is not None:
-            named["keys"], named["values"] = self.prefix
-        return named
+            return {"rows": self.rows_PD}
+        return dict(zip(("keys", "values"), self.prefix or (), strict=False))
+
+    @cached_property
+    def prompt_digest(self) -> str:
+        """Names the prompt, which other adapters may have too."""
+        return digest_of(self.prompt)
 
     @property
-    def num_parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self.tensors.values())
+    def tensors(self) -> dict[str, Tensor]:
+        return self.prompt | _named_scales(self.scales)
 
     @property
     def num_positions(self) -> int:
         """Positions before the text."""
-        if self.prefix is not None:
-            return self.prefix[0].shape[1]
-        return 0 if self.rows_PD is None else self.rows_PD.shape[0]
+        return next((tensor.shape[-2] for tensor in self.prompt.values()), 0)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +255,7 @@ class BackboneShape:
         widths = {"q": self.attention, "k": self.keys, "v": self.keys}
         return (widths | {"o": self.attention, "f": self.inner})[place]
 
-    def scale_shapes(self, places: Iterable[str] = SCALES) -> dict[str, tuple[int, int]]:
+    def scale_shapes(self, places: Iterable[str] = PLACES) -> dict[str, tuple[int, int]]:
         """The shapes (L, W) of the scales at *places*."""
         return {place: (self.num_layers, self.scale_width(place)) for place in places}
 
@@ -284,7 +298,7 @@ def compose(metaprompt: Metaprompt | None, factor: Factor) -> Composed:
         prefix,
         {
             place: _composed_scale(place, shared.get(place), factor.scales.get(place))
-            for place in SCALES
+            for place in PLACES
             if place in shared or place in factor.scales
         },
     )
@@ -328,7 +342,7 @@ def _named_scales(scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_scales(scales: Mapping[str, Tensor]) -> None:
-    if unknown := set(scales) - set(SCALES):
+    if unknown := set(scales) - set(PLACES):
         raise BadFactor(f"no such place to scale: {', '.join(sorted(unknown))[:80]}")
     named = _named_scales(scales)
     if any(tensor.ndim != 2 for tensor in scales.values()):

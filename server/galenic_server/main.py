@@ -85,15 +85,12 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
     store = Store.open(settings.database, default_quota=settings.quota)
-    num_slots, num_components = settings.capacity(metaprompt)
     config = EngineConfig(
         backbone=str(found.path),
-        metaprompt=metaprompt,
         secret=secret,
         dtype=settings.dtype,
-        num_slots=num_slots,
-        num_components=num_components,
-        max_rank=settings.max_rank,
+        num_slots=settings.num_slots,
+        prompt_bytes=settings.prompt_bytes,
         context_tokens=settings.context_tokens,
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,
@@ -103,7 +100,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         backbone,
         {metaprompt.digest: metaprompt},
         shape_at(found.path),
-        max_rank=config.max_rank,
+        max_rank=settings.max_rank,
     )
     sharing = Sharing(store.versions, store.aliases, fit)
     with acting({"action": "share_zoo", "actor": "server"}):
@@ -118,7 +115,8 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         stale_seconds=settings.stale_seconds,
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
-    return join(settings, store, keys, Chain(store.database, secret), config, fit)
+    chain = Chain(store.database, secret)
+    return join(settings, store, keys, chain, config, fit)
 
 
 def join(
@@ -136,25 +134,22 @@ def join(
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
     composer = Composer(store.packages, fit)
-    engine = make_engine(
-        settings.engine, config, composer.one, admission, adapters_of=composer.many
-    )
+    engine = make_engine(settings.engine, config, composer, admission)
     limits = TenantLimits(
         store.limits,
         limiter,
         default=settings.limits,
         stale_seconds=settings.stale_seconds,
     )
-    publisher = Publisher(store, engine, composer=composer, signatures=settings.signatures)
+    publisher = Publisher(store, engine, fit=fit, signatures=settings.signatures)
     follower = Follower(
         store,
         engine,
         place=settings.place,
         silent_seconds=settings.stale_seconds + MARGIN_SECONDS,
         retention=timedelta(days=settings.retention_days),
-        num_warm=settings.prewarm,
     )
-    residents = Residents(composer, engine, chain, num_warm=settings.prewarm)
+    residents = Residents(composer, engine, chain)
     replica = Replica(engine, residents, follower)
     service = Service(
         store.names,

@@ -21,10 +21,8 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.signature import Policy, Signatures, read_keys
 from galenic_adapters.package.zoo import ZOO
-from galenic_server.engine.capacity import MOST_SLOTS, usual_components, usual_prompts
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limits import Limits
 from galenic_server.tenancy.tenants import Quota
@@ -88,20 +86,14 @@ class Settings(BaseSettings):
     num_slots: int | None = Field(
         default=None,
         ge=1,
-        description="Adapters resident at once. Unset, as many as a thirty-second of the memory"
-        " holds, at most 131,072.",
+        description="Adapters resident at once. Unset, as many as have their scales in a"
+        " thirty-second of the memory, at most 1 GiB.",
     )
-    num_components: int | None = Field(
+    prompt_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="The ranks of all resident adapters together. Unset, four a slot, or what"
-        " memory allows where the slots are unset too.",
-    )
-    prewarm: int = Field(
-        default=0,
-        ge=0,
-        description="Prompts that are computed ahead of requests after each start of the engine,"
-        " the most asked ones first, and of each batch of uploads.",
+        description="What the keys and values of resident adapters' prompts may take. Unset, a"
+        " sixteenth of the memory, at most 16 GiB.",
     )
     max_rank: int = Field(default=16, ge=1, description="The highest rank of an adapter.")
     context_tokens: int = Field(
@@ -241,15 +233,6 @@ class Settings(BaseSettings):
         if self.signature_policy is not Policy.NONE and self.signing_keys is None:
             raise ValueError("GALENIC_SIGNATURE_POLICY needs GALENIC_SIGNING_KEYS, a folder")
         return self
-
-    def capacity(self, metaprompt: Metaprompt) -> tuple[int, int | None]:
-        """Slots and components of the engine; what is not set follows from what is, or memory."""
-        if self.num_slots is not None:
-            return self.num_slots, self.num_components
-        if self.engine == "transformers":
-            return usual_prompts(metaprompt, self.dtype), None
-        components = self.num_components or usual_components(metaprompt, self.dtype)
-        return min(components, MOST_SLOTS), components
 
     @property
     def provider(self) -> Provider | None:

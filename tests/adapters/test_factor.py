@@ -179,7 +179,7 @@ class TestForms:
     @pytest.mark.parametrize(
         ("parts", "problem"),
         [
-            ({}, "at least one place"),
+            ({}, "at least one form"),
             ({"u_PR": torch.ones(2, 1)}, "both u and v"),
             ({"keys_LPW": torch.ones(1, 2, 3)}, "both keys and values"),
             ({"scales": {"x": torch.ones(1, 2)}}, "no such place"),

@@ -2,17 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import jsonschema
 import pytest
 import torch
 
 from galenic_adapters.errors import BadFactor, BadInput, NotFound, TooLong, Unavailable
-from galenic_adapters.factor import Factor
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice, Grammar, JsonSchema
 from galenic_server.engine.make import make_engine
 from tests.support.engines import CONTEXT_TOKENS, RunningEngine
-from tests.support.tiny_models import NUM_POSITIONS
+from tests.support.tiny_models import NUM_POSITIONS, WIDTH
 
 
 @pytest.fixture(params=["vllm", "transformers"])
@@ -36,13 +37,13 @@ class TestAnAnswer:
         """
         The deltas joined are the answer, and only the last one ends it.
         """
-        request = running.request(adapter=running.adapters.of_rank[4])
+        request = running.request(adapter=running.adapters.prompts["deep"])
 
         async def pieces():
             return [delta async for delta in running.engine.generate(request)]
 
         deltas = running.run(pieces())
-        whole = running.ask(adapter=running.adapters.of_rank[4])
+        whole = running.ask(adapter=running.adapters.prompts["deep"])
 
         assert whole.text == "".join(delta.text for delta in deltas)
         assert whole.num_completion_tokens == sum(delta.num_tokens for delta in deltas)
@@ -54,7 +55,7 @@ class TestAnAnswer:
         Rows of the prompt are no tokens of the caller's, cached or not.
         """
         for _ in range(2):
-            answer = running.ask("ten tokens", adapter=running.adapters.of_rank[1])
+            answer = running.ask("ten tokens", adapter=running.adapters.prompts["rows"])
 
             assert (10, 12) == (answer.num_prompt_tokens, answer.num_completion_tokens)
             assert answer.num_cached_tokens <= 10
@@ -63,7 +64,7 @@ class TestAnAnswer:
         """
         Text that is shorter than what the detokenizer looks back on.
         """
-        answer = running.ask("x", adapter=running.adapters.of_rank[1])
+        answer = running.ask("x", adapter=running.adapters.prompts["rows"])
 
         assert (1, 12, "length") == (
             answer.num_prompt_tokens,
@@ -112,7 +113,7 @@ class TestAConstraint:
         One of the labels, whole, whatever characters they hold.
         """
         labels = ("yes", 'a "quoted" one', "back\\slash", "größer ≥ 3")
-        for adapter in running.adapters.of_rank.values():
+        for adapter in running.adapters.kinds:
             answer = running.ask(adapter=adapter, constraint=Choice(labels), max_tokens=40)
 
             assert answer.text in labels
@@ -131,7 +132,7 @@ class TestAConstraint:
         """
         Letters that need one token each: their probabilities, with the end after them, sum to one.
         """
-        adapter = running.adapters.of_rank[4]
+        adapter = running.adapters.prompts["deep"]
         first = running.ask(adapter=adapter, constraint=Choice(("a", "b", "c")))
         others = Choice(tuple({"a", "b", "c"} - {first.text}))
         second = running.ask(adapter=adapter, constraint=others)
@@ -188,15 +189,31 @@ BAD_REQUESTS = {
 }
 
 
+LAYERS, KEYS = 2, WIDTH  # of the tiny Llama
+BAD_PROMPTS = {
+    "narrow rows": (Composed(torch.ones(8, 3)), rf"\(8, 3\).*\(8, {WIDTH}\)"),
+    "no rows": (Composed(torch.ones(0, WIDTH)), "0 positions"),
+    "too many rows": (Composed(torch.ones(511, WIDTH)), "511 positions, not 1 to 510"),
+    "a layer too few": (
+        Composed(prefix=(torch.ones(1, 8, KEYS), torch.ones(1, 8, KEYS))),
+        rf"keys is \(1, 8, {KEYS}\).*\({LAYERS}, 8, {KEYS}\)",
+    ),
+    "values of another length": (
+        Composed(prefix=(torch.ones(LAYERS, 8, KEYS), torch.ones(LAYERS, 9, KEYS))),
+        rf"values is \({LAYERS}, 9, {KEYS}\)",
+    ),
+}
+
+
 class TestABadRequest:
     @pytest.mark.parametrize("name", BAD_REQUESTS)
-    @pytest.mark.parametrize("rank", [None, 4])
-    def test_it_is_refused_and_the_engine_lives(self, running, name, rank):
+    @pytest.mark.parametrize("prompt", [None, "deep"])
+    def test_it_is_refused_and_the_engine_lives(self, running, name, prompt):
         """
         One error that names the field; the next request is answered.
         """
         but, error, told = BAD_REQUESTS[name]
-        adapter = running.adapters.of_rank.get(rank)
+        adapter = running.adapters.prompts.get(prompt)
 
         with pytest.raises(error, match=told):
             running.ask(adapter=adapter, **but)
@@ -207,7 +224,7 @@ class TestABadRequest:
         """
         The error tells text, prompt, answer and context in tokens; what just fits is answered.
         """
-        adapter = running.adapters.of_rank[1]
+        adapter = running.adapters.prompts["rows"]
         room = CONTEXT_TOKENS - NUM_POSITIONS
         with pytest.raises(
             TooLong,
@@ -226,14 +243,40 @@ class TestABadRequest:
         with pytest.raises(NotFound):
             running.ask(adapter="sha256:nobody")
 
-    def test_a_factor_that_no_slot_holds_is_refused(self, running):
+    @pytest.mark.parametrize(
+        ("scales", "told"),
+        [
+            ({"k": torch.ones(2, 64)}, "'k', the places served are o, f"),
+            ({"o": torch.ones(2, 65)}, r"'o' is \(2, 65\), .* \(2, 64\)"),
+            ({"f": torch.ones(3, 96)}, r"'f' is \(3, 96\), .* \(2, 96\)"),
+        ],
+    )
+    def test_a_scale_that_fits_no_layer_is_refused(self, running, scales, told):
         """
-        The error names its rank and the highest.
+        The error names its place and what is served there.
         """
-        too_high = running.adapters.add(rank=17)
+        digest = running.adapters.put(Composed(scales=scales))
 
-        with pytest.raises(BadFactor, match=r"17.*16"):
-            running.ask(adapter=too_high)
+        with pytest.raises(BadFactor, match=told):
+            running.ask(adapter=digest)
+
+    def test_a_place_that_does_not_exist_is_not_served(self, running):
+        """
+        An engine of such a configuration is not made.
+        """
+        with pytest.raises(BadFactor, match="no place is called 'x'"):
+            make_engine(
+                running.kind, replace(running.engine.config, places=("x",)), running.adapters
+            )
+
+    @pytest.mark.parametrize("name", BAD_PROMPTS)
+    def test_a_prompt_that_does_not_fit_is_refused(self, running, name):
+        """
+        The error tells what is wrong, and the sizes that would be right.
+        """
+        prompt, told = BAD_PROMPTS[name]
+        with pytest.raises(BadFactor, match=told):
+            running.ask(adapter=running.adapters.put(prompt))
 
 
 class TestAdapters:
@@ -241,7 +284,7 @@ class TestAdapters:
         """
         Evicted and gone from the store, its digest is not found, although it was resident.
         """
-        digest = running.adapters.add(rank=2)
+        digest = running.adapters.add()
         running.ask(adapter=digest)
         running.adapters.remove(digest)
         running.run(running.engine.evict(digest))
@@ -253,31 +296,29 @@ class TestAdapters:
         """
         A request after `seat` loads nothing.
         """
-        digests = [running.adapters.add(rank=1) for _ in range(3)]
+        digests = [running.adapters.add(), running.adapters.add_scales("o", seed=16)]
         running.run(running.engine.seat(digests))
         before = running.run(running.engine.stats())
-        running.ask(adapter=digests[0])
+        for digest in digests:
+            running.ask(adapter=digest)
         after = running.run(running.engine.stats())
 
         assert before.slot_loads == after.slot_loads
-        assert after.resident_adapters >= 3
+        assert after.resident_adapters >= 2
 
-    def test_those_at_hand_are_taken_and_what_fits_no_slot_is_not(self, running):
+    def test_nobody_has_to_leave_a_full_table_unless_he_may(self, running):
         """
-        A request after `take` loads nothing; of a full table nobody has to leave unless he may.
+        What is not there or does not fit takes no place of those that are seated with it.
         """
-        digests = [running.adapters.add(rank=1) for _ in range(16)]
-        factors = {digest: running.adapters(digest) for digest in digests}
-        wide = Factor(torch.ones(NUM_POSITIONS, 1), torch.ones(1, 3))
-        took_all = running.run(
-            running.engine.take({"wide": wide} | dict(list(factors.items())[:3]))
-        )
+        digests = [running.adapters.add("deep") for _ in range(16)]
+        wide = running.adapters.put(Composed(torch.ones(NUM_POSITIONS, 3)))
+        had_room = running.run(running.engine.seat(["nobody", wide, *digests[:3]]))
         before = running.run(running.engine.stats())
         running.ask(adapter=digests[0])
-        has_room = running.run(running.engine.take(factors, may_evict=False))
+        has_room = running.run(running.engine.seat(digests, may_evict=False))
         after = running.run(running.engine.stats())
 
-        assert took_all
+        assert had_room
         assert not has_room
         assert before.slot_evictions == after.slot_evictions
         assert after.resident_adapters == after.num_slots
@@ -286,7 +327,8 @@ class TestAdapters:
         """
         Whoever was away answers as before.
         """
-        digests = [running.adapters.add(rank=rank) for rank in (1, 2, 4) * 4]
+        digests = [running.adapters.add(kind) for kind in ("rows", "short", "deep") * 3]
+        digests += [running.adapters.add_scales("o", "f", seed=seed) for seed in range(10, 16)]
         once = [running.ask(adapter=digest).text for digest in digests]
         again = [running.ask(adapter=digest).text for digest in digests]
         stats = running.run(running.engine.stats())
@@ -302,7 +344,8 @@ class TestLife:
         """
         Eight answers left half-read hold no slot: eight other adapters find place.
         """
-        digests = [running.adapters.add(rank=1) for _ in range(16)]
+        digests = [running.adapters.add_scales("f", seed=seed) for seed in range(20, 28)]
+        digests += [running.adapters.add() for _ in range(8)]
 
         async def leave_half_read():
             for digest in digests[:8]:
@@ -320,8 +363,7 @@ class TestLife:
         """
         Unhealthy, and requests are told to come later.
         """
-        kind = "vllm" if type(running.engine).__name__ == "VllmEngine" else "transformers"
-        unstarted = make_engine(kind, running.engine.config, running.adapters)
+        unstarted = make_engine(running.kind, running.engine.config, running.adapters)
 
         async def ask():
             await anext(unstarted.generate(running.request()))

@@ -122,7 +122,6 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
     store = Store.open(chosen.database, default_quota=chosen.quota)
     config = EngineConfig(
         backbone,
-        metaprompt(),
         b"engine secret",
         dtype="float32",
         num_slots=8,
@@ -140,7 +139,8 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         stale_seconds=chosen.stale_seconds,
         tokens=tokens,
     )
-    return join(chosen, store, keys, Chain(store.database, SECRET), config, BACKBONE)
+    chain = Chain(store.database, SECRET)
+    return join(chosen, store, keys, chain, config, BACKBONE, metaprompt())
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from galenic_adapters.backbone.constraints import Constrainer
 from galenic_adapters.backbone.scaling import Scales, hook_scales, to_offset
 from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import SCALES, BackboneShape, Composed
+from galenic_adapters.factor import PLACES, BackboneShape, Composed
 
 MOST_UNFUSED = 1024
 """Tokens of a text whose attention's scores may be held."""
@@ -180,7 +180,7 @@ class PromptedBackbone:
         self.model.requires_grad_(False)
         self.model.eval().to(self.device)
         self._scales: Scales = {}
-        hook_scales(self.model, SCALES, self._offset)
+        hook_scales(self.model, PLACES, self._offset)
         self.checkpointing = checkpointing
         if checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -254,24 +254,42 @@ class PromptedBackbone:
         """
         which_K = torch.unique(which_B.to(self.device))
         opened = [(openings or {}).get(which, ()) for which in which_K.tolist()]
-        cache, seen_KT = self._run_prompts(tuning, which_K)
-        if cache is None and not any(opened):
+        rows_KPD, deep = tuning.prompts(which_K), tuning.prefix(which_K)
+        if rows_KPD is None and deep is None and not any(opened):
             return None
-        if any(opened):
-            cache, seen_KT = self._run_openings(tuning, which_K, opened, cache, seen_KT)
+        embed, dtype = self.model.get_input_embeddings(), self.model.dtype
+        rows = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)) for ids in opened]
+        before = None if deep is None else self._cache_of(*deep)
+        if rows_KPD is not None:
+            rows_KPD = rows_KPD.to(self.device, dtype)
+            if tuning.scales(which_K) is None:
+                rows = [torch.cat(pair) for pair in zip(rows_KPD, rows, strict=True)]
+            else:  # scales are of text alone, so prompts run on their own
+                self._scales = {}
+                before = self._run(inputs_embeds=rows_KPD, use_cache=True).past_key_values
+        cache, seen_KT = self._run_rows(tuning, which_K, rows, before)
         return Prefixes(tuning, which_K, seen_KT, cache)
 
-    def _run_prompts(self, tuning: Tuning, which_K: Tensor) -> tuple[Any, Tensor]:
-        """The keys and values of the tasks' prompts, which are never scaled, and their columns."""
-        rows_KPD, deep = tuning.prompts(which_K), tuning.prefix(which_K)
-        if deep is not None:
-            return self._cache_of(*deep), torch.ones(deep[0].shape[:3:2], dtype=torch.long)
-        if rows_KPD is None:
-            return None, torch.zeros(len(which_K), 0, dtype=torch.long, device=self.device)
-        self._scales = {}
-        rows_KPD = rows_KPD.to(self.device, self.model.dtype)
-        cache = self._run(inputs_embeds=rows_KPD, use_cache=True).past_key_values
-        return cache, torch.ones(rows_KPD.shape[:2], dtype=torch.long, device=self.device)
+    def _run_rows(
+        self, tuning: Tuning, which_K: Tensor, rows: Sequence[Tensor], before: Any
+    ) -> tuple[Any, Tensor]:
+        """Run each task's rows behind what was *before*; the cache, and its columns (K, T)."""
+        num_before = 0 if before is None else before.get_seq_length()
+        seen_KT = torch.ones(len(rows), num_before, dtype=torch.long, device=self.device)
+        if not any(len(one) for one in rows):
+            return before, seen_KT
+        ones = [seen_KT.new_ones(len(one)) for one in rows]
+        own_KT = pad_sequence(ones, batch_first=True, padding_side="left")
+        seen_KT = torch.cat([seen_KT, own_KT], dim=1)
+        self.choose(tuning, which_K)
+        ran = self._run(
+            inputs_embeds=pad_sequence(list(rows), batch_first=True, padding_side="left"),
+            attention_mask=seen_KT,
+            position_ids=positions_of(seen_KT)[:, num_before:],
+            past_key_values=before,
+            use_cache=True,
+        )
+        return ran.past_key_values, seen_KT
 
     def _cache_of(self, keys_KLPW: Tensor, values_KLPW: Tensor) -> Any:
         """A cache as if positions with these keys and values had been run."""
@@ -286,30 +304,6 @@ class PromptedBackbone:
                 keys.view(shape).transpose(1, 2), values.view(shape).transpose(1, 2), layer
             )
         return cache
-
-    def _run_openings(
-        self,
-        tuning: Tuning,
-        which_K: Tensor,
-        opened: Sequence[Sequence[int]],
-        cache: Any,
-        seen_KT: Tensor,
-    ) -> tuple[Any, Tensor]:
-        """The same cache with the tasks' openings behind their prompts, ending together."""
-        embed = self.model.get_input_embeddings()
-        rows = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)) for ids in opened]
-        ones = [torch.ones(len(one), dtype=torch.long, device=self.device) for one in rows]
-        opened_KT = pad_sequence(ones, batch_first=True, padding_side="left")
-        seen_KT = torch.cat([seen_KT.to(self.device), opened_KT], dim=1)
-        self.choose(tuning, which_K)
-        ran = self._run(
-            inputs_embeds=pad_sequence(rows, batch_first=True, padding_side="left"),
-            attention_mask=seen_KT,
-            position_ids=positions_of(seen_KT)[:, -opened_KT.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return ran.past_key_values, seen_KT
 
     def _offset(self, place: str, layer: int) -> Tensor | None:
         """What the model's hooks multiply by now (B, W), told from one."""

@@ -4,7 +4,7 @@ Scales inside a transformers model: activations of each example times vectors of
     x -> x * (1 + offset)        one offset (W,) for each example, layer and place
 
 Offsets are told from one, because bfloat16 resolves them far finer there than the scales
-themselves. The activations of every place of `factor.SCALES` pass through a module, whose hook
+themselves. The activations of every place of `factor.PLACES` pass through a module, whose hook
 scales them; gpt-oss, which computes its experts in one piece, is scaled behind them.
 
 Dimension key:  B examples   T positions   L layers   W width of a place

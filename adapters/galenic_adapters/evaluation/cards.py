@@ -72,11 +72,11 @@ def model_card(package: Package) -> str:
 
 def _acts_on(manifest: Manifest) -> str:
     """The places where the adapter acts, and the metaprompt that it needs."""
-    by_place = {
+    by_form = {
         "input": f"the input (rank {manifest.rank})" if manifest.rank else "the input",
         "deep": "keys and values of every layer",
         "scales": "activations of every layer",
     }
-    acts = " and ".join(by_place[place] for place in manifest.places)
+    acts = " and ".join(by_form[form] for form in manifest.forms)
     over = f", over metaprompt `{manifest.metaprompt[:19]}…`" if manifest.metaprompt else ""
     return acts + over

@@ -28,7 +28,7 @@ from galenic_adapters.tasks.lookup import make_task
 
 T = TypeVar("T")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_PLACES = {
+_FORMS = {
     **dict.fromkeys(("u", "v", "rows"), "input"),
     **dict.fromkeys(("keys", "values"), "deep"),
     "scales": "scales",
@@ -153,9 +153,9 @@ class Manifest(_Record):
         return super().model_validate_json(_of_schema_2(json_data), **how)
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """The places where this adapter acts: input, deep, scales."""
-        return tuple(dict.fromkeys(_PLACES[name.partition(".")[0]] for name in self.shapes))
+    def forms(self) -> tuple[str, ...]:
+        """The forms of this adapter's factor: input, deep, scales."""
+        return tuple(dict.fromkeys(_FORMS[name.partition(".")[0]] for name in self.shapes))
 
     @property
     def rank(self) -> int:

@@ -198,8 +198,16 @@ class Service:
             constraint = task.constraint(fields)
             sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
             id_ = f"{origin.request_id}-{nonce}-{i}"
-            request = Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint)
-            self.engine.check(request, f"documents[{i}]")
+            request = Request(
+                id_,
+                origin.tenant,
+                ids,
+                sampling,
+                adapter.digest,
+                constraint,
+                text_field=f"documents[{i}]",
+            )
+            self.engine.check(request)
             requests.append(request)
         return requests
 

@@ -47,7 +47,8 @@ async def _eager(stage: Stage, engine: Engine) -> AsyncIterator[Engine]:
     if stage.enforce_eager or not _is_eager(stage):
         yield engine
         return
-    made = make_engine(stage.kind, stage.config(stage.preset.num_loras, eager=True), stage.factors)
+    config = stage.config(stage.preset.num_loras, eager=True)
+    made = make_engine(stage.kind, config, stage.adapters_of)
     await made.start()
     try:
         yield made

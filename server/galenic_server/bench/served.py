@@ -185,7 +185,6 @@ def _server(stage: Stage) -> Iterator[tuple[str, str]]:
             "CONTEXT_TOKENS": config.context_tokens,
             "ENFORCE_EAGER": config.enforce_eager,
             "NUM_SLOTS": stage.preset.num_uploads + NUM_ADAPTERS,
-            "MAX_RANK": config.max_rank,
             "LOG_LEVEL": "error",
         }
         given = {f"GALENIC_{name}": str(value) for name, value in settings.items()}

@@ -33,7 +33,7 @@ class Follower:
 
     silent_seconds: a replica that has not reported for so long is no longer waited for; by then it
     must not answer from its cache either.   retention: how long deleted versions can be brought
-    back.   num_warm: of so many new adapters at a time the prompts are cached, for their owners.
+    back.
     """
 
     def __init__(
@@ -44,14 +44,12 @@ class Follower:
         place: str,
         silent_seconds: float,
         retention: timedelta,
-        num_warm: int = 0,
     ) -> None:
         self._store = store
         self._engine = engine
         self._place = place
         self._silent_seconds = silent_seconds
         self._retention = retention
-        self._num_warm = num_warm
         self._id: str | None = None
         self._seen = 0
         self._reported = self._swept = -float("inf")
@@ -130,7 +128,5 @@ class Follower:
             if many := [one.number for one in new if not one.name]:
                 digests += await run_sync(self._store.packages.brought_by, many)
             await self._engine.seat(digests[-MOST_SEATED:])
-            for one in [one for one in new if one.name][: self._num_warm]:
-                await self._engine.warm(one.tenant, one.name)
         except GalenicError as error:
             log.info("new adapters wait for their first request", **logs.where(error))

@@ -28,7 +28,7 @@ class Replica:
         self, *, on_ready: Callable[[], None], on_failed_start: Callable[[], None]
     ) -> None:
         """
-        Start, load, follow, keep warm, and stop when cancelled.
+        Start, load, follow, and stop when cancelled.
 
         Changes are followed from the beginning: the fleet waits for this replica before it opens.
         Where the engine does not start, the log says why and the replica stays closed.
@@ -43,7 +43,6 @@ class Replica:
                     on_failed_start()
                     return
                 on_ready()
-                await self.residents.keep_warm()
         finally:
             self._is_open = False
             await self.engine.stop()

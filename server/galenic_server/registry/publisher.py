@@ -22,6 +22,7 @@ from galenic_adapters.errors import (
 )
 from galenic_adapters.package.file import (
     MAX_FAULTS,
+    Fit,
     Package,
     inspect,
     package_digest,
@@ -31,7 +32,6 @@ from galenic_adapters.package.signature import Signatures, Signed
 from galenic_adapters.refs import AdapterRef, check_name
 from galenic_server.engine.contract import Engine
 from galenic_server.registry import archive
-from galenic_server.registry.composer import Composer
 from galenic_server.registry.offers import Candidate, Offer, Published
 from galenic_server.registry.store import Store
 
@@ -46,12 +46,12 @@ class Publisher:
         store: Store,
         engine: Engine,
         *,
-        composer: Composer,
+        fit: Fit,
         signatures: Signatures | None = None,
     ) -> None:
         self._store = store
         self.engine = engine
-        self.composer = composer
+        self.fit = fit
         self.signatures = signatures or Signatures()
 
     # One package
@@ -66,10 +66,7 @@ class Publisher:
         ref, package = await run_sync(self._write, offer)
         # What is written stays: an engine that is away seats it at its first request.
         with suppress(Unavailable):
-            if package is not None:
-                await self.engine.take({package.digest: self.composer.composed(package)})
-            else:
-                await self.engine.seat([package_digest(offer.data)])
+            await self.engine.seat([package_digest(offer.data)])
         return Published(ref, is_new=package is not None)
 
     def _write(self, offer: Offer) -> tuple[AdapterRef, Package | None]:
@@ -132,10 +129,10 @@ class Publisher:
             self._store.versions.check_free(ref, package_digest(offer.data))
 
     def _misfits(self, manifest: Manifest) -> list[Fault]:
-        return self.composer.fit.misfits(manifest)
+        return self.fit.misfits(manifest)
 
     def _check_fits(self, package: Package) -> None:
-        self.composer.fit.check(package)
+        self.fit.check(package)
 
     async def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool) -> None:
         """Delete a version and evict it; with *keep* it can be brought back until it is purged."""
@@ -158,12 +155,12 @@ class Publisher:
         candidates = [one for one in checked if isinstance(one, Candidate)]
         placed = await run_sync(self._store.versions.publish_many, tenant, candidates)
         with suppress(Unavailable):
-            await self.engine.take(
-                {
-                    what.package.digest: self.composer.composed(what.package)
+            await self.engine.seat(
+                [
+                    what.package.digest
                     for what, where in zip(candidates, placed, strict=True)
                     if isinstance(where, Published)
-                }
+                ]
             )
         outcomes = iter(placed)
         return [next(outcomes) if isinstance(one, Candidate) else one for one in checked]
