@@ -93,7 +93,7 @@ class Traced:
     def _audit(self, scope: Scope, status: int, ledger: Ledger) -> None:
         """A row for each adapter that worked for the request, whatever came of it."""
         state: dict[str, Any] = scope["state"]
-        for digest, used in ledger.by_digest.items():
+        for digest, spent in ledger.by_digest.items():
             origin = {
                 "tenant": state["caller"].tenant,
                 "actor": state["caller"].key_id,
@@ -101,7 +101,7 @@ class Traced:
                 "request_id": state["request_id"],
                 "outcome": status,
             }
-            self.trail.add(provenance(origin, digest, used))
+            self.trail.add(provenance(origin, digest, spent))
 
 
 class Bounded:
