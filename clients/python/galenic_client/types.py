@@ -14,7 +14,7 @@ Reading = Literal["clean", "truncated", "off_schema"]
 Role = Literal["admin", "tenant-admin", "caller"]
 
 
-class Place(TypedDict):
+class Offsets(TypedDict):
     """Code points start to end (exclusive)."""
 
     start: int
@@ -27,8 +27,8 @@ class TextDocument(TypedDict):
 
 
 class ReDocument(TextDocument):
-    head: NotRequired[Place]
-    tail: NotRequired[Place]
+    head: NotRequired[Offsets]
+    tail: NotRequired[Offsets]
 
 
 class QaDocument(TypedDict):
@@ -53,7 +53,7 @@ class Message(TypedDict):
     tool_call_id: NotRequired[str]
 
 
-class Used(BaseModel):
+class AnsweredBy(BaseModel):
     """The adapter that answered."""
 
     name: str
@@ -122,7 +122,7 @@ A = TypeVar("A", bound=Answered)
 class Reply(BaseModel, Generic[A]):
     """Answers in the order of the documents asked."""
 
-    adapter: Used
+    adapter: AnsweredBy
     model: str
     documents: list[A]
     usage: Usage
@@ -160,7 +160,7 @@ class ChatReply(BaseModel):
 
     id: str
     model: str
-    adapter: Used | None = None
+    adapter: AnsweredBy | None = None
     choices: list[Choice]
     text: str | None
     finish_reason: str | None
