@@ -40,7 +40,7 @@ NEUTRAL = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalt
 
 
 @dataclass(frozen=True, slots=True)
-class Border:
+class Bounds:
     """
     The sizes that a request is measured against.
 
@@ -122,9 +122,9 @@ def _check_sampling(sampling: Sampling) -> None:
         raise BadInput("stop", "holds an empty string")
 
 
-def fit(config: EngineConfig) -> tuple[EngineConfig, Border]:
+def fit(config: EngineConfig) -> tuple[EngineConfig, Bounds]:
     """
-    *config* with its context cut to what the backbone holds, and the border that follows from both.
+    *config* with its context cut to what the backbone holds, and the bounds that follow from both.
 
     Raises `BadFactor` where the metaprompt has another width than the backbone.
     """
@@ -133,8 +133,8 @@ def fit(config: EngineConfig) -> tuple[EngineConfig, Border]:
     if width != shape.hidden_size:
         raise BadFactor(f"metaprompt is {width} wide, the backbone {shape.hidden_size}")
     context = min(config.context_tokens, shape.max_position_embeddings)
-    border = Border(shape.vocab_size, config.metaprompt.num_positions, context)
-    return replace(config, context_tokens=context), border
+    bounds = Bounds(shape.vocab_size, config.metaprompt.num_positions, context)
+    return replace(config, context_tokens=context), bounds
 
 
 def fitting(config: EngineConfig, factors: Mapping[str, Factor]) -> dict[str, Factor]:

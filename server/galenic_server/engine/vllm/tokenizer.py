@@ -1,7 +1,7 @@
 """
 The backbone's tokenizer, as vLLM sees it: it lets virtual ids through.
 
-vLLM refuses ids above ``max_token_id``. Every id that reaches it is ours: `Border` has refused any
+vLLM refuses ids above ``max_token_id``. Every id that reaches it is ours: `Bounds` has refused any
 outside the vocabulary that a caller sent.
 """
 
