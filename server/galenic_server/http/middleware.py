@@ -35,7 +35,7 @@ def request_id(headers: Headers) -> str:
     return uuid.uuid4().hex
 
 
-class Traced:
+class TracingMiddleware:
     """
     Gives a request its id, and tells log, metrics and audit how it went.
 
@@ -104,7 +104,7 @@ class Traced:
             self.trail.add(provenance(origin, digest, spent))
 
 
-class Bounded:
+class BodyLimitMiddleware:
     """
     Refuses a body of more than *max_bytes*, said or sent, before it fills the memory, and one that
     comes more slowly than 16 KiB a second, *patience_seconds* aside. *larger* has the paths whose

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from galenic_server import logs
-from galenic_server.http.middleware import Traced
+from galenic_server.http.middleware import TracingMiddleware
 from galenic_server.metrics import Metrics
 from galenic_server.settings import Settings
 from tests.support.serving import Running, eventually, make_parts, package, serving
@@ -104,7 +104,7 @@ class TestTheLog:
             raise RuntimeError(CANARY)
 
         async def ask() -> httpx.Response:
-            traced = httpx.ASGITransport(Traced(broken, Metrics(), running.parts.trail))
+            traced = httpx.ASGITransport(TracingMiddleware(broken, Metrics(), running.parts.trail))
             async with httpx.AsyncClient(transport=traced, base_url="http://a") as client:
                 return await client.get("/")
 
