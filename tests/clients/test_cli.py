@@ -19,7 +19,7 @@ from tests.support.serving import Running, package
 
 
 def run(
-    *words: str, running: Running, role: Role = Role.CALLER, stdin: str | None = None
+    *words: str, running: Running, role: Role = Role.CALLER, stdin: str | bytes | None = None
 ) -> Result:
     tenant = SHARED if role is Role.ADMIN else "north"
     environment = {"GALENIC_URL": running.url, "GALENIC_API_KEY": running.key(tenant, role)}
@@ -46,6 +46,22 @@ class TestAsk:
 
         assert 0 == done.exit_code, done.output
         assert answer in json.loads(done.stdout)["documents"][0]
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_is_no_part_of_what_stdin_brings(
+        self, running: Running, encoding: str
+    ):
+        done = run("ask", "ner", "-", running=running, stdin="He has gout.".encode(encoding))
+
+        assert 0 == done.exit_code, done.output
+
+    def test_stdin_in_another_encoding_is_refused_in_a_line(self, running: Running):
+        done = run("ask", "ner", "-", running=running, stdin="Antécédents".encode("latin-1"))
+
+        assert (1, "galenic: stdin: is not UTF-8 at byte 3") == (
+            done.exit_code,
+            done.stderr.strip(),
+        )
 
     def test_ends_with_the_servers_own_words(self, running: Running):
         """
@@ -246,19 +262,14 @@ class TestAnAdapter:
 class TestWhatCannotBeSent:
     def test_is_said_without_a_traceback(self, running: Running):
         """
-        Latin-1 on stdin or in an argument.
+        An argument in Latin-1.
         """
         environment = os.environ | {"GALENIC_URL": running.url, "GALENIC_API_KEY": "gal_x"}
-        command = [sys.executable, "-m", "galenic_adapters.cli", "ask", "ner"]
         latin = "Antécédents".encode("latin-1")
-        for words, stdin, told in (
-            ([b"-"], latin, "stdin is not UTF-8 text (at byte 3)"),
-            ([latin], b"", "what was given is not UTF-8 text"),
-        ):
-            done = subprocess.run(
-                [*command, *words], env=environment, input=stdin, capture_output=True, check=False
-            )
-            assert (1, f"galenic: {told}\n") == (done.returncode, done.stderr.decode())
+        command = [sys.executable, "-m", "galenic_adapters.cli", "ask", "ner", latin]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+        assert (1, "galenic: what was given is not UTF-8 text\n") == (done.returncode, done.stderr)
 
     @pytest.mark.parametrize("name", ["Org/Discharge", "a b"])
     def test_as_a_name_is_told_what_a_name_is(self, running: Running, tmp_path: Path, name: str):

@@ -24,7 +24,7 @@ from galenic_server.admission.gate import Admission
 from galenic_server.answering.service import Service
 from galenic_server.engine.contract import AnyTime, Pass, Work
 from galenic_server.http import auth, middleware
-from galenic_server.registry.store import Resolved
+from galenic_server.registry.names import Resolved
 from galenic_server.tenancy.keyring import Caller
 from galenic_server.tenancy.keys import Role
 from tests.measure.fleet import KIND, environment, replica
@@ -52,7 +52,7 @@ def take_out() -> None:
 
     async def resolve(self: Service, tenant: str, name: str) -> Resolved:
         if name not in known:
-            known[name] = self.store.resolve(tenant, name)
+            known[name] = self._names.resolve(tenant, name)
         return known[name]
 
     taken_out: Any = (auth, middleware.TracingMiddleware, Admission, Service)

@@ -31,7 +31,7 @@ from galenic_adapters.tasks.base import (
 from galenic_adapters.tasks.lookup import make_task
 from galenic_server.answering.chat_task import Clinical
 from galenic_server.database.cache import Remembered
-from galenic_server.database.changes import Change, Kind
+from galenic_server.database.changes import Change, Changes, Kind
 from galenic_server.engine.contract import (
     Call,
     Engine,
@@ -40,7 +40,7 @@ from galenic_server.engine.contract import (
     Sampling,
     complete,
 )
-from galenic_server.registry.store import Resolved, SqlStore
+from galenic_server.registry.names import Names, Resolved
 from galenic_server.schemas.openai import ChatBody, OpenAIBody
 from galenic_server.schemas.tasks import AnsweredBy
 
@@ -102,14 +102,15 @@ class Service:
 
     def __init__(
         self,
-        store: SqlStore,
+        names: Names,
+        changes: Changes,
         engine: Engine,
         *,
         backbone: BackboneId,
         is_open: Callable[[], bool],
         stale_seconds: float = 900.0,
     ) -> None:
-        self.store = store
+        self._names = names
         self.engine = engine
         self.backbone = backbone
         self._is_open = is_open
@@ -117,10 +118,10 @@ class Service:
         self._resolved = Remembered[tuple[str, str], Resolved](
             fresh_seconds=RESOLVED_SECONDS,
             stale_seconds=stale_seconds,
-            is_current=lambda: store.is_current,
+            is_current=lambda: changes.is_current,
             most=100_000,
         )
-        store.listen(self._heard)
+        changes.listen(self._heard)
         # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
         self._tokenizing = CapacityLimiter(2)
 
@@ -157,7 +158,7 @@ class Service:
         if (known := self._resolved.recall((tenant, name))) is not None:
             return known
         return await run_sync(
-            self._resolved.get, (tenant, name), lambda: self.store.resolve(tenant, name)
+            self._resolved.get, (tenant, name), lambda: self._names.resolve(tenant, name)
         )
 
     def _heard(self, changes: Sequence[Change] | None) -> None:

@@ -14,9 +14,10 @@ from galenic_server.audit.trail import Trail
 from galenic_server.fleet.replica import Replica
 from galenic_server.http.faults import ClientLeft
 from galenic_server.metrics import Metrics
-from galenic_server.registry.publisher import Registry
+from galenic_server.registry.publisher import Publisher
+from galenic_server.registry.store import Store
 from galenic_server.settings import Settings
-from galenic_server.tenancy.keyring import Keys
+from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.tenant_limits import TenantLimits
 
 T = TypeVar("T")
@@ -27,8 +28,9 @@ class Parts:
     """What an app is made of."""
 
     service: Service
-    registry: Registry
-    keys: Keys
+    store: Store
+    publisher: Publisher
+    keys: Keyring
     metrics: Metrics
     settings: Settings
     trail: Trail
@@ -71,9 +73,4 @@ def _service(parts: PartsDep) -> Service:
     return parts.service
 
 
-def _registry(parts: PartsDep) -> Registry:
-    return parts.registry
-
-
 ServiceDep = Annotated[Service, Depends(_service)]
-RegistryDep = Annotated[Registry, Depends(_registry)]

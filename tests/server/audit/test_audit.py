@@ -252,7 +252,7 @@ class TestTheTrail:
         parts = make_parts(backbone, tmp_path)
         records = [record for record, _ in parts.trail.chain.rows()]
         parts.trail.chain.verify()
-        parts.service.store.close()
+        parts.store.close()
 
         assert "answer" == records[-1]["action"]
 
@@ -266,7 +266,7 @@ class TestTheTrail:
         with serving(parts) as server:
             server.publish("north", "mine", package())
             north, body = server.client("north"), NER | {"adapter": "mine"}
-            with parts.service.store.database.writing() as db:
+            with parts.store.database.writing() as db:
                 db.execute(sa.text("UPDATE audit_head SET seal = 'forged'"))
             replies = [north.post("/v1/ner", json=body) for _ in range(4)]
 
@@ -301,12 +301,12 @@ class TestTheCommand:
         whole = self.galenic(tmp_path, "verify")
         lines = self.galenic(tmp_path, "export", "--tenant", "north").stdout.splitlines()
         noted = self.galenic(tmp_path, "verify", "--head", str(chain.head()))
-        with parts.service.store.database.writing() as db:
+        with parts.store.database.writing() as db:
             db.execute(sa.text("DELETE FROM audit WHERE number = 2"))
         broken = self.galenic(tmp_path, "verify")
         with pytest.raises(Tampered):
             chain.verify()
-        parts.service.store.close()
+        parts.store.close()
 
         assert (0, "whole: 3 rows") == (whole.returncode, whole.stdout.splitlines()[0])
         assert 0 == noted.returncode

@@ -37,11 +37,11 @@ class TestAReplica:
         The store knows it while it lives, and its engine is stopped at the end.
         """
         parts = make_parts(backbone, tmp_path)
-        store = parts.registry.store
-        told = live(parts, lambda: len(store.replicas()) == 1)
+        store = parts.store
+        told = live(parts, lambda: len(store.replicas.all()) == 1)
 
         assert ["ready", "open"] == told
-        assert [] == store.replicas()
+        assert [] == store.replicas.all()
         assert not parts.replica.is_open()
         assert not asyncio.run(parts.replica.is_ready())
         store.close()
@@ -54,9 +54,9 @@ class TestAReplica:
         for weights in broken.glob("*.safetensors"):
             weights.unlink()
         parts = make_parts(str(broken), tmp_path)
-        store = parts.registry.store
-        told = live(parts, lambda: len(store.replicas()) == 1)
+        store = parts.store
+        told = live(parts, lambda: len(store.replicas.all()) == 1)
 
         assert ["failed", "closed"] == told
-        assert [] == store.replicas()
+        assert [] == store.replicas.all()
         store.close()

@@ -10,13 +10,18 @@ import pytest
 import sqlalchemy as sa
 
 from galenic_server.schemas.admin import KeyInfo
-from galenic_server.tenancy.keyring import PREFIX, Keys, new_key
+from galenic_server.tenancy.keyring import PREFIX, Keyring, new_key
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.secret import read_secret
 from tests.support.serving import Running, package
 
 OPEN = {"/health/live", "/health/ready", "/metrics"}
 NER = {"documents": [{"text": "He has gout."}], "max_tokens": 8}
+
+
+def keyring(running: Running, secret: bytes, **more: Any) -> Keyring:
+    store = running.parts.store
+    return Keyring(store.keys, store.tenants, store.changes, secret=secret, **more)
 
 
 def routes(running: Running) -> list[tuple[str, str]]:
@@ -213,11 +218,11 @@ class TestAKey:
         """
         Case 9: what a replica remembers of a key it forgets in time.
         """
-        other_replica = running.parts.keys._store
+        other_replica = running.parts.store
         made = running.admin.post("/admin/v1/keys", json={"tenant": "north"}).json()
         mine = {"authorization": f"Bearer {made['key']}"}
         assert running.anyone.get("/v1/models", headers=mine).is_success
-        other_replica.revoke_key(made["id"])
+        other_replica.keys.revoke(made["id"])
         end = time.monotonic() + 5
         while running.anyone.get("/v1/models", headers=mine).is_success:
             assert time.monotonic() < end
@@ -257,7 +262,7 @@ class TestAKey:
         Case 10: whoever takes the database and not the secret holds no key.
         """
         key = running.key("north")
-        elsewhere = Keys(running.parts.keys._store, b"another secret")
+        elsewhere = keyring(running, b"another secret")
 
         assert elsewhere.find(key) is None
 
@@ -265,7 +270,7 @@ class TestAKey:
         """
         GALENIC_ADMIN_KEY is an admin's without being written anywhere.
         """
-        keys = Keys(running.parts.keys._store, b"s", admin_key="correct horse battery staple")
+        keys = keyring(running, b"s", admin_key="correct horse battery staple")
         found = keys.find("correct horse battery staple")
 
         assert found is not None
