@@ -239,8 +239,8 @@ class TestReadiness:
         Until the engine has answered, tasks are a 503 with Retry-After, and uploads are taken.
         """
         parts = make_parts(backbone, tmp_path)
-        gate = Gate(parts.service.engine)
-        parts.service.engine = gate
+        gate = Gate(parts.replica.engine)
+        parts.replica.engine = gate
         with serving(parts, ready=False) as server:
             north = server.client("north")
             before = [server.anyone.get(f"/health/{which}") for which in ("live", "ready")]
