@@ -42,7 +42,7 @@ from galenic_server.engine.contract import (
 )
 from galenic_server.registry.names import Names, Resolved
 from galenic_server.schemas.openai import ChatBody, OpenAIBody
-from galenic_server.schemas.tasks import Used
+from galenic_server.schemas.tasks import AnsweredBy
 
 RESOLVED_SECONDS = 60.0
 MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
@@ -86,9 +86,8 @@ class Talk:
 
     def told(self) -> dict[str, Any]:
         """What the reply says beyond OpenAI's own fields, once it is complete."""
-        used = (
-            {"adapter": Used.of(self.adapter).model_dump()} if self.adapter else {"adapter": None}
-        )
+        adapter = AnsweredBy.of(self.adapter).model_dump() if self.adapter else None
+        used = {"adapter": adapter}
         if self.clinical is None:
             return used
         return used | {"metadata": self.clinical.metadata(self.call.completion)}

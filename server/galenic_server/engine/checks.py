@@ -20,7 +20,7 @@ from galenic_server.engine.slots import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Border:
+class Bounds:
     """The sizes that a request is measured against."""
 
     vocab_size: int
@@ -147,7 +147,7 @@ def _check_shape(name: str, shape: Sequence[int], expected: Sequence[int]) -> No
         raise BadFactor(f"{name} is {tuple(shape)}, the backbone's is {tuple(expected)}")
 
 
-def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
+def fit(config: EngineConfig) -> tuple[EngineConfig, Bounds, Capacity]:
     """
     *config* for its backbone, whole, and the sizes that follow from both.
 
@@ -170,4 +170,4 @@ def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
     config = replace(
         config, context_tokens=context, num_slots=num_slots, prompt_bytes=sizes.prompt_bytes
     )
-    return config, Border(shape.vocab_size, context), sizes
+    return config, Bounds(shape.vocab_size, context), sizes

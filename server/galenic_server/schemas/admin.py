@@ -217,7 +217,10 @@ class KeyBody(Body):
 
 
 class RotateBody(Body):
-    """grace_seconds: how long the old key goes on opening. expires: of the new one."""
+    """
+    grace_seconds: how long the old key goes on opening. expires: of the new one, which without it
+    lasts as long as the old one was made for.
+    """
 
     grace_seconds: Annotated[int, Field(ge=0, le=30 * 24 * 3600, strict=True)] = 24 * 3600
     expires: Moment | None = None

@@ -14,7 +14,7 @@ from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from galenic_adapters.errors import BadInput, GalenicError
-from galenic_server.engine.checks import Border
+from galenic_server.engine.checks import Bounds
 from galenic_server.engine.contract import Call, Work
 from galenic_server.engine.vllm.openai_renderer import PromptedRenderer
 from galenic_server.engine.vllm.sampling import structured
@@ -34,7 +34,7 @@ class PromptingClient:
     engine measures every text.
     """
 
-    def __init__(self, llm: AsyncLLM, run: Run, border: Border) -> None:
+    def __init__(self, llm: AsyncLLM, run: Run, border: Bounds) -> None:
         self._llm = llm
         self._run = run
         self._border = border
