@@ -3,6 +3,7 @@ From settings to a running server; the parts are made here and nowhere else.
 """
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from galenic_server.audit.trail import Trail
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fleet.follower import Follower
+from galenic_server.fleet.replica import Replica
 from galenic_server.fleet.residents import Residents
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
@@ -36,7 +38,7 @@ from galenic_server.metrics import Metrics
 from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
-from galenic_server.settings import Settings
+from galenic_server.settings import Settings, faults_of, unknown
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limiter import Limiter
@@ -52,12 +54,13 @@ SENTENCE = "The patient was diagnosed with colorectal cancer; his mother had ova
 
 
 def main() -> int:
+    for problem in unknown(os.environ):
+        _say(f"galenic: {problem}")
     try:
         settings = Settings()
     except ValidationError as error:
-        for fault in error.errors(include_input=False):
-            name = "_".join(map(str, fault["loc"])).upper()
-            _say(f"galenic: GALENIC_{name or 'settings'}: {fault['msg']}")
+        for fault in faults_of(error):
+            _say(f"galenic: {fault}")
         return 1
     logs.configure(settings.log_level)
     logs.adopt()
@@ -128,13 +131,6 @@ def join(
     engine = make_engine(
         settings.engine, config, factors.get, admission, factors_of=factors.get_many
     )
-    service = Service(
-        store.names,
-        store.changes,
-        engine,
-        backbone=backbone,
-        stale_seconds=settings.stale_seconds,
-    )
     limits = TenantLimits(
         store.limits,
         limiter,
@@ -151,12 +147,19 @@ def join(
         num_warm=settings.prewarm,
     )
     residents = Residents(factors, engine, chain, backbone=backbone, num_warm=settings.prewarm)
+    replica = Replica(engine, residents, follower)
+    service = Service(
+        store.names,
+        store.changes,
+        engine,
+        backbone=backbone,
+        is_open=replica.is_open,
+        stale_seconds=settings.stale_seconds,
+    )
     trail = Trail(chain)
     metrics = Metrics()
     metrics.watch(turns)
-    return Parts(
-        service, store, publisher, keys, metrics, settings, trail, limits, follower, residents
-    )
+    return Parts(service, store, publisher, keys, metrics, settings, trail, limits, replica)
 
 
 def first_key(keys: Keyring, settings: Settings) -> str | None:

@@ -18,7 +18,7 @@ from tests.support.serving import Running, package
 
 
 def run(
-    *words: str, running: Running, role: Role = Role.CALLER, stdin: str | None = None
+    *words: str, running: Running, role: Role = Role.CALLER, stdin: str | bytes | None = None
 ) -> Result:
     tenant = SHARED if role is Role.ADMIN else "north"
     environment = {"GALENIC_URL": running.url, "GALENIC_API_KEY": running.key(tenant, role)}
@@ -45,6 +45,22 @@ class TestAsk:
 
         assert 0 == done.exit_code, done.output
         assert answer in json.loads(done.stdout)["documents"][0]
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    def test_a_byte_order_mark_is_no_part_of_what_stdin_brings(
+        self, running: Running, encoding: str
+    ):
+        done = run("ask", "ner", "-", running=running, stdin="He has gout.".encode(encoding))
+
+        assert 0 == done.exit_code, done.output
+
+    def test_stdin_in_another_encoding_is_refused_in_a_line(self, running: Running):
+        done = run("ask", "ner", "-", running=running, stdin="Antécédents".encode("latin-1"))
+
+        assert (1, "galenic: stdin: is not UTF-8 at byte 3") == (
+            done.exit_code,
+            done.stderr.strip(),
+        )
 
     def test_ends_with_the_servers_own_words(self, running: Running):
         """

@@ -62,7 +62,8 @@ def model_card(package: Package) -> str:
             *rows,
             "",
             "Untuned: the backbone alone. Both answer the same examples greedily, under the same",
-            "instruction and constraint. Constant: the one label that scores best if always given.",
+            "instruction and constraint. Constant: the one label that scores best if always given;",
+            "there is none (-) where answers are no labels.",
             "Not a medical device: a small model, often wrong; for research and engineering.",
             "",
         ]

@@ -48,11 +48,11 @@ def measure(
     With *untuned_records* of an earlier evaluation, the untuned backbone is not asked again.
     """
     package = Package.read(package_file.read_bytes())
+    examples = _examples(data, package.manifest)[:limit]
     source, model = load(backbone, say)
     metaprompt = metaprompt_of(source, metaprompt_file)
     check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=package.manifest.rank)
     task = make_task(package.manifest.task, package.manifest.labels)
-    examples = _examples(data, package.manifest)[:limit]
     tuned = evaluate(model, compose(metaprompt, package.factor), task, examples)
     if untuned_records:
         earlier = [json.loads(row) for row in untuned_records.read_text("utf-8").splitlines()]
@@ -73,6 +73,8 @@ def measure(
             rows = records_of(task, examples, one.completions)
             _write_records(package_file.with_suffix(f".{split}.{who}.jsonl"), rows)
             say(f"{package.manifest.name} {who}: {said_of(one.scores)}")
+        else:
+            say(f"{package.manifest.name} {who}: none, for answers are no labels")
     package_file.write_bytes(package.data)
     package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
 

@@ -75,7 +75,7 @@ class Preset:
         path = RECIPES / f"study-{name}.json"
         path = path if path.is_file() else Path(name)
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
+            return cls.from_json(json.loads(path.read_text("utf-8-sig")))
         except OSError as e:
             known = ", ".join(
                 sorted(p.stem.removeprefix("study-") for p in RECIPES.glob("study-*"))

@@ -3,13 +3,16 @@ The first half of the method: a teacher for every source, and from them one meta
 factor for every source.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from galenic_adapters.backbone.prompted import PromptedBackbone
-from galenic_adapters.errors import Conflict
+from galenic_adapters.errors import BadInput, Conflict
 from galenic_adapters.training.datasets import Course, prepare
 from galenic_adapters.training.init import Earlier, first_rows
 from galenic_adapters.training.loop import Run
@@ -18,6 +21,7 @@ from galenic_adapters.training.modules import DensePrompts, Factors
 from galenic_adapters.training.recipe import Recipe
 
 TEACHERS = "teachers"
+INPUTS = "inputs.json"
 
 
 def learn_sources(
@@ -35,7 +39,7 @@ def learn_sources(
     Raises `BadInput` for faulty data and a loss that is not a number, `Conflict` where the folder
     holds another recipe's run.
     """
-    claim(folder, recipe)
+    claim(folder, recipe, inputs_of(recipe, data))
     courses = read_sources(recipe, backbone, data)
     teachers = learn_teachers(recipe, courses, backbone, folder / TEACHERS)
     learner = learn_metaprompt(recipe, courses, backbone, folder, teachers, earlier)
@@ -112,10 +116,39 @@ def learn_metaprompt(
     return learner
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """*folder* is for this recipe's run; raises `Conflict` where it is for another's."""
+def claim(folder: Path, recipe: Recipe, inputs: Mapping[str, str]) -> None:
+    """
+    *folder* is for this recipe's run on *inputs*, a digest or a word by its name; raises
+    `Conflict` that names what differs where it is for another's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "recipe.json"
-    if path.exists() and Recipe.load(path) != recipe:
-        raise Conflict(f"{folder} holds the run of another recipe; choose another folder")
+    path, held = folder / "recipe.json", folder / INPUTS
+    if path.exists() and (differ := _differing(Recipe.load(path), recipe)):
+        problem = f"holds the run of another recipe ({', '.join(differ)})"
+        raise Conflict(f"{folder} {problem}; choose another folder")
+    known = json.loads(held.read_text("utf-8")) if held.exists() else {}
+    for name, digest in inputs.items():
+        if known.get(name, digest) != digest:
+            problem = f"{name} is another than the run in {folder} began with"
+            raise Conflict(f"{problem}; choose another folder, or delete that one to begin anew")
+    held.write_text(json.dumps(dict(inputs), indent=2) + "\n", "utf-8")
     recipe.save(path)
+
+
+def _differing(one: Recipe, other: Recipe) -> list[str]:
+    return [f.name for f in fields(one) if getattr(one, f.name) != getattr(other, f.name)]
+
+
+def inputs_of(recipe: Recipe, data: Path = Path()) -> dict[str, str]:
+    """The digests of the files that *recipe*'s sources name; raises `BadInput`."""
+    named = [name for source in recipe.sources for name in (source.train, source.dev) if name]
+    return {name: digest_of(data / name) for name in named}
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a file's bytes; raises `BadInput`."""
+    try:
+        with path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(path.name, f"cannot be read: {error.strerror or error}") from error

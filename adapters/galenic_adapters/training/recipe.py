@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import text_of
 
 T = TypeVar("T")
 
@@ -88,7 +89,8 @@ class Recipe:
     how teachers learn, and what the student takes from them; without, it learns from data alone.
     init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
     as the mean of the teachers.   additive: factors have a low-rank sum beside the product.
-    max_text_tokens: longer examples are left out, and counted.   backbone: what it is for (a
+    max_text_tokens: longer examples are left out, and counted.   licence: of the adapters, as their
+    maker says; a source's is its data's.   backbone: what it is for (a
     command may name another), of which architecture in ``adapters/recipes/architectures``.
     checkpointing: layers are computed again in the backward pass.
     batch_tokens: text tokens of a forward pass, where the machine's own are too many.
@@ -106,6 +108,7 @@ class Recipe:
     max_text_tokens: int = 768
     max_dev_examples: int = 100
     seed: int = 0
+    licence: str = "not stated"
     backbone: str | None = None
     architecture: str | None = None
     checkpointing: bool = False
@@ -123,10 +126,8 @@ class Recipe:
     @classmethod
     def load(cls, path: Path) -> Self:
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
-        except BadInput:
-            raise
-        except (OSError, ValueError) as e:
+            return cls.from_json(json.loads(text_of(path)))
+        except ValueError as e:
             raise BadInput(str(path), f"is not a recipe: {e}") from e
 
     @classmethod

@@ -14,7 +14,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from galenic_adapters.errors import BadInput
 from galenic_adapters.package.file import package_digest
 from galenic_adapters.refs import AdapterRef
-from galenic_server.http.deps import TenantDep
+from galenic_server.http.auth import TenantDep
 from galenic_server.http.faults import WrongMedia
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.http.routes.conditions import DigestDep

@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, Response
 
 from galenic_adapters.refs import AdapterRef
-from galenic_server.http.deps import TenantDep
+from galenic_server.http.auth import TenantDep
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.http.routes.conditions import MatchDep
 from galenic_server.http.stores import AliasesDep, ReplicasDep, SharesDep

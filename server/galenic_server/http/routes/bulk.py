@@ -17,7 +17,7 @@ from fastapi.responses import StreamingResponse
 from galenic_adapters.errors import BadInput, GalenicError, Unavailable
 from galenic_adapters.package.file import package_digest
 from galenic_server.audit import chain
-from galenic_server.http.deps import TenantDep
+from galenic_server.http.auth import TenantDep
 from galenic_server.http.faults import body_of
 from galenic_server.http.routes.admin import StreamedRoute, admin_router
 from galenic_server.http.routes.lines import LINES, LINES_MEDIA, lines_of, received

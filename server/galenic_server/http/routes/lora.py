@@ -13,7 +13,7 @@ from fastapi.responses import PlainTextResponse, Response
 from galenic_adapters.errors import Conflict, NotFound, Unsupported
 from galenic_adapters.package.manifest import DIGEST
 from galenic_adapters.refs import NAME, VERSION, AdapterRef
-from galenic_server.http.deps import TenantDep
+from galenic_server.http.auth import TenantDep
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.http.stores import AliasesDep, PublisherDep, VersionsDep
 from galenic_server.registry.aliases import absent, anyhow

@@ -9,7 +9,8 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends
 
 from galenic_adapters.refs import SHARED
-from galenic_server.http.deps import CallerDep, KeyedRoute, ServiceDep, bearer
+from galenic_server.http.auth import CallerDep, KeyedRoute, bearer
+from galenic_server.http.deps import ServiceDep
 from galenic_server.http.stores import StoreDep, VersionsDep
 from galenic_server.registry.rows import Entry
 from galenic_server.registry.store import Store

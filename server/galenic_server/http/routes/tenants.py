@@ -5,13 +5,12 @@ Tenants: made, bounded, suspended, listed, carried off and brought in; and the f
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.refs import SHARED, check_name
-from galenic_server.http.deps import AdminDep, ManagerDep
-from galenic_server.http.faults import Forbidden
+from galenic_adapters.refs import SHARED
+from galenic_server.http.auth import AdminDep, NamedTenantDep
 from galenic_server.http.routes.admin import StreamedRoute, admin_router
 from galenic_server.http.routes.lines import LINES, LINES_MEDIA, lines_of, received
 from galenic_server.http.stores import PublisherDep, ReplicasDep, StoreDep, TenantsDep
@@ -23,20 +22,9 @@ from galenic_server.schemas.admin import (
     TenantInfo,
     TenantPage,
 )
-from galenic_server.tenancy.keys import Role
 
 router = admin_router()
 streamed = admin_router(route_class=StreamedRoute)
-
-
-def _managed(tenant: str, caller: ManagerDep) -> str:
-    """Any for an admin, its own for a tenant's admin."""
-    if caller.role is not Role.ADMIN and tenant != caller.tenant:
-        raise Forbidden("only an admin names another tenant")
-    return check_name("tenant", tenant)
-
-
-NamedDep = Annotated[str, Depends(_managed)]
 
 
 @router.get("/tenants")
@@ -53,13 +41,13 @@ async def list_tenants(
 
 
 @router.get("/tenants/{tenant}")
-async def get_tenant(tenant: NamedDep, tenants: TenantsDep) -> TenantInfo:
+async def get_tenant(tenant: NamedTenantDep, tenants: TenantsDep) -> TenantInfo:
     return TenantInfo.of(await run_sync(tenants.get, tenant))
 
 
 @router.put("/tenants/{tenant}")
 async def set_tenant(
-    tenant: str, body: TenantBody, caller: AdminDep, tenants: TenantsDep
+    tenant: NamedTenantDep, body: TenantBody, caller: AdminDep, tenants: TenantsDep
 ) -> TenantInfo:
     """Make a tenant, or set all that is its own; while suspended, its keys open nothing."""
     if body.suspended and tenant == SHARED:
@@ -71,7 +59,7 @@ async def set_tenant(
 
 
 @router.get("/tenants/{tenant}/archive", response_class=StreamingResponse)
-async def export(tenant: NamedDep, store: StoreDep) -> StreamingResponse:
+async def export(tenant: NamedTenantDep, store: StoreDep) -> StreamingResponse:
     """Everything of the tenant but its keys, as one stream of JSON lines."""
     await run_sync(store.tenants.get, tenant)
     lines = archive.write(store, tenant)
@@ -80,7 +68,7 @@ async def export(tenant: NamedDep, store: StoreDep) -> StreamingResponse:
 
 
 @streamed.put("/tenants/{tenant}/archive", openapi_extra=LINES)
-async def bring(tenant: NamedDep, request: Request, publisher: PublisherDep) -> BroughtInfo:
+async def bring(tenant: NamedTenantDep, request: Request, publisher: PublisherDep) -> BroughtInfo:
     """
     Bring in what an archive holds; what is there already stays as it is, so twice is as once.
 
