@@ -13,7 +13,7 @@ from galenic_adapters.errors import Fault
 from galenic_adapters.package.manifest import Manifest
 from galenic_adapters.package.signature import Policy
 from galenic_adapters.refs import AdapterRef
-from galenic_server.database.replicas import Replica
+from galenic_server.database.replicas import ReplicaRow
 from galenic_server.registry.aliases import Alias, Canary
 from galenic_server.registry.rows import Entry
 from galenic_server.registry.shares import EVERYONE, Share
@@ -340,7 +340,7 @@ class ReplicaInfo(BaseModel):
     seen: int
 
     @classmethod
-    def of(cls, replica: Replica) -> Self:
+    def of(cls, replica: ReplicaRow) -> Self:
         return cls.model_validate(replica, from_attributes=True)
 
 
