@@ -34,10 +34,10 @@ class PromptingClient:
     engine measures every text.
     """
 
-    def __init__(self, llm: AsyncLLM, run: Run, border: Bounds) -> None:
+    def __init__(self, llm: AsyncLLM, run: Run, bounds: Bounds) -> None:
         self._llm = llm
         self._run = run
-        self._border = border
+        self._bounds = bounds
         self.vllm_config = llm.vllm_config
         self.renderer = PromptedRenderer(
             llm.vllm_config, cached_tokenizer_from_config(llm.model_config)
@@ -72,10 +72,10 @@ class PromptingClient:
         try:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
-            self._border.check_text(ids, call.text_field)
+            self._bounds.check_text(ids, call.text_field)
             if not is_open:
                 num_answer = sampling_params.max_tokens
-                self._border.check_length(0, len(ids), num_answer, call.text_field)
+                self._bounds.check_length(0, len(ids), num_answer, call.text_field)
             outputs = self._run(
                 request_id,
                 _work(call, ids, sampling_params),
