@@ -160,9 +160,11 @@ class TestTensors:
         )
         half = refused(running, tensors(U.half(), V.half()))
         assert "float16, manifest says float32" in half["tensors.u"]
-        wide = json.loads(METADATA["galenic"]) | {"width": 65}
+        manifest = json.loads(METADATA["galenic"])
+        wide = manifest | {"shapes": manifest["shapes"] | {"v": [1, 65]}}
         data = save({"u": U, "v": torch.ones(1, 65)}, metadata={"galenic": json.dumps(wide)})
-        assert "is 65, this server has 64" in refused(running, data)["manifest.width"]
+        told = refused(running, data)
+        assert "has shape (1, 65), this backbone takes (any, 64)" in told["tensors.v"]
 
     def test_of_huge_values_or_products_are_refused(self, running: Running):
         """
