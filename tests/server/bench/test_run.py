@@ -149,7 +149,10 @@ def test_a_large_shape_is_made_without_a_hub(tmp_path: Path, name: str):
     recipe = json.loads((ARCHITECTURES / f"{name}.json").read_text())
 
     assert recipe["vocab_size"] == stage.vocabulary[1]
-    assert (100, recipe["hidden_size"]) == tuple(stage.metaprompt.rows_PD.shape)
+    assert (recipe["num_hidden_layers"], recipe["hidden_size"]) == (
+        stage.shape.num_layers,
+        stage.shape.width,
+    )
     assert ("gpt-oss" in name) == (stage.preset.peers == ())
 
 

@@ -125,7 +125,7 @@ class TestTensors:
         twins = text.replace(b'{"', b'{"u":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},"', 1)
         assert "twice" in str(refused(running, file(twins, bytes(64))))
         assert any("u.shape" in path for path in refused(running, tensors(u=torch.ones(8, 0))))
-        assert {"tensors.w"} == set(refused(running, tensors(w=torch.ones(1))))
+        assert {"tensors.w"} == set(refused(running, tensors(w=torch.ones(1, 1))))
 
     @pytest.mark.parametrize(
         ("change", "theirs", "ours"),
