@@ -12,7 +12,9 @@ from typing import TextIO
 import structlog
 import uvicorn
 from pydantic import SecretStr, ValidationError
+from transformers import AutoConfig
 
+from galenic_adapters.backbone.scaling import shapes
 from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.errors import GalenicError
 from galenic_adapters.package import zoo
@@ -81,7 +83,8 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
     store = SqlStore.open(settings.database)
-    num_slots, num_components = settings.capacity(metaprompt)
+    scales = shapes(AutoConfig.from_pretrained(found.path).get_text_config())
+    num_slots, num_components = settings.capacity(metaprompt, scales)
     config = EngineConfig(
         backbone=str(found.path),
         metaprompt=metaprompt,
@@ -90,6 +93,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         num_slots=num_slots,
         num_components=num_components,
         max_rank=settings.max_rank,
+        places=tuple(settings.places),
         context_tokens=settings.context_tokens,
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,

@@ -5,6 +5,7 @@ What an operator may set, each as an environment variable ``GALENIC_<NAME>``.
 import ipaddress
 import secrets
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,7 +16,7 @@ from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.signature import Policy, Signatures, read_keys
 from galenic_adapters.package.zoo import ZOO
-from galenic_server.engine.capacity import MOST_SLOTS, usual_components, usual_prompts
+from galenic_server.engine.capacity import usual_components, usual_prompts, usual_scales
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limits import Limits
 from galenic_server.tenancy.tenants import Quota
@@ -32,7 +33,9 @@ class Settings(BaseSettings):
     unset.   metaprompt: a safetensors file; the zoo's for this backbone if unset.   secret: keys
     the hashes of API keys, the tenants' caches and the audit chain; made once in home if unset.
     num_slots, num_components: adapters resident at once, and their ranks, all together; what memory
-    allows if unset.   prewarm: how many prompts, of those asked lately, are run through after each
+    allows if unset.   places: the letters of those where adapters may scale activations, of
+    qkvof in that order.
+    prewarm: how many prompts, of those asked lately, are run through after each
     start of the engine, and of those that are uploaded.
     requests_per_minute, tokens_per_minute, concurrent_requests: of each tenant that an admin set no
     others for.   max_running: requests in the engine at once; shared_running: the same while more
@@ -61,6 +64,7 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     num_slots: int | None = Field(default=None, ge=1)
     num_components: int | None = Field(default=None, ge=1)
+    places: str = Field(default="", pattern="^q?k?v?o?f?$")
     prewarm: int = Field(default=0, ge=0)
     max_rank: int = Field(default=16, ge=1)
     context_tokens: int = Field(default=4096, ge=256)
@@ -108,14 +112,21 @@ class Settings(BaseSettings):
             raise ValueError("GALENIC_SIGNATURE_POLICY needs GALENIC_SIGNING_KEYS, a folder")
         return self
 
-    def capacity(self, metaprompt: Metaprompt) -> tuple[int, int | None]:
-        """Slots and components of the engine; what is not set follows from what is, or memory."""
+    def capacity(
+        self, metaprompt: Metaprompt, scales: Mapping[str, tuple[int, int]]
+    ) -> tuple[int, int | None]:
+        """
+        Slots and components of the engine; what is not set follows from what is, or memory.
+
+        scales: layers and width of every place of the backbone.
+        """
         if self.num_slots is not None:
             return self.num_slots, self.num_components
+        most = usual_scales([scales[place] for place in self.places], self.dtype)
         if self.engine == "transformers":
-            return usual_prompts(metaprompt, self.dtype), None
+            return min(usual_prompts(metaprompt, self.dtype), most), None
         components = self.num_components or usual_components(metaprompt, self.dtype)
-        return min(components, MOST_SLOTS), components
+        return min(components, most), components
 
     @property
     def provider(self) -> Provider | None:

@@ -189,7 +189,7 @@ def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
     if unknown := set(config.places) - scales.keys():
         raise BadFactor(f"no place is called {min(unknown)!r}, only {', '.join(scales)}")
     capacity = Capacity(
-        prompt=tuple(config.metaprompt.rows_PD.shape),
+        prompt=(config.metaprompt.num_positions, width),
         max_rank=config.max_rank,
         scales={place: scales[place] for place in config.places},
     )

@@ -102,8 +102,8 @@ class VllmEngine:
             max_rank=config.max_rank,
         )
         self._scale_layout = ScaleLayout(config.places, config.num_slots + 1)
-        _check_ids(self._layout, self._border.vocab_size)
         _check_size(self._layout, self._scale_layout, self._config, self._capacity)
+        _check_ids(self._layout, self._border.vocab_size)
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
         self._slots = Slots(
             config.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load

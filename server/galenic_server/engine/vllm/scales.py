@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from galenic_server.engine.vllm.steps import BARE, StepSlots
 
@@ -68,7 +69,7 @@ class ScaleQKV(nn.Module):
         self.parts = nn.ModuleList(scales.get(place, nn.Identity()) for place in "qkv")
 
     def forward(self, qkv_TW: Tensor) -> Tensor:
-        parts = zip(self.parts, qkv_TW.split(self.widths, dim=-1), strict=True)
+        parts = zip(self.parts, torch.split_with_sizes(qkv_TW, self.widths, dim=-1), strict=True)
         return torch.cat([scale(part_TW) for scale, part_TW in parts], dim=-1)
 
 
@@ -114,11 +115,11 @@ class Scales(nn.Module):
         Write adapters: their slots (K,) and versions (K,), and at each place offsets (K, L, W) of
         all layers and the whole width.
         """
-        slots_K = tensors["slots"].long()
+        device, slots_K = self.slot_T.device, tensors["slots"]
+        at_K = async_tensor_h2d(slots_K, device)
         for place, shard in self._shards.items():
-            table_SLW = self.table(place)
-            mine_KLW = tensors[place][:, self._mine, shard].to(table_SLW)
-            table_SLW[slots_K.to(table_SLW.device)] = mine_KLW
+            mine_KLW = tensors[place][:, self._mine, shard].contiguous()
+            self.table(place)[at_K] = async_tensor_h2d(mine_KLW, device)
         self.slots.version_S[slots_K.numpy()] = tensors["versions"].numpy()
 
 
