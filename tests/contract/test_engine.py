@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from galenic_adapters.errors import BadFactor, BadInput, NotFound, TooLong, Unavailable
-from galenic_adapters.factor import Composed, Factor
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice, Grammar, JsonSchema
 from galenic_server.engine.make import make_engine
 from tests.support.engines import CONTEXT_TOKENS, RunningEngine
-from tests.support.tiny_models import NUM_POSITIONS
+from tests.support.tiny_models import NUM_POSITIONS, WIDTH
 
 
 @pytest.fixture(params=["vllm", "transformers"])
@@ -37,13 +37,13 @@ class TestAnAnswer:
         """
         The deltas joined are the answer, and only the last one ends it.
         """
-        request = running.request(adapter=running.adapters.of_rank[4])
+        request = running.request(adapter=running.adapters.prompts["deep"])
 
         async def pieces():
             return [delta async for delta in running.engine.generate(request)]
 
         deltas = running.run(pieces())
-        whole = running.ask(adapter=running.adapters.of_rank[4])
+        whole = running.ask(adapter=running.adapters.prompts["deep"])
 
         assert whole.text == "".join(delta.text for delta in deltas)
         assert whole.num_completion_tokens == sum(delta.num_tokens for delta in deltas)
@@ -55,7 +55,7 @@ class TestAnAnswer:
         Rows of the prompt are no tokens of the caller's, cached or not.
         """
         for _ in range(2):
-            answer = running.ask("ten tokens", adapter=running.adapters.of_rank[1])
+            answer = running.ask("ten tokens", adapter=running.adapters.prompts["rows"])
 
             assert (10, 12) == (answer.num_prompt_tokens, answer.num_completion_tokens)
             assert answer.num_cached_tokens <= 10
@@ -64,7 +64,7 @@ class TestAnAnswer:
         """
         Text that is shorter than what the detokenizer looks back on.
         """
-        answer = running.ask("x", adapter=running.adapters.of_rank[1])
+        answer = running.ask("x", adapter=running.adapters.prompts["rows"])
 
         assert (1, 12, "length") == (
             answer.num_prompt_tokens,
@@ -132,7 +132,7 @@ class TestAConstraint:
         """
         Letters that need one token each: their probabilities, with the end after them, sum to one.
         """
-        adapter = running.adapters.of_rank[4]
+        adapter = running.adapters.prompts["deep"]
         first = running.ask(adapter=adapter, constraint=Choice(("a", "b", "c")))
         others = Choice(tuple({"a", "b", "c"} - {first.text}))
         second = running.ask(adapter=adapter, constraint=others)
@@ -189,15 +189,31 @@ BAD_REQUESTS = {
 }
 
 
+LAYERS, KEYS = 2, WIDTH  # of the tiny Llama
+BAD_PROMPTS = {
+    "narrow rows": (Composed(torch.ones(8, 3)), rf"\(8, 3\).*\(8, {WIDTH}\)"),
+    "no rows": (Composed(torch.ones(0, WIDTH)), "0 positions"),
+    "too many rows": (Composed(torch.ones(511, WIDTH)), "511 positions, not 1 to 510"),
+    "a layer too few": (
+        Composed(prefix=(torch.ones(1, 8, KEYS), torch.ones(1, 8, KEYS))),
+        rf"keys is \(1, 8, {KEYS}\).*\({LAYERS}, 8, {KEYS}\)",
+    ),
+    "values of another length": (
+        Composed(prefix=(torch.ones(LAYERS, 8, KEYS), torch.ones(LAYERS, 9, KEYS))),
+        rf"values is \({LAYERS}, 9, {KEYS}\)",
+    ),
+}
+
+
 class TestABadRequest:
     @pytest.mark.parametrize("name", BAD_REQUESTS)
-    @pytest.mark.parametrize("rank", [None, 4])
-    def test_it_is_refused_and_the_engine_lives(self, running, name, rank):
+    @pytest.mark.parametrize("prompt", [None, "deep"])
+    def test_it_is_refused_and_the_engine_lives(self, running, name, prompt):
         """
         One error that names the field; the next request is answered.
         """
         but, error, told = BAD_REQUESTS[name]
-        adapter = running.adapters.of_rank.get(rank)
+        adapter = running.adapters.prompts.get(prompt)
 
         with pytest.raises(error, match=told):
             running.ask(adapter=adapter, **but)
@@ -206,14 +222,14 @@ class TestABadRequest:
 
     def test_what_does_not_fit_the_context_is_counted(self, running):
         """
-        The error tells prompt, text, answer and context in tokens; what just fits is answered.
+        The error tells text, prompt, answer and context in tokens; what just fits is answered.
         """
-        adapter = running.adapters.of_rank[1]
+        adapter = running.adapters.prompts["rows"]
         room = CONTEXT_TOKENS - NUM_POSITIONS
         with pytest.raises(
             TooLong,
-            match=f"{CONTEXT_TOKENS + 1} tokens.*{NUM_POSITIONS} for the "
-            f"prompt, {room - 7} for the text, 8 for the answer.*{CONTEXT_TOKENS}",
+            match=f"{CONTEXT_TOKENS + 1} tokens.*{room - 7} of text, {NUM_POSITIONS} of the "
+            f"adapter's prompt, 8 for the answer.*{CONTEXT_TOKENS}",
         ):
             running.ask("x" * (room - 7), adapter=adapter, max_tokens=8)
 
@@ -239,7 +255,7 @@ class TestABadRequest:
         """
         The error names its place and what is served there.
         """
-        digest = running.adapters.put(Composed(scales=scales), scales)
+        digest = running.adapters.put(Composed(scales=scales))
 
         with pytest.raises(BadFactor, match=told):
             running.ask(adapter=digest)
@@ -253,14 +269,14 @@ class TestABadRequest:
                 running.kind, replace(running.engine.config, places=("x",)), running.adapters
             )
 
-    def test_a_factor_that_no_slot_holds_is_refused(self, running):
+    @pytest.mark.parametrize("name", BAD_PROMPTS)
+    def test_a_prompt_that_does_not_fit_is_refused(self, running, name):
         """
-        The error names its rank and the highest.
+        The error tells what is wrong, and the sizes that would be right.
         """
-        too_high = running.adapters.add(rank=17)
-
-        with pytest.raises(BadFactor, match=r"17.*16"):
-            running.ask(adapter=too_high)
+        prompt, told = BAD_PROMPTS[name]
+        with pytest.raises(BadFactor, match=told):
+            running.ask(adapter=running.adapters.put(prompt))
 
 
 class TestAdapters:
@@ -268,7 +284,7 @@ class TestAdapters:
         """
         Evicted and gone from the store, its digest is not found, although it was resident.
         """
-        digest = running.adapters.add(rank=2)
+        digest = running.adapters.add()
         running.ask(adapter=digest)
         running.adapters.remove(digest)
         running.run(running.engine.evict(digest))
@@ -280,7 +296,7 @@ class TestAdapters:
         """
         A request after `seat` loads nothing.
         """
-        digests = [running.adapters.add(rank=1), running.adapters.add_scales("o", seed=16)]
+        digests = [running.adapters.add(), running.adapters.add_scales("o", seed=16)]
         running.run(running.engine.seat(digests))
         before = running.run(running.engine.stats())
         for digest in digests:
@@ -290,22 +306,19 @@ class TestAdapters:
         assert before.slot_loads == after.slot_loads
         assert after.resident_adapters >= 2
 
-    def test_those_at_hand_are_taken_and_what_fits_no_slot_is_not(self, running):
+    def test_nobody_has_to_leave_a_full_table_unless_he_may(self, running):
         """
-        A request after `take` loads nothing; of a full table nobody has to leave unless he may.
+        What is not there or does not fit takes no place of those that are seated with it.
         """
-        digests = [running.adapters.add(rank=1) for _ in range(16)]
-        factors = {digest: running.adapters(digest) for digest in digests}
-        wide = Factor(torch.ones(NUM_POSITIONS, 1), torch.ones(1, 3))
-        took_all = running.run(
-            running.engine.take({"wide": wide} | dict(list(factors.items())[:3]))
-        )
+        digests = [running.adapters.add("deep") for _ in range(16)]
+        wide = running.adapters.put(Composed(torch.ones(NUM_POSITIONS, 3)))
+        had_room = running.run(running.engine.seat(["nobody", wide, *digests[:3]]))
         before = running.run(running.engine.stats())
         running.ask(adapter=digests[0])
-        has_room = running.run(running.engine.take(factors, may_evict=False))
+        has_room = running.run(running.engine.seat(digests, may_evict=False))
         after = running.run(running.engine.stats())
 
-        assert took_all
+        assert had_room
         assert not has_room
         assert before.slot_evictions == after.slot_evictions
         assert after.resident_adapters == after.num_slots
@@ -314,7 +327,7 @@ class TestAdapters:
         """
         Whoever was away answers as before.
         """
-        digests = [running.adapters.add(rank=rank) for rank in (1, 2, 4) * 3]
+        digests = [running.adapters.add(kind) for kind in ("rows", "short", "deep") * 3]
         digests += [running.adapters.add_scales("o", "f", seed=seed) for seed in range(10, 16)]
         once = [running.ask(adapter=digest).text for digest in digests]
         again = [running.ask(adapter=digest).text for digest in digests]
@@ -332,7 +345,7 @@ class TestLife:
         Eight answers left half-read hold no slot: eight other adapters find place.
         """
         digests = [running.adapters.add_scales("f", seed=seed) for seed in range(20, 28)]
-        digests += [running.adapters.add(rank=1) for _ in range(8)]
+        digests += [running.adapters.add() for _ in range(8)]
 
         async def leave_half_read():
             for digest in digests[:8]:

@@ -1,18 +1,18 @@
-"""On the real backbone, vLLM with virtual ids says what transformers says with the rows."""
+"""On the real backbone, vLLM says of every adapter what transformers says."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from galenic_adapters.backbone import encode as chat
-from galenic_adapters.factor import Factor
+from galenic_adapters.factor import Composed, compose
 from galenic_adapters.tasks.base import Completion, Message
 from galenic_server.engine.contract import EngineConfig, Request
 from galenic_server.engine.make import make_engine
-from tests.support.engines import RANKS, RunningEngine
-from tests.support.real_server import Zoo
+from tests.support.engines import RunningEngine
+from tests.support.real_server import RANKS, Zoo
 
 SMALLEST_DIFFERENCE = 1e-3  # of first-token log-probabilities
 NUM_TOKENS = 32
@@ -28,19 +28,22 @@ ORDER = Message("system", "Say what the note means for the patient.")
 
 
 @pytest.fixture(scope="module")
-def factors(zoo: Zoo) -> dict[str, Factor]:
+def adapters(zoo: Zoo) -> dict[str, Composed]:
     """One random factor a rank, and every adapter of the zoo."""
     random = {f"rank-{rank}": zoo.random_factor(seed=rank, rank=rank) for rank in RANKS}
-    return random | {name: package.factor for name, package in zoo.packages.items()}
+    factors = random | {name: package.factor for name, package in zoo.packages.items()}
+    return {name: Composed(compose(zoo.metaprompt, one)) for name, one in factors.items()}
 
 
 @contextmanager
-def started(kind: str, zoo: Zoo, factors: dict[str, Factor]) -> Iterator[RunningEngine]:
+def started(kind: str, zoo: Zoo, adapters: dict[str, Composed]) -> Iterator[RunningEngine]:
     """float32; uncompiled, which halves the time (tiny models are compared compiled)."""
-    config = EngineConfig(
-        str(zoo.backbone.path), zoo.metaprompt, b"a secret", dtype="float32", enforce_eager=True
-    )
-    engine = make_engine(kind, config, factors.__getitem__)
+    config = EngineConfig(str(zoo.backbone.path), b"a secret", dtype="float32", enforce_eager=True)
+
+    def known(digests: Sequence[str]) -> dict[str, Composed]:
+        return {digest: adapters[digest] for digest in digests if digest in adapters}
+
+    engine = make_engine(kind, config, known)
     with asyncio.Runner() as runner:
         runner.run(engine.start())
         try:
@@ -51,7 +54,7 @@ def started(kind: str, zoo: Zoo, factors: dict[str, Factor]) -> Iterator[Running
 
 @pytest.mark.slow
 class TestTheRealBackbone:
-    def test_parity(self, zoo: Zoo, factors: dict[str, Factor]):
+    def test_parity(self, zoo: Zoo, adapters: dict[str, Composed]):
         """
         Bare, ranks 1, 4 and 16 and the whole zoo, short and long, all in one batch; then again
         from a warm prefix cache: the same 32 tokens, the same first log-probability,
@@ -59,7 +62,7 @@ class TestTheRealBackbone:
         """
         cases: list[Case] = [
             (adapter, text, num_tokens)
-            for adapter in (None, *factors)
+            for adapter in (None, *adapters)
             for text in TEXTS
             for num_tokens in (1, NUM_TOKENS)
         ]
@@ -71,9 +74,9 @@ class TestTheRealBackbone:
                     adapter=adapter, text_ids=ids, max_tokens=num_tokens, ignore_end=True
                 )
 
-        with started("transformers", zoo, factors) as reference:
+        with started("transformers", zoo, adapters) as reference:
             expected = [reference.ask_all(request)[0] for request in requests(reference)]
-        with started("vllm", zoo, factors) as vllm:
+        with started("vllm", zoo, adapters) as vllm:
             cold = vllm.ask_all(*requests(vllm))
             warm = vllm.ask_all(*requests(vllm))
 
@@ -83,7 +86,7 @@ class TestTheRealBackbone:
             if text == TEXTS[1]
         )
         distinct = {round(first, 4) for first in _firsts(cases, expected)}
-        assert len(distinct) == len(TEXTS) * (len(factors) + 1)
+        assert len(distinct) == len(TEXTS) * (len(adapters) + 1)
         for said in (cold, warm):
             assert list(map(_told, expected)) == list(map(_told, said))
             assert _firsts(cases, expected) == pytest.approx(

@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from galenic_client.types import NliDocument
-from tests.support.engines import RANKS
-from tests.support.real_server import RealServer, Zoo, odds_of_yes
+from tests.support.real_server import RANKS, RealServer, Zoo, odds_of_yes
 
 NOTE: NliDocument = {"premise": "He has gout.", "hypothesis": "He is ill."}
 NUM_PLAIN = NUM_STREAMED = 6

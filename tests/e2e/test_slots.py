@@ -11,8 +11,8 @@ import pytest
 from galenic_client import AsyncClient
 from galenic_client.errors import NotFound
 from galenic_client.types import NliDocument
-from tests.support.engines import RANKS
 from tests.support.real_server import (
+    RANKS,
     SAME_ODDS,
     RealServer,
     Zoo,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from galenic_client.types import NliDocument
-from tests.support.engines import RANKS
 from tests.support.real_server import (
+    RANKS,
     SAME_ODDS,
     RealServer,
     Zoo,

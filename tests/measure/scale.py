@@ -1,36 +1,29 @@
 """
 What 100,000 adapters take: ``python -m tests.measure.scale``.
 
-A real server over the default backbone and SQLite: how long it loads them at its start, the bytes
-of each; 10,000 uploads in one stream, and single uploads until they are servable. And the tables of
-an 8B backbone's shape, filled.
+A real server over the default backbone and SQLite: how long it loads at its start what it has room
+for; 10,000 uploads in one stream, and single uploads until they are servable.
 
 Dimension key:  P prompt positions   D model width
 """
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import torch
-from safetensors.torch import load, save
-from torch import nn
+from safetensors.torch import save
 
 from galenic_adapters.factor import Factor
 from galenic_adapters.package.file import Package
 from galenic_adapters.tasks.base import TaskName
 from galenic_client.types import ToPush
-from galenic_server.engine.slots import Place, Seated
-from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
-from galenic_server.engine.vllm.worker import messages, pack_factors
-from galenic_server.registry.store import SqlStore
-from galenic_server.registry.versions import Wanted
+from galenic_server.registry.offers import Candidate
+from galenic_server.registry.store import Store
 from tests.support.real_server import RealServer, Zoo, real_server
 
 TENANT = "scale"
@@ -58,12 +51,12 @@ def tell(name: str, figure: str) -> None:
 
 def fill(home: Path, zoo: Zoo, num: int) -> None:
     home.mkdir()
-    store = SqlStore.open(f"sqlite:///{home / 'galenic.db'}")
-    wanted: list[Wanted] = []
+    store = Store.open(f"sqlite:///{home / 'galenic.db'}")
+    wanted: list[Candidate] = []
     for i, package in enumerate(packages(zoo, num, seed=0), 1):
-        wanted.append(Wanted(f"a-{i:06}", package))
+        wanted.append(Candidate(f"a-{i:06}", package))
         if len(wanted) == WRITTEN_AT_ONCE or i == num:
-            store.publish_many(TENANT, wanted)
+            store.versions.publish_many(TENANT, wanted)
             wanted.clear()
     store.close()
 
@@ -73,7 +66,7 @@ def start(server: RealServer, num: int) -> None:
     event = json.loads(told[0]) if told and told[0].startswith("{") else {}
     tell("start-up load", f"{event.get('seconds', told)} s (at most 30)")
     resident = server.metric("galenic_resident_adapters")
-    assert resident >= num, f"{resident} of {num} are resident"
+    tell("resident then", f"{resident:,} of {num:,}")
     core, process = server.core().memory_info().rss, server.process.memory_info().rss
     tell("resident memory: engine core, server", f"{core >> 20:,} MB, {process >> 20:,} MB")
 
@@ -106,28 +99,6 @@ def singles(server: RealServer, zoo: Zoo, num: int) -> None:
     tell("an upload until it is servable", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms (50, 500)")
 
 
-def tables(positions: int, width: int, num: int) -> None:
-    """An embedding's tables alone, loaded as a worker loads them."""
-    layout = Layout(positions, num, num_components=num, max_rank=16)
-    base = nn.Embedding(1, width, dtype=torch.bfloat16)
-    before = psutil.Process().memory_info().rss
-    embed = PromptedEmbedding(base, layout, vocab_size=1, width=width, dtype=torch.bfloat16)
-    pool = (embed.next_C, embed.u_CP, embed.v_CD)
-    num_bytes = embed.first_S.nbytes + sum(table[1:].nbytes for table in pool)
-    factor = Factor(torch.randn(positions, 1).bfloat16(), torch.randn(1, width).bfloat16())
-    seated = [Seated("", Place(i, (i + 1,)), factor) for i in range(num)]
-    began = time.perf_counter()
-    for part in messages(seated, torch.bfloat16):
-        embed.load(load(pack_factors(part, torch.bfloat16)))
-    seconds = time.perf_counter() - began
-    share = num_bytes / num / (2 * (positions + width))
-    grown = psutil.Process().memory_info().rss - before
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    tell(f"tables of {num:,}, P={positions}, D={width}", f"{num_bytes >> 20:,} MB")
-    tell("  bytes an adapter against 2 R (P + D)", f"{share:.4f} (at most 1.05)")
-    tell("  packed and written in", f"{seconds:.1f} s, {grown >> 20:,} MB more (peak {peak:,} MB)")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--adapters", type=int, default=100_000)
@@ -146,8 +117,6 @@ def main() -> None:
             start(server, asked.adapters)
             bulk(server, zoo, asked.bulk)
             singles(server, zoo, asked.singles)
-    for positions, width in (zoo.metaprompt.rows_PD.shape, (100, 4096)):
-        tables(positions, width, asked.adapters)
 
 
 if __name__ == "__main__":

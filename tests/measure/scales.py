@@ -19,9 +19,8 @@ import psutil
 import torch
 from transformers import AutoConfig
 
-from galenic_adapters.backbone.scaling import shapes
-from galenic_adapters.backbone.weights import ensure
-from galenic_adapters.factor import Composed, Metaprompt, digest_of
+from galenic_adapters.backbone.weights import ensure, shape_of
+from galenic_adapters.factor import Composed, digest_of
 from galenic_server.engine.contract import EngineConfig, OpenGate, Request, Sampling, complete
 from galenic_server.engine.vllm.engine import VllmEngine
 
@@ -33,7 +32,7 @@ class Adapters:
     """Random ones by digest, as many as are asked for."""
 
     def __init__(self, config: object, places: Sequence[str]) -> None:
-        self._shapes = {place: shapes(config)[place] for place in places}
+        self._shapes = {place: shape_of(config).scale_shapes()[place] for place in places}
         self._made = torch.Generator().manual_seed(0)
         self._kept: dict[str, Composed] = {}
 
@@ -110,7 +109,6 @@ async def run(places: tuple[str, ...], num_rounds: int) -> None:
     adapters = Adapters(configuration, places)
     config = EngineConfig(
         backbone,
-        Metaprompt(torch.zeros(64, configuration.hidden_size)),
         secret=b"measured",
         num_slots=2048,
         context_tokens=512,

@@ -4,7 +4,8 @@ Real engines over tiny backbones, each started once a run, and random adapters f
 
 import asyncio
 import gc
-from collections.abc import Coroutine, Iterator
+import itertools
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -14,9 +15,8 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig
 
-from galenic_adapters.backbone.scaling import shapes
-from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import Composed, Factor, Metaprompt, digest_of
+from galenic_adapters.backbone.weights import shape_of
+from galenic_adapters.factor import Composed, Metaprompt, digest_of
 from galenic_adapters.tasks.base import Completion
 from galenic_server.engine.contract import (
     Engine,
@@ -32,61 +32,72 @@ T = TypeVar("T")
 
 CONTEXT_TOKENS = 512
 SMALL = {"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 32}  # for vLLM
-RANKS = (1, 4, 16)
+NUM_POSITIONS_OF = {"rows": NUM_POSITIONS, "short": 24, "deep": 100}
+"""Prompts that tests are made with, in blocks of 32 tokens: at the input, or of every layer."""
 
 
 class Adapters:
     """Random adapters by digest; what is not there is not found."""
 
     def __init__(self, backbone: Path | str) -> None:
-        self.shapes = shapes(AutoConfig.from_pretrained(backbone))
-        self._random = torch.Generator().manual_seed(0)
-        self._factors: dict[str, Factor | Composed] = {}
+        self.shapes = shape_of(AutoConfig.from_pretrained(backbone)).scale_shapes()
+        self._seeds = itertools.count(1000)
+        self._known: dict[str, Composed] = {}
 
-    def __call__(self, digest: str) -> Factor | Composed:
-        if digest not in self._factors:
-            raise NotFound("no such adapter")
-        return self._factors[digest]
+    def __call__(self, digests: Sequence[str]) -> dict[str, Composed]:
+        return {digest: self._known[digest] for digest in digests if digest in self._known}
 
-    def add(self, rank: int) -> str:
-        factor = Factor(
-            torch.randn(NUM_POSITIONS, rank, generator=self._random),
-            torch.randn(rank, WIDTH, generator=self._random),
-        )
-        return self.put(factor, {"u": factor.u_PR, "v": factor.v_RD})
+    def __getitem__(self, digest: str) -> Composed:
+        return self._known[digest]
+
+    def add(self, kind: str = "rows", *, seed: int | None = None, **scales: torch.Tensor) -> str:
+        """A random prompt of a kind in `NUM_POSITIONS_OF`; the same one for the same seed."""
+        made = torch.Generator().manual_seed(next(self._seeds) if seed is None else seed)
+        num = NUM_POSITIONS_OF[kind]
+        if kind != "deep":
+            rows_PD = torch.randn(num, WIDTH, generator=made) * 0.3
+            return self.put(Composed(rows_PD, scales=scales))
+        num_layers, width = self.shapes["k"]
+        keys, values = torch.randn(2, num_layers, num, width, generator=made) * 0.5
+        return self.put(Composed(prefix=(keys, values), scales=scales))
 
     def add_scales(self, *places: str, seed: int) -> str:
         """One that scales these places by a half more or less; the same one for the same seed."""
+        return self.put(Composed(scales=self.random_scales(*places, seed=seed)))
+
+    def random_scales(self, *places: str, seed: int) -> dict[str, torch.Tensor]:
         made = torch.Generator().manual_seed(seed)
-        scales = {
+        return {
             place: 1 + 0.5 * torch.randn(self.shapes[place], generator=made) for place in places
         }
-        return self.put(Composed(scales=scales), scales)
 
-    def put(self, adapter: Factor | Composed, tensors: dict[str, torch.Tensor]) -> str:
-        digest = digest_of(tensors)
-        self._factors[digest] = adapter
+    def put(self, adapter: Composed) -> str:
+        digest = digest_of(
+            adapter.prompt | {f"scale {at}": it for at, it in adapter.scales.items()}
+        )
+        self._known[digest] = adapter
         return digest
 
     @property
     def kinds(self) -> list[str | None]:
-        """No adapter, and one of each kind that stays: of every rank, of scales at some places."""
-        return [None, *self.of_rank.values(), *self.scales.values()]
+        """No adapter, and one of each kind that stays: every prompt, scales at some places."""
+        return [None, *self.prompts.values(), *self.scales.values()]
 
     def remove(self, digest: str) -> None:
-        del self._factors[digest]
+        del self._known[digest]
 
     @cached_property
     def scales(self) -> dict[str, str]:
-        """Some that stay, by the places that they scale."""
+        """Some that stay, by the places that they scale; one of them scales behind a prompt."""
+        behind = self.random_scales("o", "f", seed=9)
         return {
             places: self.add_scales(*places, seed=i) for i, places in enumerate(("of", "o", "f"))
-        }
+        } | {"of behind rows": self.add("rows", seed=3, **behind)}
 
     @cached_property
-    def of_rank(self) -> dict[int, str]:
-        """One that stays, for each rank that tests are made with."""
-        return {rank: self.add(rank) for rank in RANKS}
+    def prompts(self) -> dict[str, str]:
+        """One that stays, of each kind of prompt."""
+        return {kind: self.add(kind, seed=i) for i, kind in enumerate(NUM_POSITIONS_OF)}
 
 
 def metaprompt() -> Metaprompt:
@@ -142,7 +153,6 @@ def running(kind: str, backbone: Path | str, **config: Any) -> Iterator[RunningE
         config["options"] = SMALL | config.get("options", {})
     made = EngineConfig(
         str(backbone),
-        metaprompt(),
         secret=b"the secret of the tests",
         context_tokens=CONTEXT_TOKENS,
         **small | config,

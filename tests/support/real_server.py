@@ -33,6 +33,7 @@ from galenic_server.settings import Settings
 from tests.support.serving import free_port
 
 ADMIN_KEY = "admin-key-of-the-tests"
+RANKS = (1, 4, 16)
 START_SECONDS = 600  # a first start compiles, and CI's two cores are slow
 POLL_SECONDS = 0.2
 SAMPLE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from galenic_adapters.cli import aliases, keys, packages, tenants
-from galenic_adapters.cli.options import Key, Url, asking, told
+from galenic_adapters.cli import aliases, keys, limits, packages, tenants
+from galenic_adapters.cli.options import Key, Url, asking, show, told
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,6 +27,7 @@ for name, commands in (
     ("alias", aliases.app),
     ("adapters", packages.app),
     ("tenants", tenants.app),
+    ("limits", limits.app),
 ):
     app.add_typer(commands, name=name, no_args_is_help=True)
 app.command()(packages.push)
@@ -88,6 +89,13 @@ def audit(context: typer.Context) -> None:
 
 
 @app.command()
+def settings() -> None:
+    """Print every setting of the server: its name, its value here, its default, what it does."""
+    command = [sys.executable, "-m", "galenic_server.settings"]
+    os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
+
+
+@app.command()
 def doctor() -> None:
     """Say what is wrong with this machine, and how to mend it."""
     from galenic_adapters import doctor as doctors
@@ -110,11 +118,34 @@ def ask(
     key: Key = None,
 ) -> None:
     """Ask a running server one question, and print its reply as JSON."""
-    text = sys.stdin.read() if text == "-" else text
+    with told():
+        text = _stdin() if text == "-" else text
     document = _document(task, text, hypothesis, context, option or [])
     with asking(url, key) as client:
         ask_for: Any = getattr(client, task)
         _print(ask_for([document], adapter=adapter))
+
+
+@app.command()
+def models(url: Url = None, key: Key = None) -> None:
+    """List every model that the key may name: the backbone, adapters and aliases."""
+    with asking(url, key) as client:
+        rows = (
+            (
+                one.id,
+                (one.adapter or {}).get("task", ""),
+                ", ".join((one.adapter or {}).get("labels", ())),
+                one.owned_by,
+            )
+            for one in client.models()
+        )
+        show("model", "task", "labels", "owner", rows=rows)
+
+
+def _stdin() -> str:
+    from galenic_adapters.files import MARK, decoded
+
+    return decoded("stdin", sys.stdin.buffer.read()).removeprefix(MARK)
 
 
 def _document(
@@ -220,7 +251,10 @@ def adapt(
     patience: Annotated[int, typer.Option(help="Looks without a gain, then it stops.")] = 5,
     seed: int = 0,
     dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
-    licence: Annotated[str, typer.Option(help="The data's licence.")] = "not stated",
+    licence: Annotated[
+        str, typer.Option(help="What the adapter may be used under: yours to say.")
+    ] = "not stated",
+    data_licence: Annotated[str, typer.Option(help="The data's licence.")] = "not stated",
     backbone: BackboneName = None,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Compute layers again in the backward pass.")
@@ -237,7 +271,7 @@ def adapt(
             train=str(data),
             dev=str(dev) if dev else None,
             dataset=dataset,
-            licence=licence,
+            licence=data_licence,
             lists=task == "re",
             labels=tuple(label or ()),
             shots=shots,
@@ -246,7 +280,9 @@ def adapt(
         learn = Phase(
             num_steps=steps, lr=rate, rows_per_source=rows, dev_every=25, patience=patience
         )
-        recipe = Recipe((source,), learn, rank=rank, seed=seed, checkpointing=checkpointing)
+        recipe = Recipe(
+            (source,), learn, rank=rank, seed=seed, licence=licence, checkpointing=checkpointing
+        )
         runs.adapt(
             recipe,
             folder,
@@ -297,7 +333,9 @@ def reproduce(
 def evaluate(
     package: Annotated[str, typer.Argument(help="A package's file; with --server, its name.")],
     data: Annotated[Path, Existing],
-    dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Its name, for the card; if unset, folder/file.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split it is.")] = "test",
     metaprompt: Annotated[
         Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
@@ -336,7 +374,7 @@ def evaluate(
             Path(package),
             data,
             metaprompt_file=metaprompt,
-            dataset=dataset or data.parent.name,
+            dataset=dataset or f"{data.resolve().parent.name}/{data.name}",
             split=split,
             limit=limit,
             untuned_records=untuned,

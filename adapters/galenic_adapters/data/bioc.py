@@ -1,10 +1,9 @@
 """
-BioC as XML or JSON (http://bioc.sourceforge.net). Offsets there are the document's; passages are
-put together here with a line break between two, and offsets follow them.
+BioC as XML, JSON or JSON lines (http://bioc.sourceforge.net). Offsets there are the document's;
+passages are put together here with a line break between two, and offsets follow them.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,17 @@ from defusedxml.ElementTree import fromstring
 from galenic_adapters.data.documents import (
     Document,
     Link,
+    Mending,
     Mention,
     Place,
     Reason,
     Report,
-    bytes_of,
     files_of,
-    text_of,
+    json_of,
+    label_of,
 )
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import bytes_of
 
 Row = dict[str, Any]
 
@@ -42,23 +43,15 @@ class _Passage:
 
 
 def read_bioc(path: Path, report: Report) -> Iterator[Document]:
-    """The documents of a file, or of all ``.xml`` and ``.json`` files of a folder."""
-    for file in files_of(path, ".xml", ".json"):
-        parse = _xml if file.suffix.lower() == ".xml" else _json
+    """The documents of a file, or of all ``.xml``, ``.json`` and ``.jsonl`` files of a folder."""
+    for file in files_of(path, ".xml", ".json", ".jsonl"):
+        is_xml = file.suffix.lower() == ".xml"
         try:
-            rows = parse(file)
+            rows = _xml(file) if is_xml else _documents(json_of(file))
             yield from (_document(row, report) for row in rows)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problem = f"is not BioC: {type(error).__name__}: {error}"
             raise BadInput(file.name, problem[:200]) from error
-
-
-def _json(file: Path) -> list[Row]:
-    try:
-        read = json.loads(text_of(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(file.name, f"is not JSON: {error}"[:200]) from error
-    return list(_documents(read))
 
 
 def _documents(read: Any) -> Iterator[Row]:
@@ -107,17 +100,41 @@ def _document(row: Row, report: Report) -> Document:
     text = ""
     passages: list[_Passage] = []
     mentions: list[Mention] = []
-    links: list[Link] = []
+    _name_apart(row, name, report)
     for part in _parts(row):
         passage = _Passage(int(part["offset"]), len(text), part.get("text") or "")
         passages.append(passage)
         text += passage.text + "\n" if passage.text else ""
-        mentions += (_mention(one, [passage], name) for one in part.get("annotations", ()))
-    mentions += (_mention(one, passages, name) for one in _own_annotations(row))
-    for part in _all(row):
-        links += _links(part.get("relations", ()), name, report)
+        mentions += (_mention(one, [passage], name, report) for one in part.get("annotations", ()))
+    mentions += (_mention(one, passages, name, report) for one in _own_annotations(row))
+    whole = _names(row)
+    links = [link for part in _below(row) for link in _links(part, whole, name, report)]
     named = (replace(m, id=m.id or f"#{number}") for number, m in enumerate(mentions))
     return Document(name, text.removesuffix("\n"), tuple(named), tuple(links))
+
+
+def _name_apart(row: Row, name: str, report: Report) -> None:
+    """Give every annotation its ``name``: its id, with its passage's number if that came before."""
+    before: set[str] = set()
+    for number, part in enumerate(_below(row)):
+        annotations = part.get("annotations", ())
+        ids = {str(one.get("id", "")) for one in annotations} - {""}
+        for one in annotations:
+            id_ = str(one.get("id", ""))
+            one["name"] = f"{id_}@{number}" if id_ in before else id_
+        if ids & before:
+            report.note(Mending.RENAMED, f"{name}@{number}")
+        before |= ids
+
+
+def _names(part: Row) -> dict[str, list[str]]:
+    """By id, the names of the annotations in *part* and below that have it."""
+    found: dict[str, list[str]] = {}
+    for one in _below(part):
+        for annotation in one.get("annotations", ()):
+            names = found.setdefault(str(annotation.get("id", "")), [])
+            names += [annotation["name"]] if annotation["name"] not in names else []
+    return found
 
 
 def _parts(row: Row) -> Iterator[Row]:
@@ -137,18 +154,21 @@ def _own_annotations(row: Row) -> Iterator[Row]:
             yield from passage.get("annotations", ())
 
 
-def _all(row: Row) -> Iterator[Row]:
-    yield row
-    for passage in row["passages"]:
-        yield passage
-        yield from passage.get("sentences", ())
+def _below(part: Row) -> Iterator[Row]:
+    """*part*, and the passages and sentences in it."""
+    yield part
+    for key in ("passages", "sentences"):
+        for inner in part.get(key, ()):
+            yield from _below(inner)
 
 
-def _mention(row: Row, passages: list[_Passage], name: str) -> Mention:
+def _mention(row: Row, passages: list[_Passage], name: str, report: Report) -> Mention:
     infons = row.get("infons") or {}
     places = tuple(_place(location, passages) for location in row.get("locations", ()))
-    said = row.get("text") or None
-    return Mention(str(row.get("id", "")), str(infons.get("type", "")), places, said)
+    label, num_more = label_of(infons.get("type", ""))
+    for _ in range(num_more):
+        report.note(Reason.UNSAYABLE, f"{name}/{row['name']}")
+    return Mention(row["name"], label, places, row.get("text") or None)
 
 
 def _place(location: Row, passages: list[_Passage]) -> Place:
@@ -159,11 +179,16 @@ def _place(location: Row, passages: list[_Passage]) -> Place:
     return (start - home.offset + home.at, start - home.offset + home.at + length)
 
 
-def _links(relations: Iterable[Row], name: str, report: Report) -> Iterator[Link]:
-    for row in relations:
-        nodes = row.get("nodes") or []
-        if len(nodes) == 2:
+def _links(part: Row, whole: dict[str, list[str]], name: str, report: Report) -> Iterator[Link]:
+    here = _names(part)
+    for row in part.get("relations", ()):
+        ids = [str(node["refid"]) for node in row.get("nodes") or ()]
+        ends = [here.get(id_) or whole.get(id_) or [id_] for id_ in ids]
+        where = f"{name}/{row.get('id', '')}"
+        if len(ends) != 2:  # between concepts, or among many
+            report.note(Reason.UNSAYABLE, where)
+        elif max(map(len, ends)) > 1:
+            report.note(Reason.AMBIGUOUS, where)
+        else:
             type_ = (row.get("infons") or {}).get("type", "")
-            yield Link(str(type_), str(nodes[0]["refid"]), str(nodes[1]["refid"]))
-        else:  # between concepts, or among many
-            report.note(Reason.UNSAYABLE, f"{name}/{row.get('id', '')}")
+            yield Link(str(type_), ends[0][0], ends[1][0])

@@ -1,12 +1,13 @@
 """
 BRAT standoff, as n2c2 and many others publish it: ``x.txt`` beside ``x.ann``, offsets in code
-points (https://brat.nlplab.org/standoff.html).
+points (https://brat.nlplab.org/standoff.html). The BioNLP shared tasks have ``x.a1``, ``x.a2`` and
+``x.rel`` instead, which together say what an ``x.ann`` would.
 
 Events are read as relations from their trigger to each argument.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from galenic_adapters.data.documents import (
@@ -16,9 +17,11 @@ from galenic_adapters.data.documents import (
     Reason,
     Report,
     files_of,
-    text_of,
 )
+from galenic_adapters.files import bytes_of, decoded, lines_of, text_of
 
+TEXT = ".txt"
+ANNOTATIONS = (".ann", ".a1", ".a2", ".rel")
 PLACES = r"[0-9]{1,9} [0-9]{1,9}(?:;[0-9]{1,9} [0-9]{1,9})*"
 MENTION = re.compile(rf"(T\S*)\t(\S+) ({PLACES})(?:\t(.*))?")
 RELATION = re.compile(r"(R\S*)\t(\S+) [^\s:]+:(\S+) [^\s:]+:(\S+)\s*")
@@ -29,44 +32,51 @@ UNSAYABLE = ("#", "A", "M", "N", "*")
 def read_brat(path: Path, report: Report) -> Iterator[Document]:
     """The documents of a folder, or of one file of a pair."""
     root = path.parent if path.is_file() else path
-    if path.is_file():
-        stems = {path.with_suffix("")}
-    else:
-        stems = {found.with_suffix("") for found in files_of(path, ".ann", ".txt")}
-    for stem in sorted(stems):
-        text, annotations = _beside(stem, ".txt"), _beside(stem, ".ann")
+    for stem, files in _by_stem(_files(path)).items():
         name = stem.relative_to(root).as_posix()
-        if text.is_file() and annotations.is_file():
-            yield _document(name, text_of(text), text_of(annotations), report)
+        told = [files[suffix] for suffix in ANNOTATIONS if suffix in files]
+        if TEXT in files and told:
+            yield _document(name, files[TEXT], told, report)
         else:
             report.note(Reason.UNPAIRED, name)
 
 
-def _beside(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [one for one in path.parent.iterdir() if one.stem == path.stem]
+    return files_of(path, TEXT, *ANNOTATIONS)
 
 
-def _document(name: str, text: str, annotations: str, report: Report) -> Document:
+def _by_stem(files: Iterable[Path]) -> dict[Path, dict[str, Path]]:
+    """The files of each document by their endings, in order."""
+    stems: dict[Path, dict[str, Path]] = {}
+    for file in sorted(files):
+        stems.setdefault(file.with_suffix(""), {})[file.suffix.lower()] = file
+    return stems
+
+
+def _document(name: str, text: Path, annotations: Sequence[Path], report: Report) -> Document:
     mentions: list[Mention] = []
     links: list[Link] = []
     triggers: dict[str, str] = {}  # of events, which relations may name too
-    for number, line in enumerate(annotations.split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if found := MENTION.fullmatch(line):
-            mentions.append(_mention(*found.groups()))
-        elif found := RELATION.fullmatch(line):
-            links.append(Link(found[2], found[3], found[4]))
-        elif found := EVENT.fullmatch(line):
-            triggers[found[1]] = found[2]
-            links += _arguments(found[2], found[3])
-        elif line.strip():
-            reason = Reason.UNSAYABLE if line.startswith(UNSAYABLE) else Reason.MALFORMED
-            report.note(reason, f"{name}.ann:{number}")
+    for file in annotations:
+        for number, line in lines_of(text_of(file)):
+            if found := MENTION.fullmatch(line):
+                mentions.append(_mention(*found.groups()))
+            elif found := RELATION.fullmatch(line):
+                links.append(Link(found[2], found[3], found[4]))
+            elif found := EVENT.fullmatch(line):
+                triggers[found[1]] = found[2]
+                links += _arguments(found[2], found[3])
+            elif line.strip():
+                reason = Reason.UNSAYABLE if line.startswith(UNSAYABLE) else Reason.MALFORMED
+                report.note(reason, f"{name}{file.suffix}:{number}")
     meant = [
         Link(one.type, triggers.get(one.head, one.head), triggers.get(one.tail, one.tail))
         for one in links
     ]
-    return Document(name, text, tuple(mentions), tuple(meant))
+    whole = decoded(text.name, bytes_of(text))  # its byte order mark too, which offsets may count
+    return Document(name, whole, tuple(mentions), tuple(meant))
 
 
 def _mention(id_: str, type_: str, places: str, said: str | None) -> Mention:

@@ -2,15 +2,17 @@
 What ``galenic convert`` does.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from galenic_adapters.data.archives import unpacked
 from galenic_adapters.data.conll import Columns, read_conll
 from galenic_adapters.data.convert import READERS, Rules, convert
 from galenic_adapters.data.documents import Report
-from galenic_adapters.data.examples import Dataset, labels_of, read_dataset
+from galenic_adapters.data.examples import Dataset, labels_of, labels_used, read_dataset
 from galenic_adapters.data.hub import HubSet, hub_documents, hub_rows
 from galenic_adapters.data.rows import write_dataset, write_rows
 from galenic_adapters.errors import BadInput
@@ -33,11 +35,12 @@ def convert_files(
     if not source.exists():
         raise BadInput(str(source), "is not there")
     report = Report()
-    if form == "conll" and columns:
-        documents = read_conll(source, report, columns)
-    else:
-        documents = READERS[form](source, report)
-    examples = convert(documents, task, rules, report)
+    with unpacked(source) as path:
+        if form == "conll" and columns:
+            documents = read_conll(path, report, columns)
+        else:
+            documents = READERS[form](path, report)
+        examples = convert(documents, task, rules, report)
     _write(out, Dataset(TaskName(task), tuple(examples), labels_of(examples)), report, say)
     return report
 
@@ -64,5 +67,17 @@ def _write(out: Path, data: Dataset, report: Report, say: Say) -> None:
     if not data.examples:
         raise BadInput(out.name, f"no example is left of {report.num_documents} documents")
     write_dataset(out, data.examples)
-    labels = f", labels {', '.join(data.labels)}" if data.labels else ""
-    say(f"{out}: {len(data.examples)} examples of {report.num_documents} documents{labels}")
+    num_examples, counts = len(data.examples), _counts(data)
+    say(f"{out}: {num_examples} examples of {report.num_documents} documents{_said(counts)}")
+    if data.task in (TaskName.NER, TaskName.RE) and not counts:
+        say("warning: none of them has an annotation")
+
+
+def _counts(data: Dataset) -> Counter[str]:
+    """How often each label is used."""
+    return Counter(label for one in data.examples for label in labels_used(one))
+
+
+def _said(counts: Counter[str]) -> str:
+    each = ", ".join(f"{label} {number}" for label, number in sorted(counts.items()))
+    return f", {counts.total()} annotations: {each}" if counts else ""

@@ -18,9 +18,9 @@ from galenic_adapters.data.documents import (
     Reason,
     Report,
     files_of,
-    text_of,
 )
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import lines_of, text_of
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".tsv", ".txt")
 TAG = re.compile(r"(?:(?P<how>[BIESLUMW])(?:[-_](?P<type>.+))?)|(?P<outside>O)")
@@ -45,11 +45,10 @@ def read_conll(
 ) -> Iterator[Document]:
     """The sentences of a file, or of all files of a folder; each is a document."""
     for file in files_of(path, *SUFFIXES):
-        lines = enumerate(text_of(file).split("\n"), start=1)
-        told = ((number, line.removesuffix("\r")) for number, line in lines)
-        for is_sentence, group in groupby(told, key=lambda one: _is_token(one[1])):
+        lines = lines_of(text_of(file))
+        for is_sentence, group in groupby(lines, key=lambda one: _is_token(one[1])):
             if is_sentence:
-                yield _sentence(file, list(group), columns, report)
+                yield from _sentence(file, list(group), columns, report)
 
 
 def _is_token(line: str) -> bool:
@@ -58,7 +57,8 @@ def _is_token(line: str) -> bool:
 
 def _sentence(
     file: Path, lines: Sequence[tuple[int, str]], columns: Columns, report: Report
-) -> Document:
+) -> Iterator[Document]:
+    """The document of *lines*, without those that have no token or no tag; none if all have not."""
     tokens, tags = [], []
     for number, line in lines:
         cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
@@ -67,12 +67,13 @@ def _sentence(
         except IndexError:
             problem = f"line {number}: {len(cells)} columns, no token and tag there"
             raise BadInput(file.name, problem) from None
-        if not token or len(cells) < 2 or not TAG.fullmatch(tag):
+        if token and len(cells) > 1 and TAG.fullmatch(tag):
+            tokens.append(token)
+            tags.append(tag)
+        else:
             report.note(Reason.MALFORMED, f"{file.name}:{number}")
-            tag = "O"
-        tokens.append(token or "?")
-        tags.append(tag)
-    return tagged(f"{file.stem}:{lines[0][0]}", tokens, tags)
+    if tokens:
+        yield tagged(f"{file.stem}:{lines[0][0]}", tokens, tags)
 
 
 def tagged(name: str, tokens: Sequence[str], tags: Sequence[str]) -> Document:

@@ -13,6 +13,7 @@ from galenic_adapters.data.brat import read_brat
 from galenic_adapters.data.conll import read_conll
 from galenic_adapters.data.documents import Document, Link, Reason, Report
 from galenic_adapters.data.notes import Discontinuous, Note, Pieces, settle, split
+from galenic_adapters.data.offsets import aligned
 from galenic_adapters.data.pubannotation import read_pubannotation
 from galenic_adapters.tasks.base import Example, Relation, Span
 from galenic_adapters.tasks.lists import NOTHING
@@ -82,7 +83,7 @@ def _settled(documents: Iterable[Document], rules: Rules, report: Report) -> Ite
             report.note(Reason.SAME_ID, document.id)
             continue
         seen.add(document.id)
-        note = settle(document, report, discontinuous=rules.discontinuous)
+        note = settle(aligned(document, report), report, discontinuous=rules.discontinuous)
         if note is not None:
             yield note
 

@@ -4,12 +4,15 @@ An annotated document as every format tells it, and an account of what could not
 Readers yield documents and check nothing; `notes` has the one set of checks.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import lines_of, text_of
 
 MOST_PLACES_TOLD = 3
 
@@ -55,7 +58,7 @@ class Reason(StrEnum):
     UNPAIRED = "text without annotations, or annotations without text"
     NOT_TEXT = "document that is empty or holds what is no text"
     SAME_ID = "id that was used before"
-    UNSAYABLE = "attribute, note or link of a kind that our schema has no place for"
+    UNSAYABLE = "attribute, note, link or further label, for which our schema has no place"
     NO_PLACE = "names no place in the text"
     OUT_OF_TEXT = "place outside of the text"
     TEXT_DIFFERS = "says other words than stand at its place"
@@ -65,6 +68,7 @@ class Reason(StrEnum):
     TWIN = "the same place and type again"
     OVERLAPS = "overlaps a longer mention"
     NO_END = "relation whose head or tail is not there, or was dropped"
+    AMBIGUOUS = "relation to an id that several mentions have"
     ACROSS = "relation across two pieces of the split document"
     TWO_TYPES = "second relation between the same two"
 
@@ -73,9 +77,13 @@ class Mending(StrEnum):
     """What was changed, without moving any offset."""
 
     TRIMMED = "space at a mention's ends was left out of it"
-    UNWRAPPED = "line break inside a mention became a space"
     COVERED = "discontinuous mention taken from its first to its last word"
-    REJOINED = "sentences that a mention runs across were kept together"
+    REJOINED = "lines or sentences that a mention runs across were kept together"
+    LINE_ENDS_ONE = "offsets that count a line end of two characters as one were put right"
+    LINE_ENDS_TWO = "offsets that count a line end of one character as two were put right"
+    UTF16 = "offsets that count UTF-16 units were put right"
+    BYTES = "offsets that count bytes of UTF-8 were put right"
+    RENAMED = "annotations whose ids begin anew in a passage got ids of their own"
 
 
 @dataclass(slots=True)
@@ -104,26 +112,45 @@ class Report:
 
 
 def files_of(path: Path, *suffixes: str) -> list[Path]:
-    """*path* itself, or the files below it that end so, in order; raises `BadInput` for none."""
+    """
+    *path* itself, or the files below it that end so, in order, hidden ones left out; raises
+    `BadInput` for none.
+    """
     if path.is_file():
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(suffixes))
-    if not found:
-        raise BadInput(path.name, f"holds no file that ends in {' or '.join(suffixes)}")
-    return found
+    found = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
+    if wanted := [p for p in found if p.name.lower().endswith(suffixes)]:
+        return wanted
+    there = ", ".join(sorted({p.suffix for p in found})[:5])
+    problem = f"holds no file that ends in {' or '.join(suffixes)}"
+    raise BadInput(path.name, problem + (f"; there are {there}" if there else ""))
 
 
-def bytes_of(path: Path) -> bytes:
-    """The file's bytes; raises `BadInput`."""
+def _is_hidden(path: Path, root: Path) -> bool:
+    """What systems leave beside files: ``._x.txt``, ``__MACOSX``, ``.ipynb_checkpoints``."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(root).parts)
+
+
+def json_of(path: Path) -> list[Any]:
+    """The JSON values of a file, which holds one, or one a line; raises `BadInput`."""
+    text = text_of(path)
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(path.name, f"cannot be read: {error.strerror or error}") from error
+        return [json.loads(text)]
+    except (json.JSONDecodeError, RecursionError) as error:
+        if getattr(error, "msg", "") != "Extra data":
+            raise BadInput(path.name, f"is not JSON: {error}"[:200]) from error
+    return [_parsed(line, number, path) for number, line in lines_of(text) if line.strip()]
 
 
-def text_of(path: Path) -> str:
-    """The file's text, its line ends as they are, so that offsets hold; raises `BadInput`."""
+def _parsed(line: str, number: int, path: Path) -> Any:
     try:
-        return bytes_of(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(path.name, f"is not UTF-8 at byte {error.start}") from error
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(path.name, f"line {number}: is not JSON: {error}"[:200]) from error
+
+
+def label_of(value: Any) -> tuple[str, int]:
+    """The label that a JSON value says, the first where it is a list, and how many more it says."""
+    values = value if isinstance(value, list) else [value]
+    said = [str(one) for one in values if isinstance(one, str | int) and one != ""]
+    return (said[0] if said else ""), len(values[1:])

@@ -10,6 +10,7 @@ Labelled examples in the project's JSON-lines schema, one file a split, gzipped 
 Offsets are code points, end-exclusive.
 """
 
+import codecs
 import gzip
 import json
 import zlib
@@ -20,13 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.tasks.base import Example, Relation, Span, TaskName, check_text
+from galenic_adapters.files import UTF16_MARKS
+from galenic_adapters.tasks.base import (
+    Completion,
+    Example,
+    Relation,
+    Span,
+    Task,
+    TaskName,
+    check_text,
+)
 from galenic_adapters.tasks.lists import NOTHING
 from galenic_adapters.tasks.ner import NerFields
 from galenic_adapters.tasks.nli import NliFields
 from galenic_adapters.tasks.qa import QaFields
 from galenic_adapters.tasks.re import ReFields
-from galenic_adapters.tasks.spans import check_span, locate
+from galenic_adapters.tasks.spans import check_span
 from galenic_adapters.tasks.summarization import SummarizationFields
 
 MOST_FAULTS = 20
@@ -43,10 +53,12 @@ class Dataset:
 
 def read_dataset(path: Path, task: str, labels: Sequence[str] = ()) -> Dataset:
     """
-    The examples of *path*, every one checked; raises `BadInput` that names the faulty lines.
+    The examples of *path*, every one checked; raises `BadInput` with a line for every faulty one.
 
     Where *labels* are given, they are all that an example may use.
     """
+    if task not in _READ:
+        raise BadInput("task", f"{task[:64]!r} is none of {', '.join(_READ)}")
     name = TaskName(task)
     faults: list[str] = []
     examples: dict[str, Example] = {}
@@ -61,8 +73,10 @@ def read_dataset(path: Path, task: str, labels: Sequence[str] = ()) -> Dataset:
         else:
             examples[example.id] = example
     if faults:
-        more = f" (and {len(faults) - MOST_FAULTS} more)" if len(faults) > MOST_FAULTS else ""
-        raise BadInput(path.name, "; ".join(faults[:MOST_FAULTS]) + more)
+        told = faults[:MOST_FAULTS]
+        if len(faults) > MOST_FAULTS:
+            told.append(f"and {len(faults) - MOST_FAULTS} more")
+        raise BadInput(path.name, f"\n{path.name}: ".join(told))
     if not examples:
         raise BadInput(path.name, "holds no example")
     return Dataset(name, tuple(examples.values()), labels_of(tuple(examples.values())))
@@ -73,7 +87,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            yield from ((n, line) for n, line in enumerate(file, start=1) if line.strip())
+            for number, line in enumerate(file, start=1):
+                if line.startswith(UTF16_MARKS):
+                    raise BadInput(path.name, "is UTF-16; save it as UTF-8")
+                if line.strip(codecs.BOM_UTF8).strip():
+                    yield number, line.removeprefix(codecs.BOM_UTF8)
     except (OSError, EOFError, zlib.error) as e:  # the last two for a gzip file that is cut
         problem = getattr(e, "strerror", None) or e
         raise BadInput(path.name, f"cannot be read: {problem}") from e
@@ -121,40 +139,58 @@ def _check_known(example: Example, labels: Sequence[str]) -> None:
         raise BadInput("labels", f"{listed[:200]} is none of {', '.join(labels)[:200]}")
 
 
-def unsayable(examples: Sequence[Example]) -> dict[str, str]:
+def unsayable(task: Task[Any, Any], examples: Sequence[Example]) -> dict[str, str]:
     """
-    By example's id, what its answer cannot say: an entity inside another one of its type, or one
-    that is annotated at some of its places only.
+    By example's id, what its answer cannot say: what was written does not read back. Of entities
+    that is one inside another of its type, one that is annotated at some of its places only, and
+    one with space at its ends.
     """
     told = {}
     for example in examples:
-        if not isinstance(example.fields, NerFields):
-            continue
-        text = example.fields.text
-        mentions = [(span.type or "", span.text) for span in example.value]
-        said, _ = locate(mentions, text)
-        places = {(span.start, span.end, span.type) for span in example.value}
-        heard = {(span.start, span.end, span.type) for span in said}
-        if lost := len(places - heard):
-            told[example.id] = f"{lost} of {len(places)} entities cannot be answered"
-        elif more := len(heard - places):
-            told[example.id] = f"{more} mentions that are not annotated count as entities"
+        said = Completion(task.write(example.value, example.fields), "stop")
+        heard = task.read(said, example.fields)
+        if heard.value is None:
+            told[example.id] = f"its answer reads back as {heard.reading}"
+        elif isinstance(example.fields, NerFields):
+            if problem := _unlike(set(example.value), set(heard.value)):
+                told[example.id] = problem
+        elif heard.value != example.value:
+            told[example.id] = "its answer reads back as another"
     return told
+
+
+def _unlike(spans: set[Span], heard: set[Span]) -> str | None:
+    if padded := [span for span in spans if span.text != span.text.strip()]:
+        return f"{len(padded)} of {len(spans)} entities begin or end in space, as no answer does"
+    if lost := len(spans - heard):
+        return f"{lost} of {len(spans)} entities cannot be answered"
+    if more := len(heard - spans):
+        return f"{more} mentions that are not annotated count as entities"
+    return None
+
+
+def num_over_line_ends(examples: Sequence[Example]) -> int:
+    """The entities that run over a line end; their answers have a space there."""
+    spans = (s for e in examples if isinstance(e.fields, NerFields) for s in e.value)
+    return sum(len(span.text.splitlines()) > 1 for span in spans)
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     """The types, relations or labels of *examples*; none for QA and summarization."""
-    seen: dict[str, None] = {}
-    for example in examples:
-        match example.fields:
-            case NerFields():
-                seen.update(dict.fromkeys(span.type for span in example.value))
-            case ReFields(head=head):
-                types = [relation.type for relation in example.value]
-                seen.update(dict.fromkeys(types or ([NOTHING] if head else [])))
-            case NliFields():
-                seen[example.value] = None
-    return tuple(sorted(seen))
+    return tuple(sorted({label for example in examples for label in labels_used(example)}))
+
+
+def labels_used(example: Example) -> list[str]:
+    """The type, relation or label of each thing that *example*'s answer says."""
+    match example.fields:
+        case NerFields():
+            return [span.type for span in example.value]
+        case ReFields(head=head):
+            relations = [relation.type for relation in example.value]
+            return relations or ([NOTHING] if head else [])
+        case NliFields():
+            return [example.value]
+    return []
 
 
 def with_lists(examples: Sequence[Example]) -> list[Example]:

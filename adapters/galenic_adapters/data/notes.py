@@ -19,6 +19,7 @@ from galenic_adapters.data.documents import (
     Reason,
     Report,
 )
+from galenic_adapters.data.offsets import says
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Span, check_labels, check_text
 
@@ -60,10 +61,9 @@ def settle(document: Document, report: Report, *, discontinuous: Discontinuous) 
         if isinstance(settled, Reason):
             report.note(settled, where)
         else:
-            text = _unwrapped(text, settled, report, where)
-            spans[mention.id] = Span(*settled, "", mention.type)
-    told = {id_: replace(span, text=text[span.start : span.end]) for id_, span in spans.items()}
-    return Note(document.id, text, told, tuple(_held(document, told, report)))
+            start, end = settled
+            spans[mention.id] = Span(start, end, text[start:end], mention.type)
+    return Note(document.id, text, spans, tuple(_held(document, spans, report)))
 
 
 def _settle_one(
@@ -75,9 +75,7 @@ def _settle_one(
         return Reason.NO_PLACE
     if not all(0 <= start < end <= len(text) for start, end in mention.places):
         return Reason.OUT_OF_TEXT
-    if mention.said is not None and _words(mention.said) != _words(
-        "".join(text[start:end] for start, end in mention.places)
-    ):
+    if mention.said is not None and not says(mention.said, text, mention.places):
         return Reason.TEXT_DIFFERS
     start, end = mention.places[0][0], max(end for _, end in mention.places)
     if not _is_whole(mention.places, text):
@@ -95,11 +93,6 @@ def _is_type(type_: str) -> bool:
         return False
 
 
-def _words(text: str) -> str:
-    """Formats differ in how they write line breaks and gaps inside a mention, not its letters."""
-    return "".join(text.split())
-
-
 def _is_whole(places: tuple[Place, ...], text: str) -> bool:
     """Whether nothing but space is between the places, as where BRAT breaks a mention at a line."""
     gaps = ((end, start) for (_, end), (start, _) in pairwise(places))
@@ -115,17 +108,6 @@ def _trimmed(place: Place, text: str, report: Report, where: str) -> Place | Rea
     if trimmed != place:
         report.note(Mending.TRIMMED, where)
     return trimmed
-
-
-def _unwrapped(text: str, place: Place, report: Report, where: str) -> str:
-    """*text* without line breaks inside *place*: a mention is one line of an answer."""
-    start, end = place
-    said = text[start:end]
-    flat = said.replace("\n", " ").replace("\r", " ")
-    if flat == said:
-        return text
-    report.note(Mending.UNWRAPPED, where)
-    return text[:start] + flat + text[end:]
 
 
 def _held(document: Document, spans: dict[str, Span], report: Report) -> Iterator[Link]:

@@ -1,9 +1,11 @@
 """
 PubAnnotation JSON (https://www.pubannotation.org/docs/annotation-format): one object, a list of
 them, or one a line. Discontinuous mentions come as a bag of spans or as chained fragments.
+
+Files of its first years (``catanns``, ``relanns``) are read as those of today. What stands in lists
+of other names is counted as left out.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +19,17 @@ from galenic_adapters.data.documents import (
     Reason,
     Report,
     files_of,
-    text_of,
+    json_of,
+    label_of,
 )
 from galenic_adapters.errors import BadInput
 
 CHAINED = "_lexicallyChainedTo"
+NAMES = ("sourcedb", "source_db", "sourceid", "source_id", "divid", "division_id")
+TAKEN = {
+    *("text", "denotations", "catanns", "relations", "relanns", "insanns", "tracks"),
+    "namespaces",  # short forms of web addresses, which say nothing of the text
+}
 
 Row = dict[str, Any]
 
@@ -37,36 +45,54 @@ def read_pubannotation(path: Path, report: Report) -> Iterator[Document]:
                 raise BadInput(file.name, problem[:200]) from error
 
 
-def _rows(file: Path) -> list[Row]:
-    text = text_of(file)
-    try:
-        if file.suffix == ".jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
-        read = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(file.name, f"is not JSON: {error}"[:200]) from error
-    return read if isinstance(read, list) else [read]
+def _rows(file: Path) -> Iterator[Row]:
+    for value in json_of(file):
+        yield from value if isinstance(value, list) else [value]
 
 
 def _document(row: Row, otherwise: str, report: Report) -> Document:
     if row.get("tracks"):
         raise ValueError("it holds tracks of several projects; export one project")
-    named = [str(row[key]) for key in ("sourcedb", "sourceid", "divid") if row.get(key) is not None]
+    named = [str(row[key]) for key in NAMES if row.get(key) is not None]
     name = "/".join(named) or otherwise
-    for kind in ("attributes", "modifications"):
-        for one in row.get(kind) or ():
-            report.note(Reason.UNSAYABLE, f"{name}/{one.get('id', '')}")
-    links = [Link(r["pred"], r["subj"], r["obj"]) for r in row.get("relations") or ()]
-    told = [_mention(one, number) for number, one in enumerate(row.get("denotations") or ())]
+    for key in row.keys() - TAKEN:
+        for one in row[key] if isinstance(row[key], list) else ():
+            id_ = one.get("id", key) if isinstance(one, dict) else key
+            report.note(Reason.UNSAYABLE, f"{name}/{id_}")
+    instances = {one["id"]: _either(one, "object", "obj") for one in _all(row, "insanns")}
+    links = [_link(one, instances) for one in _all(row, "relations", "relanns")]
+    told = [
+        _mention(one, number, name, report)
+        for number, one in enumerate(_all(row, "denotations", "catanns"))
+    ]
     mentions = _unchained(told, links)
     kept = tuple(link for link in links if link.type != CHAINED)
     return Document(name, row["text"], tuple(mentions), kept)
 
 
-def _mention(row: Row, number: int) -> Mention:
-    span = row["span"]
+def _all(row: Row, *keys: str) -> list[Row]:
+    return [one for key in keys for one in row.get(key) or ()]
+
+
+def _either(row: Row, *keys: str) -> Any:
+    """What stands under the first of *keys* that is there; raises `KeyError`."""
+    return row[next((key for key in keys if key in row), keys[0])]
+
+
+def _link(row: Row, instances: dict[str, str]) -> Link:
+    head, tail = _either(row, "subj", "subject"), _either(row, "obj", "object")
+    type_ = str(_either(row, "pred", "type"))
+    return Link(type_, instances.get(head, head), instances.get(tail, tail))
+
+
+def _mention(row: Row, number: int, name: str, report: Report) -> Mention:
+    id_ = str(row.get("id", f"#{number}"))
+    label, num_more = label_of(_either(row, "obj", "category"))
+    for _ in range(num_more):
+        report.note(Reason.UNSAYABLE, f"{name}/{id_}")
+    span = row.get("span", row)
     places = tuple(_place(one) for one in (span if isinstance(span, list) else [span]))
-    return Mention(str(row.get("id", f"#{number}")), str(row["obj"]), places)
+    return Mention(id_, label, places)
 
 
 def _place(span: Row) -> Place:

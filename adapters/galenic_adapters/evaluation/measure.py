@@ -18,8 +18,7 @@ from galenic_adapters.evaluation.evaluate import (
     said_of,
 )
 from galenic_adapters.evaluation.remote import evaluate_remote
-from galenic_adapters.factor import compose
-from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import Manifest
 from galenic_adapters.package.zoo import metaprompt_of
 from galenic_adapters.tasks.base import Example
@@ -48,12 +47,16 @@ def measure(
     With *untuned_records* of an earlier evaluation, the untuned backbone is not asked again.
     """
     package = Package.read(package_file.read_bytes())
-    source, model = load(backbone, say)
-    metaprompt = metaprompt_of(source, metaprompt_file)
-    check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=package.manifest.rank)
-    task = make_task(package.manifest.task, package.manifest.labels)
     examples = _examples(data, package.manifest)[:limit]
-    tuned = evaluate(model, compose(metaprompt, package.factor), task, examples)
+    source, model = load(backbone, say)
+    metaprompts = {}
+    if package.manifest.metaprompt is not None:
+        metaprompt = metaprompt_of(source, metaprompt_file)
+        metaprompts[metaprompt.digest] = metaprompt
+    fit = Fit(source, metaprompts, model.shape)
+    fit.check(package)
+    task = make_task(package.manifest.task, package.manifest.labels)
+    tuned = evaluate(model, fit.composed(package), task, examples)
     if untuned_records:
         earlier = [json.loads(row) for row in untuned_records.read_text("utf-8").splitlines()]
         untuned = reread(task, examples, earlier)
@@ -73,6 +76,8 @@ def measure(
             rows = records_of(task, examples, one.completions)
             _write_records(package_file.with_suffix(f".{split}.{who}.jsonl"), rows)
             say(f"{package.manifest.name} {who}: {said_of(one.scores)}")
+        else:
+            say(f"{package.manifest.name} {who}: none, for answers are no labels")
     package_file.write_bytes(package.data)
     package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from galenic_adapters.data.examples import Dataset, read_dataset
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import text_of
 from galenic_adapters.tasks.base import TaskName
 from galenic_adapters.training.recipe import Source
 
@@ -63,9 +64,7 @@ def read_catalogue(data: Path) -> list[Listed]:
     """Raises `BadInput` where *data* has no catalogue, or one of another form."""
     path = data / "catalogue.json"
     try:
-        read = _Catalogue.model_validate(json.loads(path.read_text("utf-8")))
-    except OSError as e:
-        raise BadInput(str(path), f"cannot be read: {e.strerror}") from e
+        read = _Catalogue.model_validate(json.loads(text_of(path)))
     except (ValidationError, json.JSONDecodeError) as e:
         raise BadInput(str(path), f"is no catalogue: {e}"[:300]) from e
     return [

@@ -2,11 +2,13 @@
 A grammar-bound list, one ``type: item`` a line, as NER and RE answer it; ``none`` when it is empty.
 """
 
+import re
 from collections.abc import Sequence
 
 from galenic_adapters.tasks.base import Completion, Grammar, Reading
 
 NOTHING = "none"
+LINE_END = re.compile(r"\s*[\n\r]\s*")
 
 
 def list_grammar(types: Sequence[str], item: str) -> Grammar:
@@ -24,8 +26,9 @@ def _escaped(literal: str) -> str:
 
 
 def write_lines(items: Sequence[tuple[str, str]]) -> str:
-    """The distinct (type, item) pairs, in order."""
-    return "\n".join(f"{type_}: {item}" for type_, item in dict.fromkeys(items)) or NOTHING
+    """The distinct (type, item) pairs, in order; an item's line ends become spaces."""
+    lines = (f"{type_}: {LINE_END.sub(' ', item.strip())}" for type_, item in items)
+    return "\n".join(dict.fromkeys(lines)) or NOTHING
 
 
 def read_lines(

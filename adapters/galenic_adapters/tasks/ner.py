@@ -2,6 +2,7 @@
 Named entity recognition: which spans of the text are of which of the adapter's types.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,10 @@ from galenic_adapters.tasks.base import (
 )
 from galenic_adapters.tasks.lists import list_grammar, read_lines, write_lines
 from galenic_adapters.tasks.spans import locate
+
+LONG_CHARS = 3000
+CHARS_A_SPAN = 1000
+"""A long text that has fewer entities than one in so many characters may not have been read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +64,11 @@ class Ner:
         if pairs is None:
             return Answer(None, reading)
         spans, missing = locate(pairs, fields.text)
-        warnings = (f"{len(missing)} mention(s) not found in the text were dropped",)
-        return Answer(spans, reading, warnings=warnings if missing else ())
+        return Answer(spans, reading, warnings=tuple(_warnings(spans, missing, fields.text)))
+
+
+def _warnings(spans: Sequence[Span], missing: Sequence[str], text: str) -> Iterator[str]:
+    if missing:
+        yield f"{len(missing)} mention(s) not found in the text were dropped"
+    if len(text) >= LONG_CHARS and len(spans) * CHARS_A_SPAN < len(text):
+        yield f"{len(spans)} entities are few for {len(text)} characters; shorter texts read better"

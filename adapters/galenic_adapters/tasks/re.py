@@ -123,5 +123,5 @@ def _located(type_: str, item: str, text: str) -> Relation | None:
         places = list(product(occurrences(head, text), occurrences(tail, text)))
         if places:
             (a, b), (c, d) = min(places, key=lambda two: abs(two[0][0] - two[1][0]))
-            return Relation(type_, Span(a, b, head), Span(c, d, tail))
+            return Relation(type_, Span(a, b, text[a:b]), Span(c, d, text[c:d]))
     return None

@@ -1,24 +1,50 @@
 """
-Where a mention stands in a text: verbatim, every time it occurs, in code points.
+Where a mention stands in a text, every time it occurs, in code points: in the same words, however
+the text's lines break between them.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Span
 
+Place = tuple[int, int]
+Pair = tuple[str, str]
+"""A type and a mention."""
+SHORT_CHARS = 4
 
-def occurrences(mention: str, text: str) -> list[tuple[int, int]]:
+
+def occurrences(mention: str, text: str) -> list[Place]:
     """
     Every non-overlapping place of *mention*, those that cut no word in two where there are any.
+
+    White space of any kind and length counts as the same, so that a mention is found across a line
+    end. Where it stands nowhere, capitals and small letters count as the same too.
     """
-    found = []
-    at = text.find(mention) if mention else -1
-    while at >= 0:
-        found.append((at, at + len(mention)))
-        at = text.find(mention, at + len(mention))
+    return _verbatim(mention, text) or _in_any_case(mention, text)
+
+
+def _verbatim(mention: str, text: str) -> list[Place]:
+    found = _matches(mention, text)
     whole = [place for place in found if not _cuts_word(text, *place)]
     return whole or found
+
+
+def _in_any_case(mention: str, text: str) -> list[Place]:
+    """Whole words only; and a short abbreviation (ALL, US) is another word in small letters."""
+    is_short = mention.isupper() and len(mention) <= SHORT_CHARS
+    return [
+        (start, end)
+        for start, end in _matches(mention, text, re.IGNORECASE)
+        if not _cuts_word(text, start, end) and not (is_short and text[start:end].islower())
+    ]
+
+
+def _matches(mention: str, text: str, flags: re.RegexFlag = re.NOFLAG) -> list[Place]:
+    words = mention.split()
+    pattern = r"\s+".join(map(re.escape, words))
+    return [one.span() for one in re.finditer(pattern, text, flags)] if words else []
 
 
 def _cuts_word(text: str, start: int, end: int) -> bool:
@@ -28,24 +54,45 @@ def _cuts_word(text: str, start: int, end: int) -> bool:
     return joined(start) or joined(end)
 
 
-def locate(mentions: Iterable[tuple[str, str]], text: str) -> tuple[tuple[Span, ...], list[str]]:
+def locate(mentions: Iterable[Pair], text: str) -> tuple[tuple[Span, ...], list[str]]:
     """
     The spans of (type, mention) pairs in text order, and the mentions that are not in the text.
 
     A mention that also stands inside a longer one of the same type ("cancer" in "breast cancer")
-    is found there only if it stands nowhere else.
+    is found there only if it stands nowhere else. One in other capitals than the text's is found
+    only where nothing of its type stands.
     """
-    places = {pair: occurrences(pair[1], text) for pair in mentions}
+    places = {pair: _verbatim(pair[1], text) for pair in mentions}
+    others = {pair: _in_any_case(pair[1], text) for pair, spots in places.items() if not spots}
     found: set[Span] = set()
-    for (type_, mention), spots in sorted(places.items(), key=lambda item: -len(item[0][1])):
+    for (type_, _), spots in _longest_first(places):
         free = [spot for spot in spots if not _inside(spot, type_, found)]
-        found.update(Span(start, end, mention, type_) for start, end in free or spots)
-    missing = [mention for (_, mention), spots in places.items() if not spots]
+        found.update(_span(type_, spot, text) for spot in free or spots)
+    for (type_, _), spots in _longest_first(others):
+        new = [_span(type_, spot, text) for spot in spots]
+        found.update([one for one in new if not any(_overlap(one, other) for other in found)])
+    missing = [
+        mention
+        for (type_, mention), spots in others.items()
+        if not found.intersection(_span(type_, spot, text) for spot in spots)
+    ]
     return tuple(sorted(found, key=lambda span: (span.start, span.end, span.type or ""))), missing
 
 
-def _inside(spot: tuple[int, int], type_: str, spans: set[Span]) -> bool:
+def _longest_first(places: Mapping[Pair, list[Place]]) -> list[tuple[Pair, list[Place]]]:
+    return sorted(places.items(), key=lambda item: -len(item[0][1]))
+
+
+def _span(type_: str, place: Place, text: str) -> Span:
+    return Span(*place, text[slice(*place)], type_)
+
+
+def _inside(spot: Place, type_: str, spans: set[Span]) -> bool:
     return any(s.type == type_ and s.start <= spot[0] and spot[1] <= s.end for s in spans)
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one.type == other.type and one.start < other.end and other.start < one.end
 
 
 def check_span(field: str, span: Span, text: str) -> None:

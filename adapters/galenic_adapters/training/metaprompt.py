@@ -3,21 +3,31 @@ The first half of the method: a teacher for every source, and from them one meta
 factor for every source.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from galenic_adapters.backbone.prompted import PromptedBackbone
-from galenic_adapters.errors import Conflict
+from galenic_adapters.errors import BadInput, Conflict
 from galenic_adapters.training.datasets import Course, prepare
 from galenic_adapters.training.init import Earlier, first_rows
 from galenic_adapters.training.loop import Run
 from galenic_adapters.training.losses import Teaching
-from galenic_adapters.training.modules import DensePrompts, Factors
+from galenic_adapters.training.modules import (
+    DensePrompts,
+    FactorLearner,
+    Factors,
+    Learner,
+    ScaleFactors,
+)
 from galenic_adapters.training.recipe import Recipe
 
 TEACHERS = "teachers"
+INPUTS = "inputs.json"
 
 
 def learn_sources(
@@ -27,7 +37,7 @@ def learn_sources(
     *,
     data: Path = Path(),
     earlier: Earlier | None = None,
-) -> tuple[Factors, list[Course]]:
+) -> tuple[FactorLearner, list[Course]]:
     """
     Run *recipe* on the files below *data*, to its end in *folder*, from where an *earlier* run
     came to or from where the recipe says.
@@ -35,7 +45,7 @@ def learn_sources(
     Raises `BadInput` for faulty data and a loss that is not a number, `Conflict` where the folder
     holds another recipe's run.
     """
-    claim(folder, recipe)
+    claim(folder, recipe, inputs_of(recipe, data))
     courses = read_sources(recipe, backbone, data)
     teachers = learn_teachers(recipe, courses, backbone, folder / TEACHERS)
     learner = learn_metaprompt(recipe, courses, backbone, folder, teachers, earlier)
@@ -57,12 +67,14 @@ def read_sources(recipe: Recipe, backbone: PromptedBackbone, data: Path) -> list
 
 def learn_teachers(
     recipe: Recipe, courses: Sequence[Course], backbone: PromptedBackbone, folder: Path
-) -> DensePrompts | None:
-    """A dense prompt for every source, all side by side; each at its best on its dev data."""
+) -> Learner | None:
+    """
+    Learn a teacher for every source, all side by side: a dense prompt, or scales of its own. Each
+    is as it was at its best on its dev data.
+    """
     if recipe.teach is None:
         return None
-    start_PD = backbone.embed_text(recipe.text, recipe.num_positions)
-    teachers = DensePrompts(start_PD, [course.name for course in courses])
+    teachers = make_teachers(recipe, [course.name for course in courses], backbone)
     run = Run(
         teachers,
         backbone,
@@ -77,26 +89,36 @@ def learn_teachers(
     return teachers.requires_grad_(False)
 
 
+def make_teachers(recipe: Recipe, names: Sequence[str], backbone: PromptedBackbone) -> Learner:
+    """Teachers that have learned nothing yet."""
+    if recipe.form == "scales":
+        teachers = ScaleFactors(backbone.shape, names, recipe.places)
+        teachers.shared.requires_grad_(False)
+        return teachers
+    return DensePrompts(backbone.embed_text(recipe.text, recipe.num_positions), names)
+
+
 def learn_metaprompt(
     recipe: Recipe,
     courses: Sequence[Course],
     backbone: PromptedBackbone,
     folder: Path,
-    teachers: DensePrompts | None,
+    teachers: Learner | None,
     earlier: Earlier | None = None,
-) -> Factors:
+) -> FactorLearner:
     """The student: all factors and what they share, from the data and the teachers."""
     torch.manual_seed(recipe.seed)
+    names = [course.name for course in courses]
+    learner: FactorLearner
     if earlier:
         learner = earlier.learner(courses, backbone, recipe.rank)
+        learner.shared.requires_grad_(True)
+    elif recipe.form == "scales":
+        learner = ScaleFactors(backbone.shape, names, recipe.places)
     else:
-        learner = Factors(
-            first_rows(recipe, backbone, teachers),
-            [course.name for course in courses],
-            recipe.rank,
-            seed=recipe.seed,
-            additive=recipe.additive,
-        )
+        dense = teachers if isinstance(teachers, DensePrompts) else None
+        rows_PD = first_rows(recipe, backbone, dense)
+        learner = Factors(rows_PD, names, recipe.rank, seed=recipe.seed)
     teaching = Teaching(teachers, recipe.distil) if teachers and recipe.distil else None
     run = Run(
         learner,
@@ -112,10 +134,39 @@ def learn_metaprompt(
     return learner
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """*folder* is for this recipe's run; raises `Conflict` where it is for another's."""
+def claim(folder: Path, recipe: Recipe, inputs: Mapping[str, str]) -> None:
+    """
+    *folder* is for this recipe's run on *inputs*, a digest or a word by its name; raises
+    `Conflict` that names what differs where it is for another's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "recipe.json"
-    if path.exists() and Recipe.load(path) != recipe:
-        raise Conflict(f"{folder} holds the run of another recipe; choose another folder")
+    path, held = folder / "recipe.json", folder / INPUTS
+    if path.exists() and (differ := _differing(Recipe.load(path), recipe)):
+        problem = f"holds the run of another recipe ({', '.join(differ)})"
+        raise Conflict(f"{folder} {problem}; choose another folder")
+    known = json.loads(held.read_text("utf-8")) if held.exists() else {}
+    for name, digest in inputs.items():
+        if known.get(name, digest) != digest:
+            problem = f"{name} is another than the run in {folder} began with"
+            raise Conflict(f"{problem}; choose another folder, or delete that one to begin anew")
+    held.write_text(json.dumps(dict(inputs), indent=2) + "\n", "utf-8")
     recipe.save(path)
+
+
+def _differing(one: Recipe, other: Recipe) -> list[str]:
+    return [f.name for f in fields(one) if getattr(one, f.name) != getattr(other, f.name)]
+
+
+def inputs_of(recipe: Recipe, data: Path = Path()) -> dict[str, str]:
+    """The digests of the files that *recipe*'s sources name; raises `BadInput`."""
+    named = [name for source in recipe.sources for name in (source.train, source.dev) if name]
+    return {name: digest_of(data / name) for name in named}
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a file's bytes; raises `BadInput`."""
+    try:
+        with path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(path.name, f"cannot be read: {error.strerror or error}") from error

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import text_of
 
 T = TypeVar("T")
 
@@ -84,11 +85,14 @@ class Distillation:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
     """
-    num_positions: P.   rank: R.   learn: how the metaprompt and its factors learn.   teach, distil:
-    how teachers learn, and what the student takes from them; without, it learns from data alone.
+    form: where factors act: scales of activations inside the layers, in *places*, or a product at
+    the input.   num_positions: P.   rank: R of a product.   learn: how the metaprompt and its
+    factors learn.   teach, distil: how teachers learn, and what the student takes from them;
+    without, it learns from data alone.
     init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
-    as the mean of the teachers.   additive: factors have a low-rank sum beside the product.
-    max_text_tokens: longer examples are left out, and counted.   backbone: what it is for (a
+    as the mean of the teachers.
+    max_text_tokens: longer examples are left out, and counted.   licence: of the adapters, as their
+    maker says; a source's is its data's.   backbone: what it is for (a
     command may name another), of which architecture in ``adapters/recipes/architectures``.
     checkpointing: layers are computed again in the backward pass.
     batch_tokens: text tokens of a forward pass, where the machine's own are too many.
@@ -98,14 +102,16 @@ class Recipe:
     learn: Phase
     teach: Phase | None = None
     distil: Distillation | None = None
+    form: Literal["scales", "input"] = "scales"
+    places: tuple[Literal["q", "k", "v", "o", "f"], ...] = ("o", "f")
     num_positions: int = 64
     rank: int = 16
-    additive: bool = False
     init: Literal["text", "vocabulary", "teachers"] = "text"
     text: str = TEXT
     max_text_tokens: int = 768
     max_dev_examples: int = 100
     seed: int = 0
+    licence: str = "not stated"
     backbone: str | None = None
     architecture: str | None = None
     checkpointing: bool = False
@@ -117,16 +123,16 @@ class Recipe:
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise BadInput("sources", f"{len(names)} names, {len(set(names))} of them distinct")
+        if self.form == "scales" and not self.places:
+            raise BadInput("places", "at least one is needed where the form is scales")
         if self.teach is None and (self.distil or self.init == "teachers"):
             raise BadInput("teach", "is missing, and there is no distillation without teachers")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
-        except BadInput:
-            raise
-        except (OSError, ValueError) as e:
+            return cls.from_json(json.loads(text_of(path)))
+        except ValueError as e:
             raise BadInput(str(path), f"is not a recipe: {e}") from e
 
     @classmethod

@@ -4,24 +4,27 @@ What the commands ``galenic train`` and ``adapt`` do, in the order it happens.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from galenic_adapters.backbone.load import load
 from galenic_adapters.backbone.prompted import PromptedBackbone
-from galenic_adapters.data.examples import read_dataset, unsayable
+from galenic_adapters.data.examples import Dataset, num_over_line_ends, read_dataset, unsayable
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import ZOO, folder_of, metaprompt_of
+from galenic_adapters.refs import check_name
+from galenic_adapters.tasks.lookup import make_task
 from galenic_adapters.training.datasets import Course, prepare
 from galenic_adapters.training.init import Earlier, known_in, start_factor
-from galenic_adapters.training.metaprompt import claim, learn_sources
-from galenic_adapters.training.publish import publish_factor, publish_metaprompt
-from galenic_adapters.training.recipe import Recipe
+from galenic_adapters.training.metaprompt import claim, digest_of, inputs_of, learn_sources
+from galenic_adapters.training.modules import ones_of
+from galenic_adapters.training.publish import check_claims, publish_factor, publish_metaprompt
+from galenic_adapters.training.recipe import Recipe, Source
 from galenic_adapters.training.targets import learn_targets
 
 Say = Callable[[str], None]
+STARTS = ("ones", "mean", "task", "nearest")
 MOST_SHARE = 0.0005
 """Of the backbone's parameters, that a task may learn (arXiv 2604.06650)."""
 NUM_JUDGED = 60
@@ -41,6 +44,7 @@ def train(
     Learn a metaprompt with a factor for every source, and write all of them into *folder*; with
     *start*, go on from the metaprompt and the factors in that folder.
     """
+    _read(recipe, data)
     source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
     earlier = Earlier.of(start, source) if start else None
     learner, courses = learn_sources(recipe, model, folder, data=data, earlier=earlier)
@@ -50,7 +54,13 @@ def train(
     how += f", from metaprompt {earlier.metaprompt.digest}" if earlier else ""
     for which, course in enumerate(courses):
         publish_factor(
-            learner.factor(which), course, folder, metaprompt=metaprompt, backbone=source, how=how
+            learner.factor(which),
+            course,
+            folder,
+            metaprompt=metaprompt,
+            backbone=source,
+            how=how,
+            licence=recipe.licence,
         )
     say(f"metaprompt {metaprompt.digest} and {len(courses)} adapters are in {folder}")
 
@@ -64,14 +74,20 @@ def adapt(
     backbone: str | None = None,
     say: Say = print,
 ) -> None:
-    """Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each."""
+    """
+    Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each.
+
+    Names and data are checked before the backbone is loaded.
+    """
+    for one, read in zip(recipe.sources, _read(recipe, fewest=2), strict=True):
+        _tell_odd(one, read, say)
+    claim(folder, recipe, inputs_of(recipe) | _how(start, metaprompt_file, backbone))
     source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
     metaprompt = metaprompt_of(source, metaprompt_file)
-    share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
+    share = ones_of(metaprompt, recipe.rank).num_parameters / model.num_parameters
     if share > MOST_SHARE:
-        say(f"rank {recipe.rank} is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
+        say(f"a factor is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
     courses = [_course(one, recipe, model, say) for one in recipe.sources]
-    claim(folder, recipe)
     known = metaprompt_file.parent if metaprompt_file else folder_of(ZOO, source)
     starts = [_start(start, known, c, source, model, metaprompt, recipe.rank) for c in courses]
     learner = learn_targets(
@@ -87,7 +103,13 @@ def adapt(
     how = f"At most {recipe.learn.num_steps} steps, seed {recipe.seed}, started from {start}"
     for which, course in enumerate(courses):
         package = publish_factor(
-            learner.factor(which), course, folder, metaprompt=metaprompt, backbone=source, how=how
+            learner.factor(which),
+            course,
+            folder,
+            metaprompt=metaprompt,
+            backbone=source,
+            how=how,
+            licence=recipe.licence,
         )
         say(
             f"{course.name}: {learner.num_own():,} parameters, {share:.4%} of the backbone;"
@@ -95,16 +117,45 @@ def adapt(
         )
 
 
-def _course(source: Any, recipe: Recipe, model: PromptedBackbone, say: Say) -> Course:
-    """The data, checked before anything is learned, and what is odd about them."""
-    examples = read_dataset(Path(source.train), source.task, source.labels).examples
-    if len(examples) < 2:
-        raise BadInput(Path(source.train).name, f"holds {len(examples)} example, at least 2 needed")
-    odd = unsayable(examples)
+def _read(recipe: Recipe, data: Path = Path(), *, fewest: int = 1) -> list[Dataset]:
+    """The sources' data. Raises `BadInput` for all that would fail when they are learned, too."""
+    found = []
+    for source in recipe.sources:
+        check_name("name", source.name)
+        read = read_dataset(data / source.train, source.task, source.labels)
+        if len(read.examples) < fewest:
+            problem = f"holds {len(read.examples)} example, at least {fewest} needed"
+            raise BadInput(Path(source.train).name, problem)
+        labels = source.labels or read.labels
+        if source.dev:
+            read_dataset(data / source.dev, source.task, labels)
+        check_claims(source, labels, recipe.licence)
+        found.append(read)
+    return found
+
+
+def _tell_odd(source: Source, read: Dataset, say: Say) -> None:
+    """What is odd about the examples."""
+    name, examples = Path(source.train).name, read.examples
+    odd = unsayable(make_task(source.task, source.labels or read.labels), examples)
     for id_, what in list(odd.items())[:3]:
-        say(f"{Path(source.train).name}: example {id_[:80]}: {what}")
+        say(f"{name}: example {id_[:80]}: {what}")
     if len(odd) > 3:
         say(f"... and {len(odd) - 3} examples more like these, of {len(examples)}")
+    if number := num_over_line_ends(examples):
+        say(f"{name}: {number} entities run over a line end; they are taught with a space there")
+
+
+def _how(start: str, metaprompt_file: Path | None, backbone: str | None) -> dict[str, str]:
+    """What else an adaptation depends on, as `claim` takes it."""
+    return {
+        "start": start if start in STARTS else digest_of(Path(start)),
+        "metaprompt": digest_of(metaprompt_file) if metaprompt_file else "the zoo's",
+        "backbone": backbone or "the default",
+    }
+
+
+def _course(source: Source, recipe: Recipe, model: PromptedBackbone, say: Say) -> Course:
     course = prepare(
         source,
         model.tokenizer,
@@ -129,11 +180,11 @@ def _start(
     rank: int,
 ) -> Factor:
     """As *how* says: a word of `start_factor`, or a package's file."""
-    if how not in ("ones", "mean", "task", "nearest"):
+    if how not in STARTS:
         package = Package.read(Path(how).read_bytes())
-        check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=rank)
+        Fit(source, {metaprompt.digest: metaprompt}, model.shape, max_rank=rank).check(package)
         return package.factor
-    others = [one for one in known_in(known, source, metaprompt) if one.name != course.name]
+    others = [one for one in known_in(known, source, metaprompt) if not one.has_seen(course)]
     if not others:
         how = "ones"  # a metaprompt alone, from elsewhere
     return start_factor(how, others, course, model, metaprompt, rank)

@@ -4,7 +4,7 @@ What Galenic answers, told without HTTP: a batch of documents, or a chat.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +15,10 @@ from galenic_adapters.backbone import encode as chat
 from galenic_adapters.errors import (
     BadInput,
     NotServed,
-    TooLong,
     Unavailable,
     WrongTask,
 )
-from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.file import Fit
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import (
     Answer,
@@ -32,7 +31,7 @@ from galenic_adapters.tasks.base import (
 from galenic_adapters.tasks.lookup import make_task
 from galenic_server.answering.chat_task import Clinical
 from galenic_server.database.cache import Remembered
-from galenic_server.database.changes import Change, Kind
+from galenic_server.database.changes import Change, Changes, Kind
 from galenic_server.engine.contract import (
     Call,
     Engine,
@@ -41,10 +40,9 @@ from galenic_server.engine.contract import (
     Sampling,
     complete,
 )
-from galenic_server.fleet.residents import Residents
-from galenic_server.registry.store import Resolved, SqlStore
+from galenic_server.registry.names import Names, Resolved
 from galenic_server.schemas.openai import ChatBody, OpenAIBody
-from galenic_server.schemas.tasks import Used
+from galenic_server.schemas.tasks import AnsweredBy
 
 RESOLVED_SECONDS = 60.0
 MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
@@ -88,60 +86,49 @@ class Talk:
 
     def told(self) -> dict[str, Any]:
         """What the reply says beyond OpenAI's own fields, once it is complete."""
-        used = (
-            {"adapter": Used.of(self.adapter).model_dump()} if self.adapter else {"adapter": None}
-        )
+        adapter = AnsweredBy.of(self.adapter).model_dump() if self.adapter else None
+        used = {"adapter": adapter}
         if self.clinical is None:
             return used
         return used | {"metadata": self.clinical.metadata(self.call.completion)}
 
 
 class Service:
-    """Takes its parts as they are; owns none but starts and stops the engine."""
+    """
+    Answers from an engine that others start and stop.
+
+    is_open: whether the engine has started; until then requests are refused.
+    """
 
     def __init__(
         self,
-        store: SqlStore,
+        names: Names,
+        changes: Changes,
         engine: Engine,
         *,
-        backbone: BackboneId,
+        fit: Fit,
+        is_open: Callable[[], bool],
         stale_seconds: float = 900.0,
     ) -> None:
-        self.store = store
+        self._names = names
         self.engine = engine
-        self.backbone = backbone
-        self._is_ready = False
+        self.fit = fit
+        self.backbone = fit.backbone
+        self._is_open = is_open
         # True while changes are followed, and good enough while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
             fresh_seconds=RESOLVED_SECONDS,
             stale_seconds=stale_seconds,
-            is_current=lambda: store.is_current,
+            is_current=lambda: changes.is_current,
             most=100_000,
         )
-        store.listen(self._heard)
+        changes.listen(self._heard)
         # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
         self._tokenizing = CapacityLimiter(2)
 
-    # The engine's life
-
-    async def start(self, residents: Residents) -> None:
-        """Returns once the engine has really answered, and holds what the store has for it."""
-        await self.engine.start()
-        await residents.load()
-        self._is_ready = True
-
-    async def stop(self) -> None:
-        self._is_ready = False
-        await self.engine.stop()
-
-    async def is_ready(self) -> bool:
-        return self._is_ready and await self.engine.healthy()
-
-    # Answering
-
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """The whole batch is checked before the first document runs."""
-        self._check_ready()
+        self._check_open()
         adapter = await self._fitting(origin, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
         requests = await self._requests(origin, adapter, task, ask)
@@ -155,7 +142,7 @@ class Service:
 
         A plain chat with an adapter is the adapter's task.
         """
-        self._check_ready()
+        self._check_open()
         body.check()
         bare = body.model == self.backbone.name
         adapter = None if bare else await self._fitting(origin, body.model)
@@ -172,7 +159,7 @@ class Service:
         if (known := self._resolved.recall((tenant, name))) is not None:
             return known
         return await run_sync(
-            self._resolved.get, (tenant, name), lambda: self.store.resolve(tenant, name)
+            self._resolved.get, (tenant, name), lambda: self._names.resolve(tenant, name)
         )
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
@@ -185,8 +172,8 @@ class Service:
 
     # Steps
 
-    def _check_ready(self) -> None:
-        if not self._is_ready:
+    def _check_open(self) -> None:
+        if not self._is_open():
             raise Unavailable("the engine is loading the backbone")
 
     async def _fitting(self, origin: Origin, name: str) -> Resolved:
@@ -196,7 +183,7 @@ class Service:
         The store outlives both: it may hold what an earlier server was given.
         """
         adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
-        if problem := adapter.manifest.misfit(self.backbone, self.engine.config.metaprompt.digest):
+        if problem := adapter.manifest.misfit(self.fit.backbone, self.fit.metaprompts):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 
@@ -207,11 +194,20 @@ class Service:
         requests, nonce = [], _nonce()
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
-            self._check_length(f"documents[{i}]", len(ids), room)
             constraint = task.constraint(fields)
             sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
             id_ = f"{origin.request_id}-{nonce}-{i}"
-            requests.append(Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint))
+            request = Request(
+                id_,
+                origin.tenant,
+                ids,
+                sampling,
+                adapter.digest,
+                constraint,
+                text_field=f"documents[{i}]",
+            )
+            self.engine.check(request)
+            requests.append(request)
         return requests
 
     def _call(
@@ -244,17 +240,6 @@ class Service:
             return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
 
         return await run_sync(encode, limiter=self._tokenizing)
-
-    def _check_length(self, path: str, num_ids: int, room: int) -> None:
-        """Nothing is cut off in silence: what does not fit is refused with its numbers."""
-        config = self.engine.config
-        context, virtual = config.context_tokens, config.metaprompt.num_positions
-        if num_ids + virtual + room > context:
-            parts = (
-                f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"
-            )
-            total = f"needs {num_ids + virtual + room:,} tokens ({parts})"
-            raise TooLong(path, f"{total}; the context holds {context:,}")
 
     async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
         """Side by side; where one fails the others are aborted."""

@@ -76,8 +76,6 @@ FIGURES = (
     Figure(
         "TTFT p50, 1,000 adapters against 1", 1.1, ours(1000, "warm"), ours(1, "warm"), "TTFT p50"
     ),
-    Figure("bytes an adapter against 2 R (P + D)", 1.05, "bytes ratio"),
-    Figure("seating 100,000 adapters, s", 30, "seat 100,000, s"),
     Figure("upload to servable p50, ms", 50, "upload, ms", share=50),
     Figure("upload to servable p99, ms", 500, "upload, ms", share=99),
     Figure("HTTP against the engine in process", 0.92, "HTTP", "in process", is_least=True),

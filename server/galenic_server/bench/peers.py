@@ -47,7 +47,8 @@ async def _eager(stage: Stage, engine: Engine) -> AsyncIterator[Engine]:
     if stage.enforce_eager or not _is_eager(stage):
         yield engine
         return
-    made = make_engine(stage.kind, stage.config(stage.preset.num_loras, eager=True), stage.factors)
+    config = stage.config(stage.preset.num_loras, eager=True)
+    made = make_engine(stage.kind, config, stage.adapters_of)
     await made.start()
     try:
         yield made
@@ -133,7 +134,7 @@ async def _against_embeddings(stage: Stage, engine: Engine) -> None:
 
         def speak(prompt: Prompt) -> AsyncIterator[Delta]:
             assert prompt.adapter is not None
-            rows_PD = compose(stage.metaprompt, factors(prompt.adapter))
+            rows_PD = compose(stage.metaprompt, factors(prompt.adapter)).rows_PD
             return other.generate(
                 prompt.text_ids, prompt.num_tokens, tenant=prompt.tenant, prompt_PD=rows_PD
             )

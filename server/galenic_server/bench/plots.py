@@ -35,7 +35,7 @@ def plot(report: Report, folder: Path) -> list[str]:
         _share(axes[1][0], rounds, sizes, kind, colour)
     kept = [report.samples[f"bytes of {size}"][0] / 2**20 for size in sizes]
     axes[1][1].plot(sizes, kept, marker="o", color="#c1666b")
-    axes[1][1].set(ylabel="MiB of adapters", yscale="log")
+    axes[1][1].set(ylabel="MiB of prompts", yscale="log")
     for axis in axes.flat:
         axis.set(xscale="log", xlabel="adapters in the mix")
     axes[0][0].legend(frameon=False, fontsize=8)

@@ -54,7 +54,6 @@ class Preset:
     churn: int = 20
     num_uploads: int = 100
     rank: int = 1
-    max_rank: int = 16  # as it is served, though the adapters have one
     num_positions: int | None = None
     context_tokens: int = 1280
     seed: int = 0

@@ -7,44 +7,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import nn
-
+from galenic_adapters.factor import Composed
 from galenic_server.bench.asking import of_engine
 from galenic_server.bench.figures import ours
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
 from galenic_server.bench.workload import Prompt
+from galenic_server.engine.checks import fit
 from galenic_server.engine.contract import Engine, Request, Sampling, complete
-from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
 
 
 async def seat(stage: Stage, engine: Engine) -> None:
-    """All that the largest mix needs, in one pass."""
-    size = max(stage.preset.sizes)
+    """One by one, as many of what the largest mix needs as have room."""
     began = time.perf_counter()
-    await engine.seat([adapter(i) for i in range(size)])
-    stage.samples[f"seat {size:,}, s"] = [time.perf_counter() - began]
-
-
-def _count_bytes(stage: Stage) -> None:
-    size = max(stage.preset.sizes)
-    limit = 2 * stage.preset.rank * (stage.metaprompt.num_positions + stage.metaprompt.width)
-    for num_slots in stage.preset.sizes:
-        stage.samples[f"bytes of {num_slots}"] = [float(table_bytes(stage, num_slots))]
-    stage.samples["bytes ratio"] = [table_bytes(stage, size) / size / limit]
-
-
-def table_bytes(stage: Stage, num_slots: int) -> int:
-    """What the engine's tables for so many adapters take, the shared metaprompt aside."""
-    rows = num_slots * stage.preset.rank
-    layout = Layout(stage.metaprompt.num_positions, num_slots, rows, stage.preset.max_rank)
-    width = stage.metaprompt.width
-    with torch.device("meta"):
-        table = PromptedEmbedding(
-            nn.Embedding(1, width), layout, vocab_size=1, width=width, dtype=torch.bfloat16
-        )
-    buffers = dict(table.named_buffers())
-    return sum(it.nbytes for name, it in buffers.items() if name != "meta_PD")
+    for i in range(max(stage.preset.sizes)):
+        if not await engine.seat([adapter(i)], may_evict=False):
+            break
+    seconds = time.perf_counter() - began
+    num_seated = (await engine.stats()).resident_adapters
+    stage.samples["seat one of many, ms"] = [1000 * seconds / num_seated]
+    _, _, capacity = fit(engine.config)
+    prompt = capacity.prompt_of(Composed(stage.metaprompt.rows_PD))
+    assert prompt is not None, "it has rows"
+    for size in stage.preset.sizes:
+        stage.samples[f"bytes of {size}"] = [float(size * prompt.num_bytes)]
 
 
 async def measure(stage: Stage, engine: Engine) -> None:
@@ -67,7 +52,6 @@ async def measure(stage: Stage, engine: Engine) -> None:
     ]
     for size in stage.preset.sizes:
         arms += _of_size(stage, engine, size)
-    _count_bytes(stage)
     await take_turns(stage, "residency", arms)
     if stage.kind == "vllm":
         await _first_ever(stage, engine)

@@ -50,7 +50,7 @@ async def run(stage: Stage, parts: Sequence[str], keep: Callable[[Report], None]
 
 @asynccontextmanager
 async def _engine(stage: Stage) -> AsyncIterator[Engine]:
-    engine = make_engine(stage.kind, stage.config(max(stage.preset.sizes)), stage.factors)
+    engine = make_engine(stage.kind, stage.config(max(stage.preset.sizes)), stage.adapters_of)
     await engine.start()
     try:
         yield engine

@@ -158,9 +158,7 @@ def _package(stage: Stage, name: str) -> Package:
         template_version=1,
         backbone=_backbone(stage.backbone),
         metaprompt=stage.metaprompt.digest,
-        rank=factor.rank,
-        positions=stage.metaprompt.num_positions,
-        width=stage.metaprompt.width,
+        shapes=factor.shapes,
         dtype="float32",
         licence="Apache-2.0",
         created=date(2026, 1, 1),
@@ -187,7 +185,6 @@ def _server(stage: Stage) -> Iterator[tuple[str, str]]:
             "CONTEXT_TOKENS": config.context_tokens,
             "ENFORCE_EAGER": config.enforce_eager,
             "NUM_SLOTS": stage.preset.num_uploads + NUM_ADAPTERS,
-            "MAX_RANK": config.max_rank,
             "LOG_LEVEL": "error",
         }
         given = {f"GALENIC_{name}": str(value) for name, value in settings.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
 from galenic_server.bench.asking import Round, Speaker, ask_all
 from galenic_server.bench.preset import Lengths, Preset
 from galenic_server.bench.workload import Prompt, popular, texts
@@ -76,16 +76,17 @@ class Stage:
     def rng(self, *keys: int) -> Generator:
         return np.random.default_rng([self.preset.seed, *(key + 1 for key in keys)])
 
+    def adapters_of(self, names: Sequence[str]) -> dict[str, Composed]:
+        """The adapters of these names, as an engine takes them."""
+        return {name: compose(self.metaprompt, self.factors(name)) for name in names}
+
     def config(self, num_slots: int, *, eager: bool | None = None) -> EngineConfig:
-        num_slots += SPARE_SLOTS
         return EngineConfig(
             backbone=self.backbone,
-            metaprompt=self.metaprompt,
             secret=secrets.token_bytes(32),
             dtype=self.preset.dtype,
-            num_slots=num_slots,
-            max_rank=self.preset.max_rank,
-            num_components=num_slots * self.preset.rank,
+            num_slots=num_slots + SPARE_SLOTS,
+            places=(),
             context_tokens=self.preset.context_tokens,
             enforce_eager=self.enforce_eager if eager is None else eager,
             options=dict(self.options),

@@ -1,25 +1,20 @@
 """
-How many adapters an engine holds, where the operator leaves that open.
+How much an engine holds, where the operator leaves that open.
 
-Resident adapters are cheap, so all of a hospital's shall be: the table takes a thirty-second of the
-machine's memory, at most a gigabyte. That is room for 570,000 ranks of the default backbone (P=64,
-D=576) on 23 GB, for 128,000 of one of 8B (P=100, D=4096). Memory that no adapter has been written
-to is not used on CPUs. Slots end at 131,072, for on GPUs each request in the runner keeps a bit for
-each virtual id (`guards_v2`): 1 MB of 64 positions. Where adapters scale activations, slots end
-with the memory for those: 127 KB each for the default backbone at two places, 1.2 MB for one of 8B.
+Resident adapters are cheap, so many shall be. The tables of their scales take a thirty-second of
+the machine's memory, at most 1 GiB: on 23 GB, 6,000 of the default backbone (127 KB each), and 600
+of one of 8B. Keys and values of their prompts, which stay in the machine's memory, take a
+sixteenth, at most 16 GiB: 1,000 prompts of 64 positions, and 180. Memory that no adapter has been
+written to is not used on CPUs.
 """
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from galenic_adapters.factor import Metaprompt
-
-SHARE_OF_MEMORY = 32
-MOST_BYTES = 1 << 30
+TABLE_SHARE, MOST_TABLE_BYTES = 32, 1 << 30
+PROMPT_SHARE, MOST_PROMPT_BYTES = 16, 16 << 30
 MOST_SLOTS = 1 << 17
-LINK_BYTES = 8  # an adapter's slot, and the link of its component
-NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -31,23 +26,16 @@ def memory_bytes() -> int:
 
 
 def table_bytes() -> int:
-    """What the tables may take that nobody has set the size of."""
-    return min(MOST_BYTES, memory_bytes() // SHARE_OF_MEMORY)
+    """What the tables of scales may take."""
+    return min(MOST_TABLE_BYTES, memory_bytes() // TABLE_SHARE)
 
 
-def usual_components(metaprompt: Metaprompt, dtype: str) -> int:
-    """Adapters of rank 1 that fit the tables of vLLM's engine."""
-    num_numbers = metaprompt.num_positions + metaprompt.width
-    return max(1, table_bytes() // (num_numbers * NUMBER_BYTES[dtype] + LINK_BYTES))
+def num_slots(shapes: Iterable[tuple[int, int]], number_bytes: int) -> int:
+    """Adapters whose scales, of *shapes*, fit the tables."""
+    slot_bytes = number_bytes * sum(num_layers * width for num_layers, width in shapes)
+    return min(MOST_SLOTS, max(1, table_bytes() // max(1, slot_bytes)))
 
 
-def usual_prompts(metaprompt: Metaprompt, dtype: str) -> int:
-    """Composed prompts that fit the same memory; the other engine keeps those."""
-    return max(1, table_bytes() // (metaprompt.rows_PD.numel() * NUMBER_BYTES[dtype]))
-
-
-def usual_scales(shapes: Iterable[tuple[int, int]], dtype: str) -> int:
-    """Slots whose scales, of so many layers and such widths, fit the same memory."""
-    num_numbers = sum(num_layers * width for num_layers, width in shapes)
-    fitting = table_bytes() // max(1, num_numbers * NUMBER_BYTES[dtype])
-    return max(1, min(MOST_SLOTS, fitting))
+def prompt_bytes() -> int:
+    """What the keys and values of prompts may take."""
+    return min(MOST_PROMPT_BYTES, memory_bytes() // PROMPT_SHARE)

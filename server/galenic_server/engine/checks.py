@@ -1,106 +1,66 @@
 """
 What every engine refuses, checked once and before anything runs.
-
-An id past the vocabulary would read another adapter's prompt, and penalties index the vocabulary by
-the ids of every prompt in the batch: no engine is asked for them that is not guarded against that.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, PretrainedConfig
 
-from galenic_adapters.backbone.scaling import shapes
-from galenic_adapters.errors import BadFactor, BadInput, TooLong, Unsupported
-from galenic_adapters.factor import Composed, Factor
+from galenic_adapters.backbone.weights import shape_of
+from galenic_adapters.errors import BadFactor, BadInput, TooLong
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice
-from galenic_server.engine.contract import Adapter, EngineConfig, Request, Sampling
-
-
-class _BackboneShape(Protocol):
-    vocab_size: int
-    hidden_size: int
-    max_position_embeddings: int
-
-
-class Penalties(Protocol):
-    """Ours, or vLLM's sampling parameters."""
-
-    @property
-    def presence_penalty(self) -> float: ...
-    @property
-    def frequency_penalty(self) -> float: ...
-    @property
-    def repetition_penalty(self) -> float: ...
-
-
-NEUTRAL = {"presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
+from galenic_server.engine import capacity
+from galenic_server.engine.contract import EngineConfig, Request, Sampling
+from galenic_server.engine.slots import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Border:
-    """
-    The sizes that a request is measured against.
-
-    is_guarded: virtual ids are kept from what indexes the vocabulary by prompt ids.
-    """
+class Bounds:
+    """The sizes that a request is measured against."""
 
     vocab_size: int
-    num_positions: int
     context_tokens: int
-    is_guarded: bool = True
 
-    def check(self, request: Request) -> None:
-        """Raises `BadInput`, `TooLong` or `Unsupported`, naming the field."""
-        self.check_text(request.text_ids, request.adapter, request.sampling.max_tokens)
-        self.check_penalties(request.sampling)
+    def check(self, request: Request, num_positions: int = 0) -> None:
+        """Raises `BadInput` or `TooLong`, naming the field. *num_positions* are of the prompt."""
+        self.check_text(request.text_ids, request.text_field)
+        self.check_length(
+            num_positions, len(request.text_ids), request.sampling.max_tokens, request.text_field
+        )
         _check_sampling(request.sampling)
         if isinstance(request.constraint, Choice) and not request.constraint.labels:
             raise BadInput("constraint", "a choice needs at least one label")
 
-    def check_text(
-        self, ids: Sequence[int], adapter: str | None, num_answer: int, field: str = "text"
-    ) -> None:
-        """Whether *ids* are the vocabulary's and fit the context with prompt and answer."""
-        self._check_ids(ids, field)
-        if num_answer < 1:
-            raise BadInput("max_tokens", f"is {num_answer}, at least 1 is needed")
-        if num_answer > self.room(len(ids), adapter):
-            parts = {
-                "prompt": self._num_virtual(adapter),
-                "text": len(ids),
-                "answer": num_answer,
-            }
-            told = ", ".join(f"{count} for the {name}" for name, count in parts.items() if count)
-            needed = f"needs {sum(parts.values())} tokens ({told})"
-            raise TooLong(field, f"{needed}, the context holds {self.context_tokens}")
-
-    def check_penalties(self, sampling: Penalties) -> None:
-        """Whether this engine can take what *sampling* asks of the tokens of a prompt."""
-        if self.is_guarded:
-            return
-        for field, neutral in NEUTRAL.items():
-            if getattr(sampling, field) != neutral:
-                raise Unsupported(field, f"cannot work on this engine yet, leave {neutral}")
-        if getattr(sampling, "prompt_logprobs", None) is not None:  # vLLM's only
-            raise Unsupported("echo", "with logprobs cannot work on this engine yet")
-
-    def room(self, num_ids: int, adapter: str | None) -> int:
-        """Tokens that are left for the answer to a text of *num_ids*."""
-        return self.context_tokens - num_ids - self._num_virtual(adapter)
-
-    def _num_virtual(self, adapter: str | None) -> int:
-        return self.num_positions if adapter else 0
-
-    def _check_ids(self, ids: Sequence[int], field: str) -> None:
+    def check_text(self, ids: Sequence[int], field: str) -> None:
+        """Check that there are ids, all of the vocabulary."""
         if not ids:
             raise BadInput(field, "is empty")
         for extreme in (min(ids), max(ids)):
             if not 0 <= extreme < self.vocab_size:
                 raise BadInput(field, f"token id {extreme} is outside 0 to {self.vocab_size - 1}")
+
+    def check_length(self, num_positions: int, num_text: int, num_answer: int, field: str) -> None:
+        """Check that prompt, text and answer fit the context."""
+        if num_answer < 1:
+            raise BadInput("max_tokens", f"is {num_answer}, at least 1 is needed")
+        if num_answer > self.room(num_positions, num_text):
+            parts = {
+                "of text": num_text,
+                "of the adapter's prompt": num_positions,
+                "for the answer": num_answer,
+            }
+            told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+            needed = f"needs {sum(parts.values()):,} tokens ({told})"
+            raise TooLong(field, f"{needed}; the context holds {self.context_tokens:,}")
+
+    def room(self, num_positions: int, num_text: int) -> int:
+        """Tokens that are left for the answer."""
+        return self.context_tokens - num_positions - num_text
 
 
 def _check_sampling(sampling: Sampling) -> None:
@@ -127,23 +87,28 @@ class Capacity:
     """
     The sizes that an adapter is measured against.
 
-    prompt: positions and width.   max_rank: of a factor.   scales: layers and width of each place
-    that is served.
+    width: of rows.   prefix: layers, and width of keys, and of values.   scales: layers and width
+    of each place that is served.   number_bytes: of a number in the engine's dtype.
     """
 
-    prompt: tuple[int, int]
-    max_rank: int
+    width: int
+    prefix: tuple[int, int]
     scales: Mapping[str, tuple[int, int]]
+    num_positions: int
+    prompt_bytes: int
+    number_bytes: int
 
-    def check(self, adapter: Adapter) -> None:
-        """Raises `BadFactor` where no slot can hold *adapter*."""
-        if isinstance(adapter, Factor):
-            self._check_factor(adapter)
-        else:
-            self._check_composed(adapter)
+    def check(self, adapter: Composed) -> None:
+        """Raises `BadFactor` where this engine cannot hold *adapter*."""
+        for place, scale_LW in adapter.scales.items():
+            if place not in self.scales:
+                served = ", ".join(self.scales) or "none"
+                raise BadFactor(f"a scale of {place!r}, the places served are {served}")
+            _check_shape(f"a scale of {place!r}", scale_LW.shape, self.scales[place])
+        self._check_prompt(adapter)
 
-    def fitting(self, adapters: Mapping[str, Adapter]) -> dict[str, Adapter]:
-        """Those of *adapters* that a slot can hold."""
+    def fitting(self, adapters: Mapping[str, Composed]) -> dict[str, Composed]:
+        """Those of *adapters* that this engine can hold."""
         fit = {}
         for digest, adapter in adapters.items():
             with suppress(BadFactor):
@@ -151,46 +116,58 @@ class Capacity:
                 fit[digest] = adapter
         return fit
 
-    def _check_factor(self, factor: Factor) -> None:
-        shape = (factor.u_PR.shape[0], factor.v_RD.shape[1])
-        if shape != self.prompt:
-            raise BadFactor(f"factor of {shape} does not fit metaprompt {self.prompt}")
-        if factor.rank > self.max_rank:
-            raise BadFactor(f"factor of rank {factor.rank}, a slot holds up to {self.max_rank}")
+    def prompt_of(self, adapter: Composed) -> Prompt | None:
+        """What *adapter*'s prompt takes, if it has one."""
+        if not adapter.prompt:
+            return None
+        num_layers, width = self.prefix
+        num_bytes = 2 * num_layers * width * adapter.num_positions * self.number_bytes
+        return Prompt(adapter.prompt_digest, adapter.num_positions, num_bytes)
 
-    def _check_composed(self, composed: Composed) -> None:
-        if composed.rows_PD is not None or composed.prefix is not None:
-            raise BadFactor("this engine takes prompts as factors of the metaprompt only")
-        for place, scale_LW in composed.scales.items():
-            if place not in self.scales:
-                served = ", ".join(self.scales) or "none"
-                raise BadFactor(f"a scale of {place!r}, the places served are {served}")
-            if tuple(scale_LW.shape) != self.scales[place]:
-                raise BadFactor(
-                    f"a scale of {place!r} is {tuple(scale_LW.shape)}, "
-                    f"the backbone's layers and width are {self.scales[place]}"
-                )
+    def _check_prompt(self, adapter: Composed) -> None:
+        num_layers, width = self.prefix
+        for name, tensor in adapter.prompt.items():
+            whole = (num_layers, adapter.num_positions, width)
+            rows = (adapter.num_positions, self.width)
+            _check_shape(f"the prompt's {name}", tensor.shape, rows if name == "rows" else whole)
+        if (prompt := self.prompt_of(adapter)) is None:
+            return
+        if not 0 < prompt.num_positions <= self.num_positions:
+            raise BadFactor(
+                f"a prompt of {prompt.num_positions} positions, not 1 to {self.num_positions}"
+            )
+        if prompt.num_bytes > self.prompt_bytes:
+            raise BadFactor(
+                f"a prompt takes {prompt.num_bytes:,} bytes, all may take {self.prompt_bytes:,}"
+            )
 
 
-def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
+def _check_shape(name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
+    if tuple(shape) != tuple(expected):
+        raise BadFactor(f"{name} is {tuple(shape)}, the backbone's is {tuple(expected)}")
+
+
+def fit(config: EngineConfig) -> tuple[EngineConfig, Bounds, Capacity]:
     """
-    *config* with its context cut to what the backbone holds, and the sizes that follow from both.
+    *config* for its backbone, whole, and the sizes that follow from both.
 
-    Raises `BadFactor` where the metaprompt has another width than the backbone, or a place that
-    adapters may scale does not exist.
+    Raises `BadFactor` where a place that adapters may scale does not exist.
     """
-    shape: _BackboneShape = AutoConfig.from_pretrained(config.backbone).get_text_config()
-    width = config.metaprompt.width
-    if width != shape.hidden_size:
-        raise BadFactor(f"metaprompt is {width} wide, the backbone {shape.hidden_size}")
-    context = min(config.context_tokens, shape.max_position_embeddings)
-    border = Border(shape.vocab_size, config.metaprompt.num_positions, context)
-    scales = shapes(shape)
+    shape: PretrainedConfig = AutoConfig.from_pretrained(config.backbone).get_text_config()
+    scales = shape_of(shape).scale_shapes()
     if unknown := set(config.places) - scales.keys():
         raise BadFactor(f"no place is called {min(unknown)!r}, only {', '.join(scales)}")
-    capacity = Capacity(
-        prompt=(config.metaprompt.num_positions, width),
-        max_rank=config.max_rank,
+    context = min(config.context_tokens, shape.max_position_embeddings)
+    sizes = Capacity(
+        width=shape.hidden_size,
+        prefix=scales["k"],
         scales={place: scales[place] for place in config.places},
+        num_positions=context - 2,  # and one of text, and one of an answer
+        prompt_bytes=config.prompt_bytes or capacity.prompt_bytes(),
+        number_bytes=getattr(torch, config.dtype).itemsize,
     )
-    return replace(config, context_tokens=context), border, capacity
+    num_slots = config.num_slots or capacity.num_slots(sizes.scales.values(), sizes.number_bytes)
+    config = replace(
+        config, context_tokens=context, num_slots=num_slots, prompt_bytes=sizes.prompt_bytes
+    )
+    return config, Bounds(shape.vocab_size, context), sizes

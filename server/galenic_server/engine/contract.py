@@ -1,20 +1,19 @@
 """
 What the service asks of an engine, whichever runs underneath.
 
-A request is a prompt of text token ids and, perhaps, an adapter named by its digest. The engine
-holds that adapter in a slot while the request runs, puts its virtual prompt before the text, and
-keeps tenants' caches apart. Virtual token ids never leave the engine.
+A request is a text of token ids and, perhaps, an adapter named by its digest. The engine keeps that
+adapter while the request runs, puts its prompt before the text, scales the text's activations, and
+keeps tenants' caches apart. Nothing that it says shows the prompt.
 """
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
-from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import Composed, Factor, Metaprompt
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice, Completion, Constraint
 
 
@@ -42,7 +41,8 @@ class Sampling:
 class Request:
     """
     One generation: *text_ids* are ids of the backbone's vocabulary; *adapter* is a digest, or none
-    for the bare backbone; *tenant* is whose cache the request may share.
+    for the bare backbone; *tenant* is whose cache the request may share; *text_field* is what the
+    caller calls the text.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Request:
     sampling: Sampling
     adapter: str | None = None
     constraint: Constraint | None = None
+    text_field: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +83,21 @@ class EngineStats:
 class EngineConfig:
     """
     backbone: a local folder in Hugging Face layout.   dtype: ``float32`` or ``bfloat16``.
-    num_slots: adapters resident at once.   max_rank: the highest rank a slot can hold.
-    num_components: ranks of all residents together; none for four a slot, on average. An adapter
-    takes a row of P + D numbers for each rank, and 8 bytes.
+    num_slots: adapters resident at once; none for what memory allows.
     places: where adapters may scale activations, of `factor.PLACES`. Each slot takes a number for
     each layer and width of each of them, and each token of a step reads as many.
+    prompt_bytes: what the keys and values of all residents' prompts may take, in the memory of the
+    machine and not of a device; none for what memory allows.
     context_tokens: prompt, text and answer together.   secret: keys the tenants' caches apart.
     tool_parser: how this backbone writes calls of tools, in vLLM's name for it.
     """
 
     backbone: str
-    metaprompt: Metaprompt
     secret: bytes
     dtype: str = "bfloat16"
-    num_slots: int = 4096
-    max_rank: int = 16
-    num_components: int | None = None
+    num_slots: int | None = None
     places: tuple[str, ...] = ("o", "f")
+    prompt_bytes: int | None = None
     context_tokens: int = 4096
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
@@ -106,33 +105,8 @@ class EngineConfig:
     options: dict[str, Any] = field(default_factory=dict)  # passed on to vLLM's engine arguments
 
 
-Adapter = Factor | Composed
-"""Scales come composed; the prompt of a factor is composed where its rows are read."""
-
-
-def num_components(adapter: Adapter) -> int:
-    """Rows that a prompt takes of what `EngineConfig.num_components` holds."""
-    return adapter.rank if isinstance(adapter, Factor) else 0
-
-
-AdapterOf = Callable[[str], Adapter]
-"""Where an engine fetches an adapter that has no slot, by digest; raises `NotFound`. May block."""
-
-AdaptersOf = Callable[[Sequence[str]], Mapping[str, Adapter]]
-"""The same for many, in one question; those that are not there are left out. May block."""
-
-
-def one_by_one(adapter_of: AdapterOf) -> AdaptersOf:
-    """Where nobody knows a better way."""
-
-    def adapters_of(digests: Sequence[str]) -> dict[str, Adapter]:
-        found = {}
-        for digest in digests:
-            with suppress(NotFound):
-                found[digest] = adapter_of(digest)
-        return found
-
-    return adapters_of
+AdaptersOf = Callable[[Sequence[str]], Mapping[str, Composed]]
+"""Where an engine fetches adapters, by digest; those that do not exist are left out. May block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +220,7 @@ OpenAIReply = dict[str, Any] | AsyncGenerator[str]
 
 
 class OpenAI(Protocol):
-    """The OpenAI API over an engine; an adapter's virtual tokens show in nothing that it says."""
+    """The OpenAI API over an engine; an adapter's prompt shows in nothing that it says."""
 
     async def answer(self, api: Api, call: Call) -> OpenAIReply:
         """
@@ -278,27 +252,28 @@ class Engine(Protocol):
     async def healthy(self) -> bool:
         """Whether a request sent now would be answered."""
 
+    def check(self, request: Request) -> None:
+        """
+        Raise what `generate` refuses before it runs anything. The prompt of an adapter that is not
+        resident is not counted yet.
+        """
+
     def generate(self, request: Request) -> AsyncIterator[Delta]:
         """
         The answer, piece by piece; closing the iterator aborts the request.
 
         Raises `BadInput` (an id outside the vocabulary, a constraint that does not compile),
-        `TooLong`, `Unsupported` (what this engine cannot do), `NotFound` (the adapter),
+        `TooLong`, `NotFound` (the adapter), `BadFactor` (one that this engine cannot hold),
         `Unavailable`, `EngineDied` where it died meanwhile.
         """
 
-    async def seat(self, digests: Sequence[str]) -> None:
-        """Make those of these adapters resident that exist, now and in one pass."""
-
-    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
+    async def seat(self, digests: Sequence[str], *, may_evict: bool = True) -> bool:
         """
-        Make these adapters resident, which are at hand; whether there was room for all.
+        Make those of these adapters resident that exist; whether there was room for all.
 
-        The others are left for their first request, as are those that fit no slot.
+        The others are left for their first request, as are those that this engine cannot hold, and
+        many at a time whose prompts it would have to run through.
         """
-
-    async def warm(self, tenant: str, digest: str) -> None:
-        """Run the adapter's prompt through, so that *tenant*'s next request finds it cached."""
 
     async def evict(self, digest: str) -> None:
         """Forget a deleted adapter: its slot is free once the requests that hold it are done."""

@@ -1,5 +1,5 @@
 """
-Which adapter sits in which place of the engine's tables.
+Which adapter sits in which place of the engine's tables, with its prompt at hand.
 
 A seat is held while requests use it and is never given away meanwhile. Adapters that nobody holds
 stay until their place is needed, the longest unused leaving first. Where every place is held,
@@ -12,15 +12,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from galenic_server.engine.contract import Adapter, num_components
+from galenic_adapters.factor import Composed
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What stands before the text, by its digest, and the bytes of its keys and values."""
+
+    digest: str
+    num_positions: int
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A slot, from 1 on, and the components that hold a factor's ranks."""
+    """A slot, from 1 on, and the adapter's prompt, if it has one."""
 
     slot: int
-    components: tuple[int, ...]
+    prompt: Prompt | None
 
 
 @dataclass(eq=False, slots=True)
@@ -57,17 +66,44 @@ class Pool:
         self._returned.append(number)
 
 
+class Shelf:
+    """Room for the prompts of those who sit. One that several have takes its room once."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._free_bytes = num_bytes
+        self._num_owners: dict[str, int] = {}
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._num_owners
+
+    def has_room(self, prompt: Prompt | None) -> bool:
+        return prompt is None or prompt.digest in self or prompt.num_bytes <= self._free_bytes
+
+    def put(self, prompt: Prompt) -> None:
+        if prompt.digest not in self:
+            self._free_bytes -= prompt.num_bytes
+        self._num_owners[prompt.digest] = self._num_owners.get(prompt.digest, 0) + 1
+
+    def take_away(self, prompt: Prompt) -> None:
+        """Once for each `put`."""
+        self._num_owners[prompt.digest] -= 1
+        if not self._num_owners[prompt.digest]:
+            del self._num_owners[prompt.digest]
+            self._free_bytes += prompt.num_bytes
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Seated:
     """An adapter on its way to its place."""
 
     digest: str
     place: Place
-    adapter: Adapter
+    adapter: Composed
 
 
-Fetch = Callable[[str], Awaitable[Adapter]]
+Fetch = Callable[[str], Awaitable[Composed]]
 Load = Callable[[Sequence[Seated]], Awaitable[None]]
+PromptOf = Callable[[Composed], Prompt | None]
 
 
 class Slots:
@@ -75,14 +111,18 @@ class Slots:
     The table of seats; of one event loop. Nothing here takes longer the more seats there are.
 
     *fetch* brings the adapter of a digest, *load* writes some into the engine; what they raise
-    reaches everyone who waits for that seat, and the seat is free again.
+    reaches everyone who waits for that seat, and the seat is free again. *prompt_of* says what room
+    an adapter takes on the shelf of *prompts*.
     """
 
-    def __init__(self, num_slots: int, num_components: int, *, fetch: Fetch, load: Load) -> None:
+    def __init__(
+        self, num_slots: int, prompt_bytes: int, *, fetch: Fetch, load: Load, prompt_of: PromptOf
+    ) -> None:
         self._fetch = fetch
         self._load = load
+        self._prompt_of = prompt_of
         self._free_slots = Pool(range(1, num_slots + 1))
-        self._free_components = Pool(range(1, num_components + 1))
+        self.prompts = Shelf(prompt_bytes)
         self._seats: dict[str, Seat] = {}
         self._idle: dict[str, Seat] = {}  # those of them that nobody holds, longest unused first
         self._coming: set[Seat] = set()
@@ -105,7 +145,7 @@ class Slots:
         finally:
             self._let_go(seat)
 
-    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
+    async def take(self, adapters: Mapping[str, Composed], *, may_evict: bool = True) -> bool:
         """
         Seat those that have no seat yet, in one load; whether there was room for all.
 
@@ -113,10 +153,10 @@ class Slots:
         """
         new: list[Seat] = []
         for digest in [one for one in adapters if one not in self._seats]:
-            num = num_components(adapters[digest])
-            if not (self._make_room(num) if may_evict else self._has_room(num)):
+            prompt = self._prompt_of(adapters[digest])
+            if not (self._make_room(prompt) if may_evict else self._has_room(prompt)):
                 break
-            new.append(Seat(digest, num_holds=1, place=self._take_place(num)))
+            new.append(Seat(digest, num_holds=1, place=self._take_place(prompt)))
         if new:
             loading = self._load_seats({seat: adapters[seat.digest] for seat in new})
             self._begin(new, asyncio.create_task(loading))
@@ -129,6 +169,11 @@ class Slots:
         self._idle.pop(digest, None)
         if seat is not None and not seat.num_holds:
             self._vacate(seat)
+
+    def find(self, digest: str) -> Place | None:
+        """The place of *digest*, where it is known already."""
+        seat = self._seats.get(digest)
+        return seat.place if seat else None
 
     def seated(self) -> dict[str, Place]:
         """The residents: every digest that a request would find in its place."""
@@ -161,10 +206,10 @@ class Slots:
 
     async def _bring(self, seat: Seat) -> None:
         adapter = await self._fetch(seat.digest)
-        seat.place = await self._find_place(num_components(adapter))
+        seat.place = await self._find_place(self._prompt_of(adapter))
         await self._load_seats({seat: adapter})
 
-    async def _load_seats(self, adapters: Mapping[Seat, Adapter]) -> None:
+    async def _load_seats(self, adapters: Mapping[Seat, Composed]) -> None:
         placed = [
             Seated(seat.digest, seat.place, adapter)
             for seat, adapter in adapters.items()
@@ -181,25 +226,26 @@ class Slots:
                 del self._seats[seat.digest]
             self._let_go(seat)
 
-    async def _find_place(self, num: int) -> Place:
+    async def _find_place(self, prompt: Prompt | None) -> Place:
         async with self._turn:
-            while not self._make_room(num):
+            while not self._make_room(prompt):
                 self._freed.clear()
                 await self._freed.wait()
-            return self._take_place(num)
+            return self._take_place(prompt)
 
-    def _take_place(self, num: int) -> Place:
-        components = tuple(self._free_components.get() for _ in range(num))
-        return Place(self._free_slots.get(), components)
+    def _take_place(self, prompt: Prompt | None) -> Place:
+        if prompt is not None:
+            self.prompts.put(prompt)
+        return Place(self._free_slots.get(), prompt)
 
-    def _has_room(self, num: int) -> bool:
-        return len(self._free_slots) > 0 and len(self._free_components) >= num
+    def _has_room(self, prompt: Prompt | None) -> bool:
+        return len(self._free_slots) > 0 and self.prompts.has_room(prompt)
 
-    def _make_room(self, num: int) -> bool:
-        while self._idle and not self._has_room(num):
+    def _make_room(self, prompt: Prompt | None) -> bool:
+        while self._idle and not self._has_room(prompt):
             self.evict(next(iter(self._idle)))
             self.num_evictions += 1
-        return self._has_room(num)
+        return self._has_room(prompt)
 
     def _let_go(self, seat: Seat) -> None:
         seat.num_holds -= 1
@@ -214,7 +260,7 @@ class Slots:
     def _vacate(self, seat: Seat) -> None:
         if seat.place is not None:
             self._free_slots.put(seat.place.slot)
-            for component in seat.place.components:
-                self._free_components.put(component)
+            if seat.place.prompt is not None:
+                self.prompts.take_away(seat.place.prompt)
             seat.place = None
         self._freed.set()

@@ -1,13 +1,11 @@
 """
-What a server holds from its start on: the adapters of its store, those asked lately first, then the
-newest, as many as have room.
+Loading at start: the adapters used lately, then the newest, as many as have room and are no work
+for the engine.
 
-They are in their slots before the server is ready: read in one pass, some hundred at a time. After
-that an adapter is seated when it is uploaded, here or on another replica, and any other when it is
-asked for.
+They are seated before the server is ready. After that an adapter is seated when it is uploaded,
+here or on another replica, and any other at its first request.
 """
 
-import asyncio
 import time
 from collections import Counter
 
@@ -15,88 +13,60 @@ import structlog
 from anyio.to_thread import run_sync
 
 from galenic_adapters.errors import GalenicError
-from galenic_adapters.package.manifest import BackboneId
 from galenic_server import logs
 from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import Engine
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.composer import Composer
 
 log = structlog.get_logger(__name__)
 
-READ_AT_ONCE = 2000
+SEATED_AT_ONCE = 100
+MOST_ASKED = 2000
 ROWS_READ = 10_000
-PROGRESS_SECONDS = 5.0
-LOOK_SECONDS = 1.0
-
-Pair = tuple[str, str]
-"""A tenant, and the digest of an adapter that it asks: the prefix cache knows them together."""
 
 
 class Residents:
-    """num_warm: so many pairs' prompts are run through after each start of the engine."""
+    """Loads adapters that were made for this backbone and metaprompt when the server starts."""
 
     def __init__(
         self,
-        store: SqlStore,
+        composer: Composer,
         engine: Engine,
         chain: Chain,
-        *,
-        backbone: BackboneId,
-        num_warm: int = 0,
     ) -> None:
-        self._store = store
+        self._composer = composer
         self._engine = engine
         self._chain = chain
-        self._backbone = backbone
-        self._num_warm = num_warm
 
     async def load(self) -> None:
-        """Best effort: what is not loaded is seated when it is asked for."""
+        """Load as many as possible; the others are seated at their first request."""
         try:
             await self._load()
         except GalenicError as error:
             log.warning("adapters wait for their first request", **logs.where(error))
 
     async def _load(self) -> None:
-        began = told = time.monotonic()
-        digests = await run_sync(self._digests)
-        for first in range(0, len(digests), READ_AT_ONCE):
-            factors = await run_sync(self._store.factors, digests[first : first + READ_AT_ONCE])
-            if not await self._engine.take(factors, may_evict=False):
+        began = time.monotonic()
+        num_slots = (await self._engine.stats()).num_slots
+        digests = await run_sync(self._digests, num_slots)
+        for first in range(0, len(digests), SEATED_AT_ONCE):
+            some = digests[first : first + SEATED_AT_ONCE]
+            if not await self._engine.seat(some, may_evict=False):
                 break
-            if time.monotonic() - told > PROGRESS_SECONDS:
-                told = time.monotonic()
-                log.info("adapters loading", done=first + READ_AT_ONCE, of=len(digests))
         stats = await self._engine.stats()
         seconds = round(time.monotonic() - began, 3)
         log.info("adapters loaded", resident=stats.resident_adapters, seconds=seconds)
 
-    def _digests(self) -> list[str]:
-        config = self._engine.config
-        made_for = self._backbone, config.metaprompt.digest
-        asked = list(dict.fromkeys(digest for _, digest in self.hottest()))[:READ_AT_ONCE]
-        fitting = set(self._store.newest(*made_for, len(asked), among=asked))
+    def _digests(self, count: int) -> list[str]:
+        fit, packages = self._composer.fit, self._composer.packages
+        made_for = fit.backbone, fit.metaprompts
+        asked = self.hottest()[:MOST_ASKED]
+        fitting = set(packages.newest(*made_for, len(asked), among=asked))
         lately = [digest for digest in asked if digest in fitting]
-        stored = self._store.newest(*made_for, config.num_slots)
-        return list(dict.fromkeys([*lately, *stored]))
+        return list(dict.fromkeys([*lately, *packages.newest(*made_for, count)]))
 
-    def hottest(self) -> list[Pair]:
-        """Who asked what, of the last answers, the most frequent first."""
+    def hottest(self) -> list[str]:
+        """Return the adapters that gave the last answers, the most frequent first."""
         answers = (one for one in self._chain.latest(ROWS_READ) if one["action"] == "answer")
-        pairs = Counter((one["tenant"], one["digest"]) for one in answers if one["digest"])
-        return [pair for pair, _ in pairs.most_common()]
-
-    async def keep_warm(self) -> None:
-        """After each start of the engine, until cancelled."""
-        while self._num_warm:
-            await self._until_healthy(True)
-            try:
-                for tenant, digest in (await run_sync(self.hottest))[: self._num_warm]:
-                    await self._engine.warm(tenant, digest)
-            except GalenicError as error:
-                log.info("prompts are not warm", **logs.where(error))
-            await self._until_healthy(False)
-
-    async def _until_healthy(self, wanted: bool) -> None:
-        while await self._engine.healthy() != wanted:  # noqa: ASYNC110  # engines tell by a flag
-            await asyncio.sleep(LOOK_SECONDS)
+        counted = Counter(one["digest"] for one in answers if one["digest"])
+        return [digest for digest, _ in counted.most_common()]

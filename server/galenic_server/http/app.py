@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-import structlog
 from fastapi import FastAPI
 
 from galenic_server import logs
 from galenic_server.http import faults
 from galenic_server.http.deps import Parts
-from galenic_server.http.middleware import Bounded, Traced
+from galenic_server.http.middleware import BodyLimitMiddleware, TracingMiddleware
 from galenic_server.http.routes import (
     adapters,
     aliases,
@@ -27,8 +26,6 @@ from galenic_server.http.routes import (
     tasks,
     tenants,
 )
-
-log = structlog.get_logger(__name__)
 
 
 def make_app(
@@ -47,19 +44,14 @@ def make_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.tell_of_tasks(asyncio.get_running_loop())
         parts.trail.start()
-        tasks = [
-            asyncio.create_task(_start(parts, on_ready, on_failed_start)),
-            asyncio.create_task(parts.follower.run()),
-            asyncio.create_task(parts.residents.keep_warm()),
-        ]
+        life = parts.replica.live(on_ready=on_ready, on_failed_start=on_failed_start)
+        living = asyncio.create_task(life)
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-            await parts.service.stop()
+            living.cancel()
+            with suppress(asyncio.CancelledError):
+                await living
             await parts.trail.stop()
 
     shown = parts.settings.shows_docs
@@ -79,26 +71,12 @@ def make_app(
     app.include_router(tenants.streamed)
     app.include_router(bulk.streamed)
     app.add_middleware(
-        Bounded,
+        BodyLimitMiddleware,
         max_bytes=parts.settings.max_body_bytes,
         patience_seconds=parts.settings.patience_seconds,
         larger=dict.fromkeys(
             (lines.ARCHIVE_PATH, lines.ADAPTERS_PATH), parts.settings.max_archive_bytes
         ),
     )
-    app.add_middleware(Traced, metrics=parts.metrics, trail=parts.trail)
+    app.add_middleware(TracingMiddleware, metrics=parts.metrics, trail=parts.trail)
     return app
-
-
-async def _start(
-    parts: Parts, on_ready: Callable[[], None], on_failure: Callable[[], None]
-) -> None:
-    log.info("engine starting", backbone=str(parts.service.backbone))
-    try:
-        await parts.service.start(parts.residents)
-    except Exception as error:  # noqa: BLE001  whatever it is, the operator has to see it
-        log.critical("engine did not start", message=str(error), **logs.where(error))
-        on_failure()
-    else:
-        log.info("engine ready")
-        on_ready()

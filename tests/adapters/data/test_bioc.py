@@ -5,7 +5,7 @@ import json
 import pytest
 
 from galenic_adapters.data.bioc import read_bioc
-from galenic_adapters.data.documents import Link, Reason, Report
+from galenic_adapters.data.documents import Link, Mending, Reason, Report
 from galenic_adapters.errors import BadInput
 
 XML = """<?xml version="1.0" encoding="{encoding}"?>
@@ -62,6 +62,8 @@ FORMS = {
     "utf16.xml": XML.format(encoding="UTF-16").encode("utf-16"),
     "collection.json": json.dumps({"source": "made up", "documents": [DOCUMENT]}).encode(),
     "document.json": json.dumps(DOCUMENT).encode(),
+    "lines.jsonl": json.dumps(DOCUMENT).encode() + b"\n",
+    "marked.json": json.dumps([DOCUMENT]).encode("utf-8-sig"),
     "service.json": json.dumps({"PubTator3": [DOCUMENT]}).encode(),
 }
 
@@ -120,6 +122,42 @@ def test_sentences_hold_the_text_where_passages_do_not(read):
         found.text[slice(*mention.places[0])] for mention in found.mentions
     ]
     assert 1 == len(found.links)
+
+
+def test_each_line_may_be_a_document(read):
+    rows = [json.dumps(DOCUMENT | {"id": str(number)}) for number in range(3)]
+
+    assert ["0", "1", "2"] == [one.id for one in read("x.json", "\n".join(rows).encode())[0]]
+
+
+def passage(offset, text, *annotations, relations=()):
+    return {"offset": offset, "text": text, "annotations": [*annotations], "relations": relations}
+
+
+def relation(id_, *ids):
+    return {"id": id_, "infons": {"type": "r"}, "nodes": [{"refid": one} for one in ids]}
+
+
+def test_ids_that_begin_anew_in_each_passage_are_kept_apart(read):
+    """
+    A passage's relation means its own annotations; the document's relation cannot say which.
+    """
+    first = [annotation("1", "Sign", "rash", (0, 4)), annotation("2", "Drug", "gel", (5, 3))]
+    second = [annotation("1", "Sign", "itch", (20, 4)), annotation("3", "Drug", "oil", (25, 3))]
+    row = {
+        "id": "7",
+        "passages": [
+            passage(0, "rash gel", *first, relations=[relation("R1", "1", "2")]),
+            passage(20, "itch oil", *second, relations=[relation("R2", "1", "3")]),
+        ],
+        "relations": [relation("R3", "1", "2"), relation("R4", "2", "3")],
+    }
+
+    (document,), report = read("x.json", json.dumps(row).encode())
+
+    assert ["1", "2", "1@2", "3"] == [mention.id for mention in document.mentions]
+    assert {Link("r", "1", "2"), Link("r", "1@2", "3"), Link("r", "2", "3")} == set(document.links)
+    assert {Mending.RENAMED: ["7@2"], Reason.AMBIGUOUS: ["7/R3"]} == report.told
 
 
 BOMB = """<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><collection>&b;</collection>"""

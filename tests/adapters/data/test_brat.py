@@ -95,7 +95,37 @@ def test_a_folder_without_notes_and_a_text_in_another_encoding_are_refused(folde
     (folder / "empty").mkdir()
     (folder / "ward/note.txt").write_bytes(b"caf\xe9")
 
-    with pytest.raises(BadInput, match=r"empty: holds no file that ends in \.ann or \.txt"):
+    with pytest.raises(BadInput, match=r"empty: holds no file that ends in \.txt or \.ann"):
         list(read_brat(folder / "empty", report))
     with pytest.raises(BadInput, match=r"note\.txt: is not UTF-8 at byte 3"):
         list(read_brat(folder, report))
+
+
+def test_the_files_of_the_bionlp_shared_tasks_are_read_together(folder, report):
+    (folder / "n.txt").write_text("IL-2 binds.")
+    (folder / "n.a1").write_text("T1\tProtein 0 4\tIL-2\n")
+    (folder / "n.a2").write_text("T2\tBinding 5 10\tbinds\nE1\tBinding:T2 Theme:T1\nM1 x\n")
+
+    (document,) = read_brat(folder / "n.txt", report)
+
+    assert ["Protein", "Binding"] == [mention.type for mention in document.mentions]
+    assert (Link("Theme", "T2", "T1"),) == document.links
+    assert {Reason.UNSAYABLE: ["n.a2:3"]} == report.told
+
+
+def test_a_mark_is_no_part_of_the_first_mention(folder, report):
+    (folder / "ward/note.ann").write_bytes(b"\xef\xbb\xbf" + ANN.encode())
+
+    (document,) = read_brat(folder, report)
+
+    assert ("T1", []) == (document.mentions[0].id, report.told.get(Reason.MALFORMED, []))
+
+
+def test_what_systems_leave_beside_files_is_not_read(folder, report):
+    (folder / "__MACOSX/ward").mkdir(parents=True)
+    (folder / "__MACOSX/ward/._note.txt").write_bytes(b"\0\xff")
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints/note.txt").write_text("old")
+
+    assert ["ward/note"] == [document.id for document in read_brat(folder, report)]
+    assert Reason.UNPAIRED not in report.told

@@ -56,11 +56,22 @@ def test_columns_may_stand_elsewhere(read):
     assert [("Drug", "aspirin")] == said(document)
 
 
-def test_a_tag_of_no_scheme_is_outside_and_named(read):
-    (document,), report = read("aspirin Drug\nhelps\tO\n")
+def test_a_line_without_token_or_tag_is_in_no_text_and_named(read):
+    """
+    Headers of abstracts and of columns are no tokens.
+    """
+    text = "###MEDLINE:9\n\nToken\tTag\naspirin\tB-Drug\n\tI-Drug\nhelps\tO\n"
 
-    assert ("aspirin helps", []) == (document.text, said(document))
-    assert ["train.conll:1"] == report.told[Reason.MALFORMED]
+    (document,), report = read(text)
+
+    assert ("aspirin helps", [("Drug", "aspirin")]) == (document.text, said(document))
+    assert [f"train.conll:{n}" for n in (1, 3, 5)] == report.told[Reason.MALFORMED]
+
+
+def test_marks_of_files_that_were_put_together_are_in_no_text(read):
+    first, second = read("\ufeffaspirin B-Drug\n\n\ufeffhelps O\n")[0]
+
+    assert ("aspirin", "helps") == (first.text, second.text)
 
 
 def test_a_line_without_the_column_is_refused(read):

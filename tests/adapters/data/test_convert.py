@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from shutil import make_archive
 
 import pytest
 from typer.testing import CliRunner
@@ -166,7 +167,7 @@ class TestCommand:
         assert 0 == result.exit_code, result.output
         assert ("after",) == read_dataset(out, "re").labels
         assert "dropped 1: in several places (n/T6)" in result.output
-        assert "1 examples of 1 documents, labels after" in result.output
+        assert "1 examples of 1 documents, 1 annotations: after 1" in result.output
         assert "Acute" not in result.output
 
     def test_columns_are_named_by_number(self, tmp_path):
@@ -195,3 +196,19 @@ class TestCommand:
         self.run("convert", "brat", notes, tmp_path / "o.jsonl.gz")
 
         assert 1 == gzip.decompress((tmp_path / "o.jsonl.gz").read_bytes()).count(b"\n")
+
+    def test_a_set_without_annotations_is_told(self, tmp_path):
+        (tmp_path / "x.json").write_text('{"text": "gout", "marks": [{"id": "1"}]}')
+
+        result = self.run("convert", "pubannotation", tmp_path / "x.json", tmp_path / "o.jsonl")
+
+        assert "dropped 1: attribute, note, link or further label" in result.output
+        assert "warning: none of them has an annotation" in result.output
+
+    def test_an_archive_is_read_as_the_folder_in_it(self, notes, tmp_path):
+        archive = make_archive(str(tmp_path / "notes"), "zip", notes)
+
+        result = self.run("convert", "brat", archive, tmp_path / "o.jsonl")
+
+        assert 0 == result.exit_code, result.output
+        assert "1 examples of 1 documents, 2 annotations: Drug 1, Sign 1" in result.output

@@ -3,8 +3,15 @@ import json
 
 import pytest
 
-from galenic_adapters.data.examples import read_dataset, unsayable, with_lists
+from galenic_adapters.data.examples import (
+    num_over_line_ends,
+    read_dataset,
+    unsayable,
+    with_lists,
+)
 from galenic_adapters.errors import BadInput
+from galenic_adapters.tasks.lookup import make_task
+from galenic_adapters.tasks.ner import Ner
 
 NOTE = "Metformin for diabetes 🩺 and asthma."
 HEAD, TAIL = {"start": 0, "end": 9, "type": "Drug"}, {"start": 14, "end": 22, "type": "Disease"}
@@ -101,11 +108,34 @@ def test_what_a_list_of_mentions_cannot_say_is_found(write):
 
     path = write(row("said", outer, twin), row("nested", outer, inner), row("whole", outer))
 
-    assert ["nested"] == list(unsayable(read_dataset(path, "ner").examples))
+    assert ["nested"] == list(unsayable(Ner(("D",)), read_dataset(path, "ner").examples))
     path = write(GOOD["ner"] | {"text": NOTE + " Metformin."})
     assert {"1": "1 mentions that are not annotated count as entities"} == unsayable(
-        read_dataset(path, "ner").examples
+        Ner(("Disease", "Drug")), read_dataset(path, "ner").examples
     )
+
+
+def test_a_mention_with_space_at_its_ends_cannot_be_said_and_one_over_a_line_end_can(write):
+    text = "had congestive heart\nfailure and  gout ."
+
+    def row(id_, start, end):
+        return {"id": id_, "text": text, "entities": [{"start": start, "end": end, "type": "D"}]}
+
+    examples = read_dataset(write(row("wrapped", 4, 28), row("padded", 32, 39)), "ner").examples
+
+    assert {"padded": "1 of 1 entities begin or end in space, as no answer does"} == unsayable(
+        Ner(("D",)), examples
+    )
+    assert 1 == num_over_line_ends(examples)
+
+
+@pytest.mark.parametrize("task", list(GOOD))
+def test_what_every_task_takes_can_be_said(write, task):
+    labels = {"ner": ["Drug", "Disease"], "re": ["treats"], "nli": ["entailment", "other"]}
+
+    examples = read_dataset(write(GOOD[task]), task).examples
+
+    assert {} == unsayable(make_task(task, labels.get(task, ())), examples)
 
 
 def test_all_faults_are_told_at_once_and_no_text(write):
@@ -120,6 +150,7 @@ def test_all_faults_are_told_at_once_and_no_text(write):
         n for n in ("line 1", "line 2", "line 3", "line 4") if n in told
     ]
     assert "Metformin" not in told
+    assert 3 == len(told.splitlines()) == told.count("train.jsonl: line ")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, write):
@@ -134,6 +165,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, write):
     cut.write_bytes(cut.read_bytes()[:-12])
     with pytest.raises(BadInput, match=r"train\.jsonl\.gz: cannot be read: Compressed file ended"):
         read_dataset(cut, "ner")
+
+
+def test_byte_order_marks_are_no_part_of_a_line(tmp_path):
+    """
+    Neither the file's own nor those of files that were put together.
+    """
+    rows = [json.dumps(GOOD["nli"] | {"id": id_}).encode("utf-8-sig") for id_ in "ab"]
+    (tmp_path / "marked.jsonl").write_bytes(b"\r\n".join([*rows, b"\xef\xbb\xbf"]))
+
+    read = read_dataset(tmp_path / "marked.jsonl", "nli")
+
+    assert ["a", "b"] == [example.id for example in read.examples]
+    (tmp_path / "wide.jsonl").write_bytes(json.dumps(GOOD["nli"]).encode("utf-16"))
+    with pytest.raises(BadInput, match=r"wide\.jsonl: is UTF-16; save it as UTF-8"):
+        read_dataset(tmp_path / "wide.jsonl", "nli")
 
 
 def test_a_text_with_pairs_also_asks_for_all_its_relations(write):

@@ -64,9 +64,23 @@ def test_places_with_only_space_between_are_one():
     """
     note, report = note_of(Mention("T1", "Sign", ((9, 21), (23, 27)), "right kidney pain"))
 
-    assert ["right kidney  pain"] == said(note)
-    assert len(TEXT) == len(note.text) and "\n" not in note.text
-    assert {Mending.UNWRAPPED: ["n/T1"]} == report.told
+    assert (TEXT, ["right kidney\r\npain"], {}) == (note.text, said(note), report.told)
+
+
+def test_lines_that_a_mention_runs_across_stay_together():
+    note, report = note_of(Mention("T1", "Sign", ((9, 27),)))
+
+    (piece,) = split(note, "lines", report)
+
+    assert (["right kidney\r\npain"], ["n#0"]) == (said(piece), report.told[Mending.REJOINED])
+
+
+@pytest.mark.parametrize("told", ["Left kidney", "Left ... kidney", "Left…kidney", TEXT[:21]])
+def test_what_a_discontinuous_mention_says_is_its_parts_or_all_between(told):
+    mention = Mention("T1", "Organ", ((0, 4), (15, 21)), told)
+
+    assert {Reason.DISCONTINUOUS: ["n/T1"]} == note_of(mention)[1].told
+    assert ["Left and right kidney"] == said(note_of(mention, discontinuous="cover")[0])
 
 
 def test_a_discontinuous_mention_may_be_covered():
@@ -178,7 +192,7 @@ def test_whatever_comes_in_offsets_say_the_mention_and_nothing_is_lost_silently(
 
     spans = [(piece, span) for piece in made for span in piece.spans.values()]
     assert all(piece.text[s.start : s.end] == s.text != "" for piece, s in spans)
-    assert all(s.text == s.text.strip() and "\n" not in s.text for _, s in spans)
+    assert all(s.text == s.text.strip() for _, s in spans)
     kept = len(spans) + sum(len(piece.links) for piece in made)
     assert len(document.mentions) + len(document.links) == kept + report.num_dropped
-    assert len(note.text) == len(document.text)
+    assert note.text == document.text

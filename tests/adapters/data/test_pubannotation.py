@@ -61,6 +61,49 @@ def test_mentions_need_no_ids(read):
     assert ["note-0", "#0", "#1"] == [document.id, *(mention.id for mention in document.mentions)]
 
 
+OLD = {
+    "source_db": "PMC",
+    "source_id": "9",
+    "division_id": "1",
+    "text": "IL-2 binds.",
+    "catanns": [
+        {"id": "T1", "span": {"begin": 0, "end": 4}, "category": "Protein"},
+        {"id": 2, "begin": 5, "end": 10, "category": "Binding"},
+    ],
+    "insanns": [{"id": "E1", "type": "subClassOf", "object": "T1"}],
+    "relanns": [{"id": "R1", "type": "themeOf", "subject": "E1", "object": "T1"}],
+    "modanns": [{"id": "M1", "type": "Negation", "object": "E1"}],
+}
+
+
+def test_files_of_the_first_years_are_read(read):
+    (document,), report = read(json.dumps(OLD))
+
+    assert [("T1", "Protein", ((0, 4),)), ("2", "Binding", ((5, 10),))] == [
+        (mention.id, mention.type, mention.places) for mention in document.mentions
+    ]
+    assert ("PMC/9/1", (Link("themeOf", "T1", "T1"),)) == (document.id, document.links)
+    assert {Reason.UNSAYABLE: ["PMC/9/1/M1"]} == report.told
+
+
+@pytest.mark.parametrize(
+    ("label", "read_as", "num_told"),
+    [(["Disease", "C0004096"], "Disease", 1), (7, "7", 0), ({"a": 1}, "", 0), ([], "", 0)],
+)
+def test_of_several_labels_the_first_counts_and_the_others_are_told(read, label, read_as, num_told):
+    row = {"text": "gout", "denotations": [{"span": {"begin": 0, "end": 4}, "obj": label}]}
+
+    (document,), report = read(json.dumps(row))
+
+    assert (read_as, num_told) == (document.mentions[0].type, report.num(Reason.UNSAYABLE))
+
+
+def test_lists_of_a_name_that_is_not_known_are_told(read):
+    _, report = read(json.dumps(OLD | {"spans": [{"begin": 0}, {"begin": 3}], "namespaces": [{}]}))
+
+    assert ["PMC/9/1/M1", "PMC/9/1/spans", "PMC/9/1/spans"] == sorted(report.told[Reason.UNSAYABLE])
+
+
 RING = [{"subj": "T1", "pred": "_lexicallyChainedTo", "obj": "T2"},
         {"subj": "T2", "pred": "_lexicallyChainedTo", "obj": "T1"}]  # fmt: skip
 

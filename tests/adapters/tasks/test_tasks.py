@@ -93,6 +93,24 @@ class TestNer:
         assert {"asthma"} == {s.text for s in answer.value}
         assert ("1 mention(s) not found in the text were dropped",) == answer.warnings
 
+    def test_a_mention_over_a_line_end_reads_back(self):
+        """
+        An answer has a line a mention, so it is written in one and found in two.
+        """
+        text = "No asthma. Congestive  heart\r\n  failure."
+        fields, value = NerFields(text), (Span(11, 39, text[11:39], "Disease"),)
+
+        assert "Disease: Congestive  heart failure" == NER.write(value, fields)
+        assert value == NER.read(said(NER.write(value, fields)), fields).value
+
+    def test_few_entities_of_a_long_note_are_a_warning(self):
+        def warnings(times):
+            return NER.read(said("Drug: Metformin"), NerFields(NOTE * times)).warnings
+
+        assert () == warnings(1) == warnings(50)
+        few = NER.read(said("none"), NerFields(NOTE * 50)).warnings
+        assert ("0 entities are few for 4050 characters; shorter texts read better",) == few
+
     def test_none_is_a_clean_empty_list(self):
         assert ((), Reading.CLEAN) == _value_and_reading(NER.read(said("none"), NerFields(NOTE)))
 

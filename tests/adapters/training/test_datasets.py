@@ -63,6 +63,12 @@ class TestRecipe:
 
         assert recipe == Recipe.load(tmp_path / "r.json")
 
+    def test_may_begin_with_a_byte_order_mark(self, recipe, tmp_path):
+        recipe.save(tmp_path / "r.json")
+        (tmp_path / "r.json").write_text((tmp_path / "r.json").read_text(), "utf-8-sig")
+
+        assert recipe == Recipe.load(tmp_path / "r.json")
+
     @pytest.mark.parametrize(
         ("text", "problem"),
         [

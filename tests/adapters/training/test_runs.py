@@ -23,13 +23,16 @@ from galenic_adapters.training.recipe import Phase, Recipe
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, sources, backbone_path):
     folder = tmp_path_factory.mktemp("trained")
-    recipe = Recipe(sources, Phase(20, 0.1, 0.03, dev_every=0), num_positions=8, rank=2)
+    recipe = Recipe(
+        sources, Phase(20, 0.1, 0.03, dev_every=0), form="input", num_positions=8, rank=2
+    )
     runs.train(recipe, folder, backbone=backbone_path, say=lambda said: None)
     return folder
 
 
 def product(factor):
-    return factor.u_PR.float() @ factor.v_RD.float()
+    u_PR, v_RD = factor.product
+    return u_PR.float() @ v_RD.float()
 
 
 def run(*arguments):
@@ -61,7 +64,9 @@ def test_training_ends_with_a_metaprompt_and_a_package_for_every_source(trained,
 def test_a_run_goes_on_from_an_earlier_one(trained, sources, backbone_path, tmp_path):
     """With next to no rates it ends where it began: a new source as the mean of its task's."""
     new = replace(sources[0], name="new")
-    still = Recipe((*sources, new), Phase(1, 1e-9, 0.0, dev_every=0), num_positions=8, rank=2)
+    still = Recipe(
+        (*sources, new), Phase(1, 1e-9, 0.0, dev_every=0), form="input", num_positions=8, rank=2
+    )
     still.save(tmp_path / "recipe.json")
 
     result = run(
@@ -150,6 +155,59 @@ def test_data_that_cannot_be_learned_from(rows, problem, trained, backbone_path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "problem"),
+    [
+        ("My Model", "yes", "name: is not a name"),
+        ("mine", "yes" * 50, "labels.0: String should have at most 128 characters"),
+        ("mine", "", "data.jsonl: line 1: label: is empty\ndata.jsonl: line 2: label: is empty"),
+    ],
+)
+def test_names_and_data_are_checked_before_the_backbone_is_loaded(name, rows, problem, tmp_path):
+    data = tmp_path / "data.jsonl"
+    row = {"premise": "a", "hypothesis": "b", "label": rows}
+    data.write_text("".join(json.dumps({"id": id_} | row) + "\n" for id_ in "ab"))
+
+    result = run(
+        *("adapt", name, tmp_path / "run", "--task", "nli", "--data", data),
+        *("--backbone", tmp_path / "there-is-none"),
+    )
+
+    assert (1, True) == (result.exit_code, problem in result.output), result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_knows_its_data(trained, sources, backbone_path, tmp_path):
+    """
+    The same command goes on after a kill, and refuses where what it learned from has changed.
+    """
+    data = tmp_path / "nli.jsonl"
+    data.write_bytes(Path(sources[0].train).read_bytes())
+    assert 0 == adapting(trained, data, "nli", tmp_path / "run", backbone_path).exit_code
+    data.write_text(data.read_text().replace('"yes"', '"aye"'))
+
+    changed = adapting(trained, data, "nli", tmp_path / "run", backbone_path)
+    begun = adapting(
+        trained, sources[0].train, "nli", tmp_path / "run", backbone_path, "--steps", 11
+    )
+
+    assert (1, True) == (changed.exit_code, "nli.jsonl is another than the run" in changed.output)
+    assert (1, True) == (begun.exit_code, "another recipe (sources, learn)" in begun.output)
+
+
+def test_an_adapter_is_under_what_its_maker_says(trained, sources, backbone_path, tmp_path):
+    def manifest(folder, *more):
+        result = adapting(trained, sources[0].train, "nli", folder, backbone_path, *more)
+        assert 0 == result.exit_code, result.output
+        return Package.read((folder / "mine.safetensors").read_bytes()).manifest
+
+    plain = manifest(tmp_path / "plain")
+    said = manifest(tmp_path / "said", "--licence", "ours alone", "--data-licence", "CC0-1.0")
+
+    assert ("not stated", "not stated") == (plain.licence, plain.trained_on[0].licence)
+    assert ("ours alone", "CC0-1.0") == (said.licence, said.trained_on[0].licence)
+
+
 def test_a_killed_adaptation_goes_on_and_ends_the_same(trained, sources, backbone_path, tmp_path):
     """Killed for good (SIGKILL), as soon as it has kept something."""
     command = [sys.executable, "-m", "galenic_adapters.cli"]
@@ -229,6 +287,23 @@ def test_a_score_stands_beside_what_it_must_beat(trained, adapted, sources, back
     constant = [json.loads(row) for row in said]
     assert pytest.approx(accuracy.constant, abs=1e-4) == _share_right(constant, sources[0].dev)
     assert 1 == len({row["text"] for row in constant})
+
+
+def test_scores_stay_where_nothing_new_is_learned(trained, adapted, sources, backbone_path):
+    package, card = adapted / "mine.safetensors", adapted / "mine.md"
+    files = ("--metaprompt", trained / "metaprompt.safetensors", "--backbone", backbone_path)
+    assert 0 == run("evaluate", package, sources[0].dev, *files).exit_code
+    before = package.read_bytes(), card.read_text()
+
+    again = run(
+        *("adapt", "mine", adapted, "--task", "nli", "--data", sources[0].train, "--rank", 2),
+        *("--dev", sources[0].dev, "--steps", 10, "--rows", 3, "--dataset", "made-up", *files),
+    )
+
+    assert 0 == again.exit_code, again.output
+    assert before == (package.read_bytes(), card.read_text())
+    file = Path(sources[0].dev)
+    assert f"| {file.parent.name}/{file.name} | test |" in card.read_text()
 
 
 def test_the_untuned_backbone_need_not_be_asked_twice(trained, adapted, sources, backbone_path):

@@ -1,60 +1,47 @@
-"""How many adapters an engine holds where nobody has said it."""
+"""How much an engine holds where nobody has said it."""
 
-import torch
+from pathlib import Path
 
-from galenic_adapters.factor import Metaprompt
 from galenic_server.engine.capacity import (
-    MOST_BYTES,
+    MOST_PROMPT_BYTES,
     MOST_SLOTS,
+    MOST_TABLE_BYTES,
     memory_bytes,
+    num_slots,
+    prompt_bytes,
     table_bytes,
 )
-from galenic_server.settings import Settings
+from galenic_server.engine.checks import fit
+from galenic_server.engine.contract import EngineConfig
 
-DEFAULT, LARGE = (Metaprompt(torch.ones(*shape)) for shape in ((64, 576), (100, 4096)))
-SCALES = {"q": (30, 576), "k": (30, 192), "v": (30, 192), "o": (30, 576), "f": (30, 1536)}
+DEFAULT, LARGE = ((30, 576), (30, 1536)), ((32, 4096), (32, 14336))  # at attention and feed-forward
 
 
 class TestCapacity:
     def test_follows_from_memory(self):
         """
-        Tables of a 32nd of it, a gigabyte at most, hold ranks; slots have a bound of their own.
+        Tables of a 32nd of it, a gigabyte at most, hold scales; prompts take a 16th.
         """
-        settings = Settings()
-        slots, components = settings.capacity(DEFAULT, SCALES)
-        large_slots, large_components = settings.capacity(LARGE, SCALES)
-
         assert 0 < 32 * table_bytes() <= memory_bytes()
-        assert table_bytes() <= MOST_BYTES
-        assert table_bytes() // (2 * 640 + 8) == components
-        assert table_bytes() // (2 * 4196 + 8) == large_components
-        assert (min(components, MOST_SLOTS), large_components) == (slots, large_slots)
+        assert table_bytes() <= MOST_TABLE_BYTES
+        assert prompt_bytes() in (memory_bytes() // 16, MOST_PROMPT_BYTES)
+        assert table_bytes() // (2 * 30 * 2112) == num_slots(DEFAULT, 2)
+        assert table_bytes() // (2 * 32 * 18432) == num_slots(LARGE, 2)
 
-    def test_of_scales_follows_from_the_places(self):
+    def test_of_slots_that_take_nothing_is_bounded(self):
         """
-        A slot for each adapter whose scales fit, on both engines; ranks are not counted by it.
+        Where no adapter may scale anything, slots have no tables.
         """
-        most = table_bytes() // (2 * 30 * (576 + 1536))
-        slots, components = Settings(places="of").capacity(DEFAULT, SCALES)
-        kept, _ = Settings(places="of", engine="transformers").capacity(DEFAULT, SCALES)
+        assert MOST_SLOTS == num_slots((), 2)
 
-        assert (most, table_bytes() // (2 * 640 + 8)) == (slots, components)
-        assert min(most, table_bytes() // (2 * 64 * 576)) == kept
-        assert most > Settings(places="qkvof").capacity(DEFAULT, SCALES)[0]
+    def test_is_what_the_operator_says(self, llama: Path):
+        """
+        Else it is filled in for the backbone.
+        """
+        config = EngineConfig(str(llama), b"secret", num_slots=7, prompt_bytes=1000)
+        said, _, sizes = fit(config)
+        usual, _, _ = fit(EngineConfig(str(llama), b"secret"))
 
-    def test_is_what_the_operator_says(self):
-        """
-        Slots, and ranks or four a slot; of ranks alone, a slot each.
-        """
-        assert (100_000, None) == Settings(num_slots=100_000).capacity(DEFAULT, SCALES)
-        both = Settings(num_slots=100_000, num_components=200_000)
-        assert (100_000, 200_000) == both.capacity(DEFAULT, SCALES)
-        assert (1000, 1000) == Settings(num_components=1000).capacity(DEFAULT, SCALES)
-
-    def test_is_of_whole_prompts_on_the_other_engine(self):
-        """
-        Which keeps them composed: fewer of them fill the same memory.
-        """
-        slots, components = Settings(engine="transformers").capacity(DEFAULT, SCALES)
-
-        assert (table_bytes() // (2 * 64 * 576), None) == (slots, components)
+        assert (7, 1000, 1000) == (said.num_slots, said.prompt_bytes, sizes.prompt_bytes)
+        assert num_slots(((2, 64), (2, 96)), 2) == usual.num_slots
+        assert prompt_bytes() == usual.prompt_bytes

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import Factor
-from galenic_server.engine.slots import Seated, Slots
+from galenic_adapters.errors import NotFound, Unavailable
+from galenic_adapters.factor import Composed
+from galenic_server.engine.slots import Prompt, Seated, Slots
 
 
 async def seat_all(slots: Slots, digests: Iterable[str]) -> None:
@@ -26,66 +26,88 @@ async def seat_all(slots: Slots, digests: Iterable[str]) -> None:
     await asyncio.gather(*map(seat, digests))
 
 
-class Table:
-    """The engine's side: what was written where, and the factors that exist."""
+ROW_BYTES = 10
 
-    def __init__(self, ranks: dict[str, int], num_slots: int, num_components: int) -> None:
-        self.ranks = ranks
+
+def prompt_of(adapter: Composed) -> Prompt | None:
+    """Ten bytes a position; adapters of one colour share their prompt."""
+    if adapter.rows_PD is None:
+        return None
+    colour, num = int(adapter.rows_PD[0, 0]), adapter.num_positions
+    return Prompt(f"prompt-{colour}", num, num * ROW_BYTES)
+
+
+class Table:
+    """The engine's side: what was written where, and the adapters that exist, by their prompts."""
+
+    def __init__(self, prompts: dict[str, tuple[int, int]], num_slots: int, room: int) -> None:
+        """*prompts*: colour and length of each; *room* is for so many positions of them."""
+        self.prompts = prompts
         self.content: dict[int, str] = {}
         self.loads: Counter[str] = Counter()
-        self.slots = Slots(num_slots, num_components, fetch=self.fetch, load=self.load)
-        self._factors: dict[int, str] = {}
+        self.slots = Slots(
+            num_slots, room * ROW_BYTES, fetch=self.fetch, load=self.load, prompt_of=prompt_of
+        )
+        self.is_dead = False
 
-    async def fetch(self, digest: str) -> Factor:
+    async def fetch(self, digest: str) -> Composed:
         await asyncio.sleep(0)
-        if digest not in self.ranks:
+        if digest not in self.prompts:
             raise NotFound(digest)
-        factor = Factor(torch.ones(2, self.ranks[digest]), torch.ones(self.ranks[digest], 3))
-        self._factors[id(factor)] = digest
-        return factor
+        colour, num_positions = self.prompts[digest]
+        return Composed(torch.full((num_positions, 3), float(colour)) if num_positions else None)
 
     async def load(self, seated: Sequence[Seated]) -> None:
         await asyncio.sleep(0)
+        if self.is_dead:
+            raise Unavailable("the engine died")
         for one in seated:
-            digest = self._factors[id(one.adapter)]
-            self.loads[digest] += 1
-            for component in one.place.components:
-                self.content[component] = digest
+            assert one.place.prompt is None or one.place.prompt.digest in self.slots.prompts
+            self.loads[one.digest] += 1
+            self.content[one.place.slot] = one.digest
 
     async def take(self, digests: Iterable[str], **how: bool) -> bool:
         return await self.slots.take({one: await self.fetch(one) for one in digests}, **how)
+
+
+def of_one(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Each with a prompt of its own, of one position."""
+    return {name: (ord(name), 1) for name in names}
 
 
 @settings(deadline=None)  # a busy machine is no fault of the table's
 @given(
     seed=st.integers(0, 2**32),
     num_slots=st.integers(1, 5),
-    ranks=st.lists(st.integers(1, 4), min_size=1, max_size=12),
+    colours=st.lists(st.integers(0, 4), min_size=1, max_size=12),
 )
-def test_whoever_is_held_stays(seed, num_slots, ranks):
+def test_whoever_is_held_stays(seed, num_slots, colours):
     """
-    Holds, deletions and give-ups in any order: a held place holds its own adapter and no other,
-    everyone gets a turn, and in the end every place is there again.
+    Holds, deletions and give-ups in any order: a held place holds its own adapter and no other, its
+    prompt is at hand, everyone gets a turn, and in the end all room is there again.
     """
     chance = random.Random(seed)
-    num_components = max(ranks) + chance.randrange(6)
+    room = max(max(colours), 1) + chance.randrange(6)
 
     async def scenario():
-        table = Table({f"a{i}": rank for i, rank in enumerate(ranks)}, num_slots, num_components)
+        # The length is the colour: some have no prompt, and some share one.
+        table = Table({f"a{i}": (it, it) for i, it in enumerate(colours)}, num_slots, room)
 
         async def use(digest):
             async with table.slots.hold(digest) as place:
                 for _ in range(chance.randrange(4)):
                     await asyncio.sleep(0)
-                    assert {digest} == {table.content[c] for c in place.components}
-                    assert len(place.components) == table.ranks[digest]
+                    assert digest == table.content[place.slot]
+                    colour, _ = table.prompts[digest]
+                    assert place.prompt is None or f"prompt-{colour}" == place.prompt.digest
+                    assert place.prompt is None or place.prompt.digest in table.slots.prompts
 
         async def take(digests, may_evict):
             await table.take(digests, may_evict=may_evict)
 
         tasks = []
         for _ in range(40):
-            digest = chance.choice(list(table.ranks))
+            digest = chance.choice(list(table.prompts))
             tasks.append(asyncio.create_task(use(digest)))
             await asyncio.sleep(0)
             if chance.random() < 0.2:
@@ -93,19 +115,19 @@ def test_whoever_is_held_stays(seed, num_slots, ranks):
             if chance.random() < 0.2:
                 chance.choice(tasks).cancel()
             if chance.random() < 0.2:
-                some = chance.sample(list(table.ranks), chance.randrange(len(ranks)) + 1)
+                some = chance.sample(list(table.prompts), chance.randrange(len(colours)) + 1)
                 tasks.append(asyncio.create_task(take(some, chance.random() < 0.5)))
         async with asyncio.timeout(120):
             done = await asyncio.gather(*tasks, return_exceptions=True)
             await settle()
         assert all(one is None or isinstance(one, asyncio.CancelledError) for one in done)
 
-        for digest in list(table.ranks):
+        for digest in list(table.prompts):
             table.slots.evict(digest)
-        free = table.slots._free_slots, table.slots._free_components
-        slots, components = ({pool.get() for _ in range(len(pool))} for pool in free)
-        assert set(range(1, num_slots + 1)) == slots
-        assert set(range(1, num_components + 1)) == components
+        free = table.slots._free_slots
+        assert set(range(1, num_slots + 1)) == {free.get() for _ in range(len(free))}
+        assert table.slots.prompts.has_room(Prompt("any", room, room * ROW_BYTES))
+        assert not any(f"prompt-{colour}" in table.slots.prompts for colour in colours)
 
     asyncio.run(scenario())
 
@@ -124,7 +146,7 @@ class TestSeats:
         """
 
         async def scenario():
-            table = Table({"a": 1}, num_slots=2, num_components=2)
+            table = Table(of_one("a"), num_slots=2, room=2)
             await seat_all(table.slots, ["a"] * 5)
             return table
 
@@ -136,7 +158,7 @@ class TestSeats:
         """
 
         async def scenario():
-            table = Table(dict.fromkeys("abc", 1), num_slots=2, num_components=2)
+            table = Table(of_one("abc"), num_slots=2, room=2)
             for digest in "abac":
                 await seat_all(table.slots, [digest])
             return table.slots
@@ -145,17 +167,35 @@ class TestSeats:
         assert {"a", "c"} == slots.seated().keys()
         assert (3, 1) == (slots.num_loads, slots.num_evictions)
 
-    def test_a_high_rank_takes_the_room_of_several(self):
+    def test_a_long_prompt_takes_the_room_of_several(self):
         """
-        Components are what is scarce: rank 4 sends four of rank 1 away, and the slots stay.
+        Room for prompts is what is scarce: one of four positions sends four others away.
         """
 
         async def scenario():
-            table = Table(dict.fromkeys("abcd", 1) | {"high": 4}, num_slots=8, num_components=4)
-            await seat_all(table.slots, [*"abcd", "high"])
+            table = Table(of_one("abcd") | {"long": (0, 4)}, num_slots=8, room=4)
+            await seat_all(table.slots, [*"abcd", "long"])
             return table.slots.seated()
 
-        assert {"high"} == asyncio.run(scenario()).keys()
+        assert {"long"} == asyncio.run(scenario()).keys()
+
+    def test_a_prompt_of_several_takes_its_room_once(self):
+        """
+        Four who share one sit beside a fifth, and it stays until the last of the four has left.
+        """
+
+        async def scenario():
+            shared = dict.fromkeys("abcd", (7, 3))
+            table = Table(shared | of_one("e"), num_slots=8, room=4)
+            await seat_all(table.slots, "abcde")
+            seated = set(table.slots.seated())
+            for digest in "abc":
+                table.slots.evict(digest)
+            is_there = "prompt-7" in table.slots.prompts
+            table.slots.evict("d")
+            return seated, is_there, "prompt-7" in table.slots.prompts
+
+        assert (set("abcde"), True, False) == asyncio.run(scenario())
 
     def test_newcomers_wait_while_all_are_held(self):
         """
@@ -163,7 +203,7 @@ class TestSeats:
         """
 
         async def scenario():
-            table = Table({"a": 1, "b": 1}, num_slots=1, num_components=1)
+            table = Table(of_one("ab"), num_slots=1, room=1)
             async with AsyncExitStack() as held:
                 await held.enter_async_context(table.slots.hold("a"))
                 waiting = asyncio.create_task(seat_all(table.slots, ["b"]))
@@ -181,12 +221,12 @@ class TestSeats:
         """
 
         async def scenario():
-            table = Table({"a": 1, "b": 1}, num_slots=1, num_components=1)
+            table = Table(of_one("ab"), num_slots=1, room=1)
             async with table.slots.hold("a") as place:
                 table.slots.evict("a")
-                del table.ranks["a"]
+                del table.prompts["a"]
                 assert {} == table.slots.seated()
-                assert "a" == table.content[place.components[0]]
+                assert "a" == table.content[place.slot]
                 with pytest.raises(NotFound):
                     await seat_all(table.slots, ["a"])
             await seat_all(table.slots, ["b"])
@@ -200,11 +240,11 @@ class TestSeats:
         """
 
         async def scenario():
-            table = Table({}, num_slots=1, num_components=1)
+            table = Table({}, num_slots=1, room=1)
             failed = await asyncio.gather(
                 *(seat_all(table.slots, ["a"]) for _ in range(3)), return_exceptions=True
             )
-            table.ranks["a"] = 1
+            table.prompts |= of_one("a")
             await seat_all(table.slots, ["a"])
             return failed, table.slots.seated()
 
@@ -220,7 +260,7 @@ class TestManyAtOnce:
         """
 
         async def scenario():
-            table = Table(dict.fromkeys("abc", 1), num_slots=4, num_components=4)
+            table = Table(of_one("abc"), num_slots=4, room=4)
             await table.take("a")
             return await table.take("abc"), table
 
@@ -235,7 +275,7 @@ class TestManyAtOnce:
         """
 
         async def scenario():
-            table = Table(dict.fromkeys("habc", 1), num_slots=2, num_components=2)
+            table = Table(of_one("habc"), num_slots=2, room=2)
             async with table.slots.hold("h"):
                 had_room = await table.take("abc")
                 return had_room, set(table.slots.seated())
@@ -248,7 +288,7 @@ class TestManyAtOnce:
         """
 
         async def scenario():
-            table = Table(dict.fromkeys("abc", 1), num_slots=2, num_components=2)
+            table = Table(of_one("abc"), num_slots=2, room=2)
             await table.take("a")
             had_room = await table.take("bc", may_evict=False)
             return had_room, set(table.slots.seated()), table.slots.num_evictions
@@ -261,12 +301,11 @@ class TestManyAtOnce:
         """
 
         async def scenario():
-            table = Table(dict.fromkeys("abc", 1), num_slots=3, num_components=3)
-            table._factors = {}  # what is loaded now is unknown, a KeyError
-            with pytest.raises(KeyError):
-                await table.slots.take(
-                    {d: Factor(torch.ones(2, 1), torch.ones(1, 3)) for d in "ab"}
-                )
+            table = Table(of_one("abc"), num_slots=3, room=3)
+            table.is_dead = True
+            with pytest.raises(Unavailable):
+                await table.take("ab")
+            table.is_dead = False
             await asyncio.sleep(0)
             seated = table.slots.num_seated
             return seated, await table.take("abc")

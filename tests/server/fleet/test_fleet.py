@@ -134,7 +134,7 @@ class TestAnAliasMove:
         It is named, and an admin may say that it is dead.
         """
         fleet.one.publish("north", "lagging", package(seed=20))
-        dead = fleet.one.parts.registry.store.enter("elsewhere:1", 0)
+        dead = fleet.one.parts.store.replicas.enter("elsewhere:1", 0)
         url = "/admin/v1/aliases/lag?tenant=north"
         fleet.one.admin.put(url, json={"adapter": "lagging@1"}).raise_for_status()
         eventually(lambda: fleet.one.admin.get(url).json()["waiting_for"] == [dead], 10)
@@ -164,16 +164,16 @@ class TestAReplica:
         Meanwhile it asks the database each time, so it is never wrong; then it is current again.
         """
         fleet.one.publish("north", "robust", package(seed=30))
-        store = fleet.other.parts.registry.store
+        store = fleet.other.parts.store
         with store.database.writing() as db:
             db.execute(sa.text("ALTER TABLE clock RENAME TO hidden"))
         try:
-            eventually(lambda: not store.is_current, 10)
+            eventually(lambda: not store.changes.is_current, 10)
             assert 200 == ask(fleet.other, "north", "robust").status_code
         finally:
             with store.database.writing() as db:
                 db.execute(sa.text("ALTER TABLE hidden RENAME TO clock"))
-        eventually(lambda: store.is_current, 10)
+        eventually(lambda: store.changes.is_current, 10)
         fleet.one.publish("north", "robust", package(seed=31))
         url = "/admin/v1/adapters/robust/2?tenant=north"
         eventually(lambda: fleet.one.admin.get(url).json()["state"] == "ready", 10)

@@ -57,9 +57,9 @@ class TestADatabaseThatIsAway:
             server.publish("north", "never-asked", package(seed=1))
             body = {"documents": [{"text": "a"}], "adapter": "kept", "max_tokens": 8}
             north, south = server.client("north"), server.client("south")
-            store = server.parts.service.store
+            store = server.parts.store
             # A replica that has yet to follow these keys would forget what it has seen till then.
-            eventually(lambda: not store.behind(store.newest_change()))
+            eventually(lambda: not store.replicas.behind(store.changes.newest()))
             before = north.post("/v1/ner", json=body)
             database.stop()
             time.sleep(2.5)  # longer than a key is fresh

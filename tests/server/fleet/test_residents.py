@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from galenic_server.tenancy.keys import Role
 from tests.server.registry.test_bulk import line
 from tests.support.registry import ner
@@ -12,18 +10,7 @@ from tests.support.serving import Running, eventually, make_parts, package, serv
 
 def resident(running: Running) -> set[str]:
     engine = running.parts.service.engine
-    return set(engine._prompts)  # type: ignore[attr-defined]  # of the transformers engine
-
-
-def shared_and_asked(running: Running) -> str:
-    """The digest of a shared adapter, which south asked twice and north once."""
-    made = running.publish("galenic", "common", package())
-    for tenant in ("south", "north", "south"):
-        ner(running, tenant, "common")
-    residents = running.parts.residents
-    eventually(lambda: len(residents.hottest()) == 2)
-    eventually(lambda: residents.hottest()[0][0] == "south")
-    return str(made["digest"])
+    return set(engine._tunings)  # type: ignore[attr-defined]  # of the transformers engine
 
 
 class TestAStart:
@@ -46,32 +33,18 @@ class TestAStart:
         assert {asked, *(digests[f"a-{seed}"] for seed in range(3, 10))} == seated
         assert digests["a-0"] == late
 
-    def test_knows_who_asked_what_most(self, backbone: str, tmp_path: Path):
+    def test_knows_what_was_asked_most(self, backbone: str, tmp_path: Path):
         """
-        By tenant, as the prefix cache does: a shared adapter is warm for whoever asked it.
+        By whoever it was.
         """
         with serving(make_parts(backbone, tmp_path)) as server:
-            digest = shared_and_asked(server)
-            pairs = server.parts.residents.hottest()
-
-        assert [("south", digest), ("north", digest)] == pairs
-
-    def test_runs_the_prompts_through_that_were_asked_most(
-        self, backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ):
-        with serving(make_parts(backbone, tmp_path)) as server:
-            digest = shared_and_asked(server)
-        parts = make_parts(backbone, tmp_path, prewarm=1)
-        warmed = []
-
-        async def warm(tenant: str, digest: str) -> None:
-            warmed.append((tenant, digest))
-
-        monkeypatch.setattr(parts.service.engine, "warm", warm)
-        with serving(parts):
-            eventually(lambda: warmed)
-
-        assert [("south", digest)] == warmed
+            digests = [
+                server.publish("galenic", name, package(seed=seed))["digest"]
+                for seed, name in enumerate(("rare", "common"))
+            ]
+            for tenant, name in (("south", "rare"), ("south", "common"), ("north", "common")):
+                ner(server, tenant, name)
+            eventually(lambda: digests[::-1] == server.parts.replica.residents.hottest())
 
 
 class TestAnotherReplica:

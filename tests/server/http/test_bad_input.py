@@ -285,7 +285,7 @@ class TestAPackageThatIsWrong:
         theirs = "sha256:" + "0" * 64
         error = error_of(self.put(running, package(metaprompt=theirs).data), 422)
 
-        ours = running.parts.service.engine.config.metaprompt.digest
+        ours = running.parts.service.metaprompt.digest
         assert theirs in error["message"]
         assert ours in error["message"]
         assert ["manifest.metaprompt"] == [fault["path"] for fault in error["faults"]]
@@ -375,8 +375,8 @@ class TestAnAdapterFromAnEarlierServer:
         """
         The store outlives backbone and metaprompt; a factor of others would answer nonsense.
         """
-        store = running.parts.service.store
-        ref = store.publish("relic", "old", package(**made_for))
+        store = running.parts.store
+        ref = store.versions.publish("relic", "old", package(**made_for))
         asked = {"documents": [{"text": "a"}], "adapter": str(ref)}
         chat = {"model": str(ref), "messages": [{"role": "user", "content": "a"}]}
         relic = running.client("relic")

@@ -2,7 +2,7 @@
 One answer, token by token, on a plain transformers model.
 
 Dimension key:  T tokens   V vocabulary   P prompt positions   D model width   L layers
-                W width of a place
+                W width of keys, or of a place
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from galenic_adapters.backbone.constraints import Constrainer, logprob_of
 from galenic_adapters.backbone.scaling import scaled
@@ -44,12 +44,32 @@ class Backbone:
 @dataclass(frozen=True, eq=False, slots=True)
 class Tuning:
     """
-    What an adapter makes of the backbone: rows (P, D) before the text, and at each place that it
-    scales offsets (L, W) from one. As it is, nothing.
+    What an adapter makes of the backbone: a prompt, of ``rows`` (P, D) or of ``keys`` and
+    ``values`` (L, P, W), and at each place that it scales offsets (L, W) from one.
     """
 
-    rows_PD: Tensor | None = None
+    prompt: Mapping[str, Tensor] = field(default_factory=dict)
     offsets: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_positions(self) -> int:
+        return next((tensor.shape[-2] for tensor in self.prompt.values()), 0)
+
+    def cache(self, model: Any) -> DynamicCache:
+        """Keys and values of the prompt, which no scale touches."""
+        cache = DynamicCache()  # one that knew of windows would drop what is before them
+        if "rows" in self.prompt:
+            model(inputs_embeds=self.prompt["rows"][None], past_key_values=cache, logits_to_keep=1)
+        elif self.prompt:
+            for layer, kv in enumerate(
+                zip(self.prompt["keys"], self.prompt["values"], strict=True)
+            ):
+                cache.update(*(_by_head(x, model.config.num_key_value_heads) for x in kv), layer)
+        return cache
+
+
+def _by_head(x_PW: Tensor, num_heads: int) -> Tensor:
+    return x_PW.view(len(x_PW), num_heads, -1).transpose(0, 1)[None]
 
 
 class Decoding:
@@ -69,7 +89,7 @@ class Decoding:
             request.sampling.seed
         )
         self._penalties = Penalties(request)
-        self._cache: Any = None
+        self._cache: DynamicCache | None = None
         self._token: int | None = None
         self._num_tokens = 0
         self._logprob = 0.0
@@ -97,21 +117,19 @@ class Decoding:
 
     def _logits(self) -> Tensor:
         model, offsets = self._backbone.model, self._tuning.offsets
+        if self._cache is None:
+            self._cache = self._tuning.cache(model)
         with scaled(model, tuple(offsets), lambda place, layer: offsets[place][layer, None]):
             output = model(
                 inputs_embeds=self._embeds()[None], past_key_values=self._cache, logits_to_keep=1
             )
-        self._cache = output.past_key_values
         return output.logits[0, -1].float()
 
     def _embeds(self) -> Tensor:
-        """What the model has not seen yet: prompt and text, or the last token."""
-        embed = self._backbone.model.get_input_embeddings()
-        if self._token is not None:
-            return embed(torch.tensor([self._token]))
-        text_TD = embed(torch.tensor(self._request.text_ids))
-        rows_PD = self._tuning.rows_PD
-        return text_TD if rows_PD is None else torch.cat([rows_PD, text_TD])
+        """What the model has not seen yet: the text, or the last token."""
+        ids = self._request.text_ids if self._token is None else [self._token]
+        embeds_TD: Tensor = self._backbone.model.get_input_embeddings()(torch.tensor(ids))
+        return embeds_TD
 
     def _ending(self, token: int) -> str | None:
         sampling = self._request.sampling

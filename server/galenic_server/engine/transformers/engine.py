@@ -1,12 +1,12 @@
 """
-The engine on plain transformers: one request's token at a time, the composed rows as
-``inputs_embeds``, scales as hooks.
+The engine on plain transformers: one request's token at a time, its prompt in the cache before the
+text, scales as hooks.
 
 It is the reference that the other engine is measured against, and serves where vLLM does not run.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,11 +15,10 @@ from transformers import AutoTokenizer
 
 from galenic_adapters.backbone.scaling import to_offset
 from galenic_adapters.errors import NotFound, Unavailable
-from galenic_adapters.factor import Factor, scale
+from galenic_adapters.factor import Composed
 from galenic_server.engine.checks import fit
 from galenic_server.engine.contract import (
     WARM_UP,
-    Adapter,
     AdaptersOf,
     Delta,
     EngineConfig,
@@ -36,7 +35,8 @@ class TransformersEngine:
     """An `Engine`; see there for what it promises. Its slots are adapters kept composed."""
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
-        self._config, self._border, self._capacity = fit(config)
+        self._config, self._bounds, self._capacity = fit(config)
+        self._num_slots: int = self._config.num_slots or 0
         self._adapters_of = adapters_of
         self._gate = gate
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
@@ -71,8 +71,12 @@ class TransformersEngine:
     async def healthy(self) -> bool:
         return self._backbone is not None
 
+    def check(self, request: Request) -> None:
+        tuning = self._tunings.get(request.adapter or "", Tuning())
+        self._bounds.check(request, tuning.num_positions)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        self._border.check(request)
+        self.check(request)
         async with (
             self._gate.enter(Work.of(request)) as turn,
             aclosing(self._decode(request)) as deltas,
@@ -86,26 +90,21 @@ class TransformersEngine:
         if backbone is None:
             raise Unavailable("the engine is starting")
         tuning = await self._tuning(request.adapter) if request.adapter else Tuning()
+        self._bounds.check(request, tuning.num_positions)
         decoding = Decoding(backbone, request, tuning)
         while decoding.finish is None:
             async with self._turn:
                 delta = await asyncio.to_thread(decoding.step)
             yield delta
 
-    async def seat(self, digests: Sequence[str]) -> None:
+    async def seat(self, digests: Sequence[str], *, may_evict: bool = True) -> bool:
         new = [digest for digest in digests if digest not in self._tunings]
-        await self.take(await asyncio.to_thread(self._adapters_of, new))
-
-    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
-        for digest, adapter in self._capacity.fitting(adapters).items():
-            if not may_evict and len(self._tunings) >= self._config.num_slots:
+        found = self._capacity.fitting(await asyncio.to_thread(self._adapters_of, new))
+        for digest, adapter in found.items():
+            if not may_evict and len(self._tunings) >= self._num_slots:
                 return False
-            if digest not in self._tunings:
-                self._keep(digest, await asyncio.to_thread(self._compose, adapter))
+            self._keep(digest, await asyncio.to_thread(self._round, adapter))
         return True
-
-    async def warm(self, tenant: str, digest: str) -> None:
-        """This engine caches no prefix."""
 
     async def evict(self, digest: str) -> None:
         self._tunings.pop(digest, None)
@@ -113,7 +112,7 @@ class TransformersEngine:
     async def stats(self) -> EngineStats:
         return EngineStats(
             resident_adapters=len(self._tunings),
-            num_slots=self._config.num_slots,
+            num_slots=self._num_slots,
             slot_loads=self._num_loads,
             slot_evictions=self._num_evictions,
         )
@@ -128,7 +127,7 @@ class TransformersEngine:
     def _keep(self, digest: str, tuning: Tuning) -> Tuning:
         self._num_loads += 1
         self._tunings[digest] = tuning
-        if len(self._tunings) > self._config.num_slots:
+        if len(self._tunings) > self._num_slots:
             del self._tunings[next(iter(self._tunings))]
             self._num_evictions += 1
         return tuning
@@ -138,13 +137,11 @@ class TransformersEngine:
         if digest not in found:
             raise NotFound(f"no adapter of digest {digest}")
         self._capacity.check(found[digest])
-        return self._compose(found[digest])
+        return self._round(found[digest])
 
-    def _compose(self, adapter: Adapter) -> Tuning:
-        """Rounded as in vLLM's tables: what they hold to the engine's dtype, then the product."""
-        dtype = self._dtype
-        if isinstance(adapter, Factor):
-            u_PR, v_RD = adapter.u_PR.to(dtype), adapter.v_RD.to(dtype)
-            return Tuning(scale(self._config.metaprompt.rows_PD, u_PR, v_RD).to(dtype))
-        scales = adapter.scales.items()
-        return Tuning(offsets={place: to_offset(scale_LW, dtype) for place, scale_LW in scales})
+    def _round(self, adapter: Composed) -> Tuning:
+        """As vLLM rounds it."""
+        return Tuning(
+            {name: tensor.to(self._dtype) for name, tensor in adapter.prompt.items()},
+            {place: to_offset(scale, self._dtype) for place, scale in adapter.scales.items()},
+        )

@@ -1,6 +1,6 @@
 """
-The engine on vLLM: a request's adapter is held in a slot. Its prompt travels as virtual token ids,
-its scales are read from tables inside the layers.
+The engine on vLLM: a request's adapter is held in a slot. Its scales are read from tables inside
+the layers, its prompt's keys and values are written before the text's.
 
 vLLM's engine core is a process of its own. When it dies, every request in flight ends with
 `Unavailable`, and a supervisor starts another core and puts every resident back before the engine
@@ -18,7 +18,6 @@ from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 # Read by vLLM when it is imported, so set before.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -29,18 +28,18 @@ os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(Path(__file__).parent / "vllm_loggi
 import torch
 from transformers import AutoConfig, AutoTokenizer
 from vllm import AsyncEngineArgs, RequestOutput, SamplingParams
+from vllm.config import KVTransferConfig
 from vllm.inputs.engine import TokensInput, tokens_input
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from galenic_adapters.errors import BadInput, EngineDied, NotFound, Unavailable
-from galenic_adapters.factor import Composed, Factor
+from galenic_adapters.factor import Composed
 from galenic_server.engine.capacity import memory_bytes
-from galenic_server.engine.checks import Capacity, fit
+from galenic_server.engine.checks import fit
 from galenic_server.engine.contract import (
     WARM_UP,
-    Adapter,
     AdaptersOf,
     Api,
     Call,
@@ -55,68 +54,61 @@ from galenic_server.engine.contract import (
 )
 from galenic_server.engine.slots import Place, Seated, Slots
 from galenic_server.engine.vllm.compat import RequestRefused
-from galenic_server.engine.vllm.embedding import Layout
+from galenic_server.engine.vllm.connector import put_before
+from galenic_server.engine.vllm.loader import Loader, Send
 from galenic_server.engine.vllm.openai_client import PromptingClient
 from galenic_server.engine.vllm.openai_surface import Surface
-from galenic_server.engine.vllm.plugin import LAYOUT_KEY, SCALES_KEY, TOKENIZER_MODE
+from galenic_server.engine.vllm.plugin import PLUGIN, SCALES_KEY
 from galenic_server.engine.vllm.sampling import sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
-from galenic_server.engine.vllm.tokenizer import MAX_VIRTUAL_ID
-from galenic_server.engine.vllm.worker import (
-    messages,
-    pack_factors,
-    pack_metaprompt,
-    pack_scales,
-)
+from galenic_server.engine.vllm.worker import ROWS_AT_ONCE
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
-COMPONENTS_A_SLOT = 4  # where the configuration leaves the size of the pool to us
-FETCHED_AT_ONCE = 500  # factors on their way from the store, in this process
-LAST = 2**62  # a priority: after everybody who asks
+FETCHED_AT_ONCE = 100  # adapters on their way from the store, in this process
 CPU_ARGUMENTS: dict[str, Any] = {
     "kv_cache_memory_bytes": 1 << 30,  # 46,000 tokens of SmolLM2; vLLM's own is nearly all memory
-    "block_size": 32,  # vLLM's default of 128 would cache no prompt of 64 rows
+    "block_size": 32,  # of vLLM's default of 128, the cache would keep no short text
     "max_num_batched_tokens": 256,  # of 4,096, each token said would wait a second for prompts read
 }
+
+
+BARE = Place(slot=0, prompt=None)
 
 
 class VllmEngine:
     """An `Engine`; see there for what it promises."""
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
-        self._config, self._border, self._capacity = fit(config)
+        self._config, self._bounds, self._capacity = fit(config)
         self._adapters_of = adapters_of
-        self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._gate = gate
-        self._layout = Layout(
-            num_positions=config.metaprompt.num_positions,
-            num_slots=config.num_slots + 1,  # the first is nobody's
-            num_components=max(
-                config.num_components or COMPONENTS_A_SLOT * config.num_slots, config.max_rank
-            ),
-            max_rank=config.max_rank,
-        )
-        self._scale_layout = ScaleLayout(config.places, config.num_slots + 1)
-        _check_size(self._layout, self._scale_layout, self._config, self._capacity)
-        _check_ids(self._layout, self._border.vocab_size)
+        num_slots = self._config.num_slots
+        assert num_slots is not None, "fit() chose a number"
+        self._layout = ScaleLayout(config.places, num_slots + 1)  # the first is nobody's
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        _check_memory(self._config, self._layout.num_bytes(self._capacity.scales, dtype))
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
+        self._loader = Loader(
+            self._call, self._capacity.scales, dtype, shelf=lambda: self._slots.prompts
+        )
         self._slots = Slots(
-            config.num_slots, self._layout.num_components, fetch=self._fetch, load=self._load
+            num_slots,
+            self._capacity.prompt_bytes,
+            fetch=self._fetch,
+            load=self._loader.load,
+            prompt_of=self._capacity.prompt_of,
         )
         self._llm: AsyncLLM | None = None
         self._surface: Surface | None = None
         self._making: asyncio.Task[AsyncLLM] | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._next_message: asyncio.Task[None] | None = None
-        self._unsent: list[Seated] = []
-        self._sending = asyncio.Lock()
         self._is_ready = False
-        self._stats = EngineStats(num_slots=config.num_slots)
+        self._stats = EngineStats(num_slots=num_slots)
 
     @property
     def config(self) -> EngineConfig:
@@ -151,36 +143,21 @@ class VllmEngine:
         return self._is_ready and self._llm is not None and not self._llm.errored
 
     async def _start_core(self) -> None:
-        """A fresh core with metaprompt and residents, that has answered a request."""
-        making = asyncio.to_thread(_make_llm, self._config, self._layout, self._scale_layout)
+        """A fresh core with all residents, that has answered a request."""
+        making = asyncio.to_thread(_make_llm, self._config, self._layout)
         self._making = asyncio.create_task(making)
         self._llm = await asyncio.shield(self._making)
-        async with self._sending:
-            await self._call("load_prompts", pack_metaprompt(self._config.metaprompt))
-            if self._config.places and not all(await self._call("follow_steps")):
+        async with self._loader.filling() as send:
+            if not all(await self._call("prepare")):
                 raise RuntimeError("this vLLM's model runner is not known, start without places")
-            await self._put_back()
-            is_guarded = all(await self._call("guard_vocabulary"))
-            self._border = replace(self._border, is_guarded=is_guarded)
+            await self._put_back(send)
         async for _ in self._answer(WARM_UP):
             pass
         self._surface = Surface(
-            PromptingClient(self._llm, self.run, self._border),
+            PromptingClient(self._llm, self.run, self._bounds),
             tool_parser=self._config.tool_parser,
         )
-        assert self._llm is not None, "it was made"
-        self._tell_of_blocks(self._llm.vllm_config.cache_config.block_size)
         self._is_ready = True
-
-    def _tell_of_blocks(self, block_tokens: int) -> None:
-        """The cache keeps whole blocks: what stands over is computed for each request."""
-        if over := self._layout.num_positions % block_tokens:
-            logger.warning(
-                "a prompt of %d tokens leaves %d in no whole block of %d: they are never cached",
-                self._layout.num_positions,
-                over,
-                block_tokens,
-            )
 
     async def _stop_core(self) -> None:
         self._is_ready = False
@@ -217,8 +194,12 @@ class VllmEngine:
 
     # Requests
 
+    def check(self, request: Request) -> None:
+        place = self._slots.find(request.adapter) if request.adapter else None
+        self._bounds.check(request, _num_positions(place or BARE))
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        self._border.check(request)
+        self.check(request)
         if not await self.healthy():
             raise Unavailable("the engine is starting")
         async with aclosing(self._answer(request)) as deltas:
@@ -233,35 +214,61 @@ class VllmEngine:
     async def _answer(self, request: Request) -> AsyncGenerator[Delta]:
         params = sampling_params(request.sampling, request.constraint)
         # A constraint holds from the first token, also where the backbone would reason before.
-        outputs = self.run(request.id, Work.of(request), params, reasoning_ended=True)
+        work, field = Work.of(request), request.text_field
+        outputs = self.run(request.id, work, params, field=field, reasoning_ended=True)
         async with aclosing(outputs):
             async for output in outputs:
                 yield _delta(request, output)
 
     async def run(
-        self, id_: str, work: Work, params: SamplingParams, **more: Any
+        self,
+        id_: str,
+        work: Work,
+        params: SamplingParams,
+        *,
+        field: str,
+        may_shorten: bool = False,
+        **more: Any,
     ) -> AsyncGenerator[RequestOutput]:
-        """vLLM's outputs for a text with the adapter's prompt before it, and without it in them."""
+        """
+        vLLM's outputs for a text with the adapter's prompt before it, and without it in them.
+
+        field: how the caller names the text.   may_shorten: the answer, to what the context holds.
+        """
         async with AsyncExitStack() as held:
             turn = await held.enter_async_context(self._gate.enter(work))
-            prompt_ids: list[int] = []
-            params.extra_args = None  # nobody else's
+            place = BARE
             if work.adapter is not None:
                 place = await held.enter_async_context(self._slots.hold(work.adapter))
-                prompt_ids.extend(self._prompt_ids(place))
-                if not prompt_ids:
-                    params.extra_args = Seat(place.slot, version_of(work.adapter)).extra_args
-            salt = self._cache_salt(work.tenant, work.adapter)
-            prompt = tokens_input([*prompt_ids, *work.text_ids], cache_salt=salt)
+            num_positions = _num_positions(place)
+            num_text = len(work.text_ids)
+            assert params.max_tokens is not None, "it was filled in"
+            if may_shorten:
+                room = self._bounds.room(num_positions, num_text)
+                params.max_tokens = max(1, min(params.max_tokens, room))
+            self._bounds.check_length(num_positions, num_text, params.max_tokens, field)
+            prompt = self._prompt(id_, work, place, params)
             more["priority"] = turn.priority
             async with aclosing(self._run(id_, prompt, params, **more)) as outputs:
                 async for output in outputs:
                     turn.said(sum(len(said.token_ids) for said in output.outputs))
-                    if output.finished:
-                        num_tokens = len(prompt_ids) + len(work.text_ids)
-                        self._count_prefix(num_tokens, output.num_cached_tokens or 0)
                     _check_end(output, is_bound=params.structured_outputs is not None)
-                    yield _without_prompt(output, len(prompt_ids))
+                    shown = _without_prompt(output, num_positions)
+                    if output.finished:
+                        self._count_prefix(num_text, shown.num_cached_tokens or 0)
+                    yield shown
+
+    def _prompt(self, id_: str, work: Work, place: Place, params: SamplingParams) -> TokensInput:
+        """What vLLM is given to read; *params* are made to say which adapter it is read by."""
+        ids = list(work.text_ids)
+        params.extra_args = None  # nobody else's
+        if self._config.places and work.adapter is not None:
+            params.extra_args = Seat(place.slot, version_of(work.adapter)).extra_args
+        if place.prompt is not None:
+            ids = put_before(ids, place.prompt, params)
+        is_own = place.prompt is not None and params.prompt_logprobs is not None
+        salt = self._cache_salt(work.tenant, work.adapter, id_ if is_own else "")
+        return tokens_input(ids, cache_salt=salt)
 
     async def _run(
         self, id_: str, prompt: TokensInput, params: SamplingParams, **more: Any
@@ -283,14 +290,12 @@ class VllmEngine:
         except EngineGenerateError as failure:
             raise Unavailable("the engine failed on this request") from failure
 
-    def _prompt_ids(self, place: Place) -> Sequence[int]:
-        if not place.components:
-            return ()
-        return self._layout.virtual_ids(self._border.vocab_size, place.slot)
-
-    def _cache_salt(self, tenant: str, adapter: str | None) -> str:
-        """Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat."""
-        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}"
+    def _cache_salt(self, tenant: str, adapter: str | None, request: str = "") -> str:
+        """
+        Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat, and what
+        a *request* may share with none.
+        """
+        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}:{request}"
         return hmac.new(self._config.secret, owner.encode(), hashlib.sha256).hexdigest()
 
     def _count_prefix(self, num_tokens: int, num_cached: int) -> None:
@@ -302,23 +307,30 @@ class VllmEngine:
 
     # Adapters
 
-    async def seat(self, digests: Sequence[str]) -> None:
+    async def seat(self, digests: Sequence[str], *, may_evict: bool = True) -> bool:
         new = [digest for digest in digests if digest not in self._slots]
         for some in _parts(new):
-            await self.take(await asyncio.to_thread(self._adapters_of, some))
+            found = await asyncio.to_thread(self._fetch_fitting, some)
+            if not await self._slots.take(self._at_hand(found), may_evict=may_evict):
+                return False
+        return True
 
-    async def take(self, adapters: Mapping[str, Adapter], *, may_evict: bool = True) -> bool:
-        return await self._slots.take(self._capacity.fitting(adapters), may_evict=may_evict)
-
-    async def warm(self, tenant: str, digest: str) -> None:
-        async with self._slots.hold(digest) as place:
-            prompt_ids = self._prompt_ids(place)
-            if not prompt_ids:
-                return  # scales are there as soon as they are held
-            prompt = tokens_input([*prompt_ids, 0], cache_salt=self._cache_salt(tenant, digest))
-            params = SamplingParams(max_tokens=1, detokenize=False)
-            async for _ in self._run(f"warm-{uuid4().hex}", prompt, params, priority=LAST):
-                pass
+    def _at_hand(self, adapters: Mapping[str, Composed]) -> dict[str, Composed]:
+        """
+        Those of *adapters* whose prompts the backbone need not run through, and a few of the rest:
+        thousands would keep it from whoever asks.
+        """
+        new = dict.fromkeys(
+            adapter.prompt_digest
+            for adapter in adapters.values()
+            if adapter.rows_PD is not None and adapter.prompt_digest not in self._slots.prompts
+        )
+        late = set(list(new)[ROWS_AT_ONCE:])
+        return {
+            digest: adapter
+            for digest, adapter in adapters.items()
+            if adapter.prompt_digest not in late
+        }
 
     async def evict(self, digest: str) -> None:
         self._slots.evict(digest)
@@ -331,47 +343,27 @@ class VllmEngine:
             slot_evictions=self._slots.num_evictions,
         )
 
-    async def _fetch(self, digest: str) -> Adapter:
-        found = await asyncio.to_thread(self._adapters_of, [digest])
+    async def _fetch(self, digest: str) -> Composed:
+        return await asyncio.to_thread(self._fetch_one, digest)
+
+    def _fetch_one(self, digest: str) -> Composed:
+        found = self._adapters_of([digest])
         if digest not in found:
             raise NotFound(f"no adapter of digest {digest}")
         self._capacity.check(found[digest])
         return found[digest]
 
-    async def _put_back(self) -> None:
+    def _fetch_fitting(self, digests: Sequence[str]) -> dict[str, Composed]:
+        return self._capacity.fitting(self._adapters_of(digests))
+
+    async def _put_back(self, send: Send) -> None:
         """What was resident in the core before this one, as far as it still exists."""
         residents = self._slots.seated()
         for some in _parts(list(residents)):
-            adapters = await asyncio.to_thread(self._adapters_of, some)
+            adapters = await asyncio.to_thread(self._fetch_fitting, some)
             for digest in set(some) - adapters.keys():
                 self._slots.evict(digest)
-            await self._send_all(
-                [Seated(digest, residents[digest], one) for digest, one in adapters.items()]
-            )
-
-    async def _load(self, seated: Sequence[Seated]) -> None:
-        """Write adapters into the engine; those that wait while a message is out share the next."""
-        self._unsent += seated
-        if self._next_message is None:
-            self._next_message = asyncio.create_task(self._send_unsent())
-        await self._next_message
-
-    async def _send_unsent(self) -> None:
-        async with self._sending:
-            self._next_message = None
-            unsent, self._unsent = self._unsent, []
-            await self._send_all(unsent)
-
-    async def _send_all(self, seated: Sequence[Seated]) -> None:
-        for part in messages([it for it in seated if isinstance(it.adapter, Factor)], self._dtype):
-            packed = await asyncio.to_thread(pack_factors, part, self._dtype)
-            await self._call("load_prompts", packed)
-        for part in messages(
-            [it for it in seated if isinstance(it.adapter, Composed)], self._dtype
-        ):
-            shapes = self._capacity.scales
-            packed = await asyncio.to_thread(pack_scales, part, shapes, self._dtype)
-            await self._call("load_scales", packed)
+            await send([Seated(digest, residents[digest], one) for digest, one in adapters.items()])
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
         """Ask the workers; vLLM leaves a call unanswered when its core dies, so watch it."""
@@ -387,26 +379,17 @@ class VllmEngine:
         return call.result()
 
 
-def _check_size(
-    layout: Layout, scales: ScaleLayout, config: EngineConfig, capacity: Capacity
-) -> None:
-    """Raises `BadInput` where the tables fit no memory."""
-    dtype = getattr(torch, config.dtype)
-    prompts = layout.num_bytes(config.metaprompt.width, dtype)
-    needed = prompts + scales.num_bytes(capacity.scales, dtype)
-    is_cpu = current_platform.is_cpu()
-    there = memory_bytes() if is_cpu else current_platform.get_device_total_memory()
-    if needed > there / 2:
-        tables = f"{config.num_slots:,} slots of {layout.num_components:,} ranks in all"
-        held = f"{needed / 2**30:.1f} GiB, and may take half of {there / 2**30:.1f} GiB"
-        raise BadInput("num_slots", f"{tables} need {held}")
-
-
-def _check_ids(layout: Layout, vocab_size: int) -> None:
-    """Raises `BadInput` where virtual ids fit no int32."""
-    last = layout.virtual_ids(vocab_size, layout.num_slots - 1)[-1]
-    if last > MAX_VIRTUAL_ID:
-        raise BadInput("num_slots", f"{layout.num_slots:,} would need ids up to {last:,}")
+def _check_memory(config: EngineConfig, table_bytes: int) -> None:
+    """Raises `BadInput` where no memory holds the tables of scales, or all prompts."""
+    there = memory_bytes()
+    device = there if current_platform.is_cpu() else current_platform.get_device_total_memory()
+    for name, needed, available in (
+        ("num_slots", table_bytes, device),
+        ("prompt_bytes", config.prompt_bytes or 0, there),
+    ):
+        if needed > available / 2:
+            held = f"{needed / 2**30:.1f} GiB, and may take half of {available / 2**30:.1f} GiB"
+            raise BadInput(name, f"{getattr(config, name):,} needs {held}")
 
 
 def _parts(digests: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -414,23 +397,30 @@ def _parts(digests: Sequence[str]) -> Iterator[Sequence[str]]:
         yield digests[first : first + FETCHED_AT_ONCE]
 
 
-def _make_llm(config: EngineConfig, layout: Layout, scales: ScaleLayout) -> AsyncLLM:
-    if TOKENIZER_MODE not in entry_points(group="vllm.general_plugins").names:
+def _make_llm(config: EngineConfig, layout: ScaleLayout) -> AsyncLLM:
+    if PLUGIN not in entry_points(group="vllm.general_plugins").names:
         raise RuntimeError("vLLM does not find Galenic's plugin: install the package `galenic`")
-    tables = {LAYOUT_KEY: asdict(layout)}
-    if scales.places:
-        tables[SCALES_KEY] = asdict(scales)
     llm = make_vllm(
         config,
         scheduling_policy="priority",
-        tokenizer_mode=TOKENIZER_MODE,
-        worker_extension_cls="galenic_server.engine.vllm.worker.PromptWorker",
-        additional_config=tables,
+        tokenizer_mode="hf",
+        worker_extension_cls="galenic_server.engine.vllm.worker.AdapterWorker",
+        kv_transfer_config=_connector(),
+        additional_config={SCALES_KEY: asdict(layout)} if layout.places else {},
         structured_outputs_config={"backend": "xgrammar"} | _reasoning_of(config.backbone),
     )
     # Here tensors are an upload's, and small; the workers have been given threads of their own.
     torch.set_num_threads(1)
     return llm
+
+
+def _connector() -> KVTransferConfig:
+    return KVTransferConfig(
+        kv_connector="PromptConnector",
+        kv_connector_module_path="galenic_server.engine.vllm.connector",
+        kv_role="kv_producer",  # a consumer's blocks vLLM would be slow to free
+        kv_load_failure_policy="fail",  # else placeholders were read as text
+    )
 
 
 def make_vllm(config: EngineConfig, **more: Any) -> AsyncLLM:
@@ -471,6 +461,10 @@ def _share_the_cpu(num_workers: int) -> None:
     )
 
 
+def _num_positions(place: Place) -> int:
+    return place.prompt.num_positions if place.prompt else 0
+
+
 def _delta(request: Request, output: RequestOutput) -> Delta:
     said = output.outputs[0]
     return Delta(
@@ -495,12 +489,15 @@ def _check_end(output: RequestOutput, *, is_bound: bool) -> None:
         raise Unavailable(f"the engine ended this request: {reason}")
 
 
-def _without_prompt(output: RequestOutput, num_virtual: int) -> RequestOutput:
+def _without_prompt(output: RequestOutput, num_positions: int) -> RequestOutput:
     """*output* as if the text were all that there is."""
-    output.num_cached_tokens = max(0, (output.num_cached_tokens or 0) - num_virtual)
+    if not num_positions:
+        return output
+    output.num_cached_tokens = max(0, (output.num_cached_tokens or 0) - num_positions)
     output.num_cache_creation_tokens = None
     if output.prompt_token_ids is not None:
-        output.prompt_token_ids = output.prompt_token_ids[num_virtual:]
-    if output.prompt_logprobs is not None:
-        output.prompt_logprobs = output.prompt_logprobs[num_virtual:]
+        output.prompt_token_ids = output.prompt_token_ids[num_positions:]
+        if told := output.prompt_logprobs:  # of every id, or of those that were computed
+            after_first = len(told) - len(output.prompt_token_ids) + 1
+            output.prompt_logprobs = [None, *told[after_first:]]
     return output

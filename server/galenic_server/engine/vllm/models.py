@@ -1,6 +1,5 @@
 """
-The architectures that vLLM serves, each with virtual prompts in its input embedding and scales in
-its layers.
+The architectures that vLLM serves, each with scales in its layers.
 
 The classes keep vLLM's names, because vLLM looks settings up by the name of the architecture.
 """
@@ -9,35 +8,10 @@ from typing import Any
 
 from torch import nn
 from vllm.config import VllmConfig
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.models import gpt_oss, llama, mistral, qwen2, qwen3
 
-from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
-from galenic_server.engine.vllm.plugin import LAYOUT_KEY, SCALES_KEY
+from galenic_server.engine.vllm.plugin import SCALES_KEY
 from galenic_server.engine.vllm.scales import ScaleLayout, Scales
-
-
-class Prompted:
-    """Wraps the input embedding of the model beside it, once built; no layout, no effect."""
-
-    embedding_name = "embed_tokens"
-    model: nn.Module
-
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", **kwargs: Any) -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]  # object is not next in line
-        sizes = (vllm_config.additional_config or {}).get(LAYOUT_KEY)
-        base = getattr(self.model, self.embedding_name)
-        if sizes is None or not isinstance(base, VocabParallelEmbedding):
-            return  # plain vLLM, or a pipeline stage that embeds nothing
-        backbone = vllm_config.model_config
-        wrapped = PromptedEmbedding(
-            base,
-            Layout(**sizes),
-            vocab_size=backbone.get_vocab_size(),
-            width=backbone.get_hidden_size(),
-            dtype=backbone.dtype,
-        )
-        setattr(self.model, self.embedding_name, wrapped)
 
 
 class Scaled:
@@ -69,22 +43,21 @@ class Scaled:
         return ScaledModelState
 
 
-class GptOssForCausalLM(Prompted, Scaled, gpt_oss.GptOssForCausalLM):
-    embedding_name = "embedding"
+class GptOssForCausalLM(Scaled, gpt_oss.GptOssForCausalLM):
     attention_name = "attn"
 
 
-class LlamaForCausalLM(Prompted, Scaled, llama.LlamaForCausalLM):
+class LlamaForCausalLM(Scaled, llama.LlamaForCausalLM):
     pass
 
 
-class MistralForCausalLM(Prompted, Scaled, mistral.MistralForCausalLM):
+class MistralForCausalLM(Scaled, mistral.MistralForCausalLM):
     pass
 
 
-class Qwen2ForCausalLM(Prompted, Scaled, qwen2.Qwen2ForCausalLM):
+class Qwen2ForCausalLM(Scaled, qwen2.Qwen2ForCausalLM):
     pass
 
 
-class Qwen3ForCausalLM(Prompted, Scaled, qwen3.Qwen3ForCausalLM):
+class Qwen3ForCausalLM(Scaled, qwen3.Qwen3ForCausalLM):
     pass

@@ -10,11 +10,13 @@ from typing import Any
 
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
+from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from galenic_adapters.errors import BadInput, GalenicError
-from galenic_server.engine.checks import Border
+from galenic_server.engine.checks import Bounds
 from galenic_server.engine.contract import Call, Work
+from galenic_server.engine.vllm.openai_renderer import PromptedRenderer
 from galenic_server.engine.vllm.sampling import structured
 
 NO_BOUND = 2**31 - 1
@@ -29,15 +31,17 @@ class PromptingClient:
     What vLLM's handlers use of its ``EngineClient``.
 
     They are told of no bound on the context: they know nothing of the adapter's share of it, so our
-    own border measures every text.
+    engine measures every text.
     """
 
-    def __init__(self, llm: AsyncLLM, run: Run, border: Border) -> None:
+    def __init__(self, llm: AsyncLLM, run: Run, bounds: Bounds) -> None:
         self._llm = llm
         self._run = run
-        self._border = border
+        self._bounds = bounds
         self.vllm_config = llm.vllm_config
-        self.renderer = llm.renderer
+        self.renderer = PromptedRenderer(
+            llm.vllm_config, cached_tokenizer_from_config(llm.model_config)
+        )
         self.input_processor = llm.input_processor
         self.model_config = copy.copy(llm.model_config)
         self.model_config.max_model_len = NO_BOUND
@@ -66,13 +70,18 @@ class PromptingClient:
     ) -> AsyncGenerator[RequestOutput]:
         call, ids = lora_request, prompt["prompt_token_ids"]
         try:
-            self._fill_in(sampling_params, call, len(ids))
-            self._border.check_penalties(sampling_params)
-            self._border.check_text(ids, call.adapter, sampling_params.max_tokens, call.text_field)
+            is_open = _is_open(sampling_params, len(ids))
+            _fill_in(sampling_params, call, is_open=is_open)
+            self._bounds.check_text(ids, call.text_field)
+            if not is_open:
+                num_answer = sampling_params.max_tokens
+                self._bounds.check_length(0, len(ids), num_answer, call.text_field)
             outputs = self._run(
                 request_id,
                 _work(call, ids, sampling_params),
                 sampling_params,
+                field=call.text_field,
+                may_shorten=is_open,
                 reasoning_ended=True if call.is_task else reasoning_ended,
                 reasoning_parser_kwargs=reasoning_parser_kwargs,
             )
@@ -85,15 +94,20 @@ class PromptingClient:
             call.failure = _by_openais_name(failure)
             raise call.failure from None
 
-    def _fill_in(self, params: SamplingParams, call: Call, num_ids: int) -> None:
-        """What the caller left open, and what a task asks for."""
-        if params.max_tokens is None or params.max_tokens >= NO_BOUND - num_ids:
-            room = self._border.room(num_ids, call.adapter)
-            params.max_tokens = max(1, min(room, DEFAULT_ANSWER_TOKENS))
-        if call.constraint is not None:
-            params.structured_outputs = structured(call.constraint)
-        if call.with_logprob and params.logprobs is None:
-            params.logprobs = 0
+
+def _is_open(params: SamplingParams, num_ids: int) -> bool:
+    """Whether the caller left the length of the answer to us."""
+    return params.max_tokens is None or params.max_tokens >= NO_BOUND - num_ids
+
+
+def _fill_in(params: SamplingParams, call: Call, *, is_open: bool) -> None:
+    """What the caller left open, and what a task asks for."""
+    if is_open:
+        params.max_tokens = DEFAULT_ANSWER_TOKENS
+    if call.constraint is not None:
+        params.structured_outputs = structured(call.constraint)
+    if call.with_logprob and params.logprobs is None:
+        params.logprobs = 0
 
 
 def _work(call: Call, ids: Sequence[int], params: SamplingParams) -> Work:

@@ -2,8 +2,7 @@
 What vLLM loads in each of its processes, by the entry point ``vllm.general_plugins``.
 
 Architectures are registered by name, so nothing is imported until a backbone asks for it; an
-engine that brings no Galenic layout gets vLLM's own model unchanged. Ids past the vocabulary are
-accepted only under the tokenizer mode ``galenic``, which `VllmEngine` alone asks for.
+engine that brings no layout of scales gets vLLM's own model unchanged.
 """
 
 ARCHITECTURES = (
@@ -13,26 +12,16 @@ ARCHITECTURES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
-TOKENIZER_MODE = "galenic"
-LAYOUT_KEY = "galenic"
+PLUGIN = "galenic"
 SCALES_KEY = "galenic_scales"
 """In vLLM's additional_config, which reaches every worker and names its compile cache."""
 
 
 def register() -> None:
     from vllm import ModelRegistry
-    from vllm.renderers.registry import RENDERER_REGISTRY
-    from vllm.tokenizers.registry import TokenizerRegistry
 
     for name in ARCHITECTURES:
         ModelRegistry.register_model(name, f"galenic_server.engine.vllm.models:{name}")
-    if TOKENIZER_MODE not in TokenizerRegistry.tokenizers:  # vLLM may call this more than once
-        TokenizerRegistry.register(
-            TOKENIZER_MODE, "galenic_server.engine.vllm.tokenizer", "PromptedTokenizer"
-        )
-        RENDERER_REGISTRY.register(
-            TOKENIZER_MODE, "galenic_server.engine.vllm.openai_renderer", "PromptedRenderer"
-        )
     _keep_compiled_graphs()
 
 

@@ -13,7 +13,8 @@ and the binding of KV caches are untouched.
 Dimension key:  T tokens   S slots   L layers   W width of a place   K adapters loaded at once
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ class Scale(nn.Module):
 
     offset_SW: Tensor
     slot_T: Tensor
+    is_on = True  # as compiled graphs have it
 
     def __init__(self, offset_SW: Tensor, slot_T: Tensor) -> None:
         super().__init__()
@@ -55,8 +57,23 @@ class Scale(nn.Module):
         self.register_buffer("slot_T", slot_T, persistent=False)
 
     def forward(self, x_TW: Tensor) -> Tensor:
+        if not self.is_on:
+            return x_TW
         offset_TW = self.offset_SW[self.slot_T[: x_TW.shape[0]]]
         return torch.addcmul(x_TW, x_TW, offset_TW)
+
+
+@contextmanager
+def unscaled(model: nn.Module) -> Iterator[None]:
+    """Inside, layers of *model* that run uncompiled are those of the bare backbone."""
+    scales = [module for module in model.modules() if isinstance(module, Scale)]
+    for scale in scales:
+        scale.is_on = False
+    try:
+        yield
+    finally:
+        for scale in scales:
+            scale.is_on = True
 
 
 class ScaleQKV(nn.Module):
@@ -69,7 +86,7 @@ class ScaleQKV(nn.Module):
         self.parts = nn.ModuleList(scales.get(place, nn.Identity()) for place in "qkv")
 
     def forward(self, qkv_TW: Tensor) -> Tensor:
-        parts = zip(self.parts, torch.split_with_sizes(qkv_TW, self.widths, dim=-1), strict=True)
+        parts = zip(self.parts, torch.split(qkv_TW, self.widths, dim=-1), strict=True)
         return torch.cat([scale(part_TW) for scale, part_TW in parts], dim=-1)
 
 

@@ -1,112 +1,133 @@
 """
-What the server tells vLLM's workers: the metaprompt, and which adapters sit where.
+What the server tells vLLM's workers: which adapters sit where, and the prompts that they have.
 
-Tensors travel as safetensors bytes, many adapters in a message and no message of more than some
-megabytes: the engine answers nobody while it reads one.
+Tensors travel as safetensors bytes, and no message is of more than some megabytes or costs more
+than some hundred milliseconds: the engine answers nobody while it reads one.
+
+Dimension key:  L layers   N prompts side by side   P prompt positions   D model width
+                W width of keys, or of a place   K adapters loaded at once
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from vllm.distributed.kv_transfer import get_kv_transfer_group
 
 from galenic_adapters.backbone.scaling import to_offset
-from galenic_adapters.factor import Composed, Factor, Metaprompt
+from galenic_adapters.factor import Composed
 from galenic_server.engine.slots import Seated
-from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
-from galenic_server.engine.vllm.guards_v1 import guard
-from galenic_server.engine.vllm.guards_v2 import guard_v2
-from galenic_server.engine.vllm.plugin import LAYOUT_KEY
+from galenic_server.engine.vllm.guards import guard
+from galenic_server.engine.vllm.layers import keys_and_values
 from galenic_server.engine.vllm.steps import follow, version_of
 
+T = TypeVar("T")
+
 MESSAGE_BYTES = 8 << 20
+ROWS_AT_ONCE = 4
+"""Input prompts in a message: of 64 positions, what vLLM reads in one step on a CPU."""
 
 
-class PromptWorker:
+class AdapterWorker:
     """Joined to vLLM's worker class (``worker_extension_cls``); called by ``collective_rpc``."""
 
     model_runner: Any
     vllm_config: Any
 
-    def load_prompts(self, packed: bytes) -> None:
-        tensors = safetensors.torch.load(packed)
-        model: nn.Module = self.model_runner.get_model()
-        for module in model.modules():
-            if isinstance(module, PromptedEmbedding):
-                module.load(tensors)
+    def prepare(self) -> bool:
+        """Guard the runner; whether each token's slot is known to its scales from now on."""
+        guard(self.model_runner)
+        return self._model.scales is None or follow(self.model_runner)
 
     def load_scales(self, packed: bytes) -> None:
-        self.model_runner.get_model().scales.load(safetensors.torch.load(packed))
+        self._model.scales.load(safetensors.torch.load(packed))
 
-    def follow_steps(self) -> bool:
-        """Whether each token's slot is known in every step from now on."""
-        return follow(self.model_runner)
+    def load_prompts(self, packed: Mapping[str, bytes], forgotten: Sequence[str]) -> None:
+        """
+        Forget some prompts, and keep those that are packed, by digest, as keys and values of this
+        worker's layers and heads.
+        """
+        for digest in forgotten:
+            del get_kv_transfer_group().prompts[digest]
+        prompts = {digest: safetensors.torch.load(one) for digest, one in packed.items()}
+        rows = {digest: prompt["rows"] for digest, prompt in prompts.items() if "rows" in prompt}
+        for digest in prompts.keys() - rows.keys():
+            self._keep(digest, self._sharded(**prompts[digest]))
+        if rows:
+            kv_NL2PW = self._computed(list(rows.values()))
+            for (digest, rows_PD), kv_L2PW in zip(rows.items(), kv_NL2PW, strict=True):
+                self._keep(digest, kv_L2PW[:, :, : len(rows_PD)])
 
-    def guard_vocabulary(self) -> bool:
-        """Whether requests may ask for what indexes the vocabulary by prompt ids."""
-        layout = Layout(**self.vllm_config.additional_config[LAYOUT_KEY])
-        return guard(self.model_runner) or guard_v2(self.model_runner, layout.num_virtual)
+    @property
+    def _model(self) -> Any:
+        return self.model_runner.get_model()
 
+    def _keep(self, digest: str, kv_L2PW: Tensor) -> None:
+        get_kv_transfer_group().keep(digest, kv_L2PW.to(self.vllm_config.model_config.dtype))
 
-def pack_factors(seated: Sequence[Seated], dtype: torch.dtype) -> bytes:
-    """
-    The message for `PromptWorker.load_prompts` that brings factors.
+    def _sharded(self, keys: Tensor, values: Tensor) -> Tensor:
+        layers = get_kv_transfer_group().layers
+        return torch.stack(
+            [torch.stack([layer.shard(keys), layer.shard(values)]) for layer in layers]
+        )
 
-    In *dtype*, the engine's own: rounded here or there, the tables hold the same bits.
-    """
-    places = [one.place for one in seated]
-    factors = [one.adapter for one in seated if isinstance(one.adapter, Factor)]
-    tensors = {
-        "slots": torch.tensor([place.slot for place in places], dtype=torch.int32),
-        "first": torch.tensor([place.components[0] for place in places], dtype=torch.int32),
-        "components": _flat(place.components for place in places),
-        "next": _flat((*place.components[1:], 0) for place in places),
-        "u": torch.cat([factor.u_PR.T.to(dtype) for factor in factors]).contiguous(),
-        "v": torch.cat([factor.v_RD.to(dtype) for factor in factors]).contiguous(),
-    }
-    return safetensors.torch.save(tensors)
+    def _computed(self, rows: Sequence[Tensor]) -> Tensor:
+        """For each as many positions as for the longest: those past its end are of no meaning."""
+        layers = get_kv_transfer_group().layers
+        rows_NPD = pad_sequence(list(rows), batch_first=True).to(
+            layers[0].attention.kv_cache.device, self.vllm_config.model_config.dtype
+        )
+        return keys_and_values(rows_NPD, self._model, layers, self.vllm_config)
 
 
 def pack_scales(
     seated: Sequence[Seated], shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype
 ) -> bytes:
     """
-    The message for `PromptWorker.load_scales`: offsets at every place of *shapes*, zero where an
+    The message for `AdapterWorker.load_scales`: offsets at every place of *shapes*, zero where an
     adapter scales nothing, so that nothing is left of who sat there before.
     """
-    scales = [one.adapter.scales for one in seated if isinstance(one.adapter, Composed)]
     tensors = {
         "slots": torch.tensor([one.place.slot for one in seated]),
         "versions": torch.tensor([version_of(one.digest) for one in seated]),
     }
     for place, shape in shapes.items():
         ones = torch.ones(shape)
-        tensors[place] = torch.stack([to_offset(its.get(place, ones), dtype) for its in scales])
+        offsets = [to_offset(one.adapter.scales.get(place, ones), dtype) for one in seated]
+        tensors[place] = torch.stack(offsets)
     return safetensors.torch.save(tensors)
 
 
-def pack_metaprompt(metaprompt: Metaprompt) -> bytes:
-    """The message that brings the metaprompt, in float32."""
-    return safetensors.torch.save({"metaprompt": metaprompt.rows_PD.float().contiguous()})
+def pack_prompts(adapters: Mapping[str, Composed], dtype: torch.dtype) -> dict[str, bytes]:
+    """The message for `AdapterWorker.load_prompts`: adapters' prompts, by the prompts' digests."""
+    return {
+        digest: safetensors.torch.save(
+            {name: tensor.to(dtype).contiguous() for name, tensor in adapter.prompt.items()}
+        )
+        for digest, adapter in adapters.items()
+    }
 
 
-def messages(seated: Sequence[Seated], dtype: torch.dtype) -> Iterator[list[Seated]]:
-    """*seated* in parts that each make a message of `MESSAGE_BYTES`, or of one adapter."""
-    part: list[Seated] = []
+def prompt_size(adapter: Composed, dtype: torch.dtype) -> int:
+    """What a prompt takes of `MESSAGE_BYTES`; one whose rows have to be run through takes more."""
+    if adapter.rows_PD is not None:
+        return MESSAGE_BYTES // ROWS_AT_ONCE
+    return sum(tensor.numel() for tensor in adapter.prompt.values()) * dtype.itemsize
+
+
+def messages(parts: Sequence[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """*parts* in messages of `MESSAGE_BYTES`, or of one part."""
+    message: list[T] = []
     num_bytes = 0
-    for one in seated:
-        size = one.adapter.num_parameters * dtype.itemsize
-        if part and num_bytes + size > MESSAGE_BYTES:
-            yield part
-            part, num_bytes = [], 0
-        part.append(one)
+    for part in parts:
+        size = size_of(part)
+        if message and num_bytes + size > MESSAGE_BYTES:
+            yield message
+            message, num_bytes = [], 0
+        message.append(part)
         num_bytes += size
-    if part:
-        yield part
-
-
-def _flat(numbers: Iterable[Sequence[int]]) -> Tensor:
-    return torch.tensor(list(chain.from_iterable(numbers)), dtype=torch.int32)
+    if message:
+        yield message

@@ -18,7 +18,6 @@ from galenic_server.engine.contract import complete
 from galenic_server.engine.make import make_engine
 from galenic_server.engine.vllm.compat import RequestRefused
 from tests.support.engines import RunningEngine
-from tests.support.tiny_models import NUM_POSITIONS
 
 
 def stats(engine: RunningEngine):
@@ -30,10 +29,9 @@ class TestSlots:
         """
         Each of 192 answers, all asked for at once in random order, is its own adapter's alone.
         """
-        for engine in (vllm_engine, transformers_engine):
-            engine.adapters._random.manual_seed(64)
-        digests = [vllm_engine.adapters.add(rank=1 + i % 16) for i in range(64)]
-        assert digests == [transformers_engine.adapters.add(rank=1 + i % 16) for i in range(64)]
+        digests = [vllm_engine.adapters.add(("rows", "deep")[i % 2]) for i in range(64)]
+        for digest in digests:
+            transformers_engine.adapters.put(vllm_engine.adapters[digest])
         alone = {digest: transformers_engine.ask(adapter=digest).text for digest in digests}
         asked = digests * 3
         random.Random(0).shuffle(asked)
@@ -43,6 +41,7 @@ class TestSlots:
         assert 64 == len(set(alone.values()))
         assert [alone[digest] for digest in asked] == [answer.text for answer in answers]
         assert stats(vllm_engine).slot_evictions > 56
+        assert len(vllm_engine.engine._loader._kept) <= stats(vllm_engine).num_slots
 
     def test_uploads_and_deletes_while_requests_run(self, vllm_engine, transformers_engine):
         """
@@ -51,7 +50,7 @@ class TestSlots:
         """
         chance = random.Random(1)
         adapters = vllm_engine.adapters
-        current = [adapters.add(rank=1 + i % 4) for i in range(16)]
+        current = [adapters.add() for _ in range(16)]
 
         async def caller(said: list[tuple[str, str]]) -> None:
             for _ in range(8):
@@ -68,8 +67,11 @@ class TestSlots:
         async def uploader(asked: list[asyncio.Task]) -> None:
             while not all(task.done() for task in asked):
                 at = chance.randrange(len(current))
-                old, current[at] = current[at], adapters.add(rank=chance.randint(1, 16))
-                removed[old] = adapters(old)
+                old, current[at] = (
+                    current[at],
+                    adapters.add(chance.choice(("rows", "deep", "short"))),
+                )
+                removed[old] = adapters[old]
                 adapters.remove(old)
                 await vllm_engine.engine.evict(old)
                 await asyncio.sleep(0.02)
@@ -83,8 +85,8 @@ class TestSlots:
 
         removed = {}
         said = vllm_engine.run(scenario())
-        known = transformers_engine.adapters._factors
-        known |= removed | {digest: adapters(digest) for digest in current}
+        for adapter in (*removed.values(), *(adapters[digest] for digest in current)):
+            transformers_engine.adapters.put(adapter)
 
         assert len(said) > 64
         assert len(removed) > 4
@@ -98,7 +100,7 @@ class TestASeed:
         Twenty-four long texts at once fill more than one batch, so some are read in two: their
         draws are those of each alone, and the engine lives.
         """
-        adapters = list(vllm_engine.adapters.of_rank.values())
+        adapters = list(vllm_engine.adapters.prompts.values())
 
         def requests():
             for i in range(24):
@@ -115,51 +117,28 @@ class TestASeed:
 
 
 class TestTheSize:
-    @pytest.mark.parametrize(
-        ("sizes", "problem"),
-        [
-            ({"num_slots": 10**10, "num_components": 1}, "GiB, and may take half of"),
-            ({"num_slots": 1, "num_components": 10**10}, "ranks in all need"),
-            ({"num_slots": 2**25 + 1, "num_components": 1}, "would need ids up to 2,147,"),
-        ],
-    )
-    def test_is_refused_where_it_fits_no_memory_or_no_id(self, vllm_engine, sizes, problem):
+    @pytest.mark.parametrize("field", ["num_slots", "prompt_bytes"])
+    def test_is_refused_where_it_fits_no_memory(self, vllm_engine, field):
         """
         Before anything is loaded, with both numbers.
         """
-        config = replace(vllm_engine.engine.config, **sizes)
-        with pytest.raises(BadInput, match=problem):
+        config = replace(vllm_engine.engine.config, **{field: 10**12})
+        with pytest.raises(BadInput, match="GiB, and may take half of"):
             make_engine("vllm", config, vllm_engine.adapters)
 
 
 class TestTheCache:
-    def test_finds_a_prompt_that_was_run_through(self, vllm_engine):
-        """
-        Warmed for North, North's first request finds all of it, and South's nothing.
-        """
-        digest = vllm_engine.adapters.add(rank=2)
-        vllm_engine.run(vllm_engine.engine.warm("north", digest))
-        before = stats(vllm_engine)
-        vllm_engine.ask(adapter=digest, tenant="south")
-        cold = stats(vllm_engine)
-        vllm_engine.ask(adapter=digest)
-        warm = stats(vllm_engine)
-
-        assert before.prefix_hits == cold.prefix_hits
-        assert NUM_POSITIONS == warm.prefix_hits - cold.prefix_hits
-        assert before.slot_loads == warm.slot_loads
-
     def test_a_reused_slot_meets_no_old_block(self, vllm_engine, transformers_engine):
         """
-        Another adapter in the very slot that one left, with the same text: the same ids, and yet
-        nothing of the first is found.
+        Another adapter in the very slot that one left, with the same text: the same ids, for a
+        prompt has none of its own, and yet nothing of the first is found.
         """
-        first = vllm_engine.adapters.add(rank=1)
+        first = vllm_engine.adapters.add()
         vllm_engine.ask(adapter=first)
         slot = vllm_engine.engine._slots.seated()[first].slot
         vllm_engine.run(vllm_engine.engine.evict(first))
-        second = vllm_engine.adapters.add(rank=1)
-        transformers_engine.adapters._factors[second] = vllm_engine.adapters(second)
+        second = vllm_engine.adapters.add()
+        transformers_engine.adapters.put(vllm_engine.adapters[second])
         before = stats(vllm_engine).prefix_hits
         answer = vllm_engine.ask(adapter=second)
 
@@ -200,7 +179,7 @@ class TestAnAbort:
         """
         Also while it waits for the slot to be loaded.
         """
-        digests = [vllm_engine.adapters.add(rank=1) for _ in range(24)]
+        digests = [vllm_engine.adapters.add() for _ in range(24)]
 
         async def scenario() -> None:
             made = (vllm_engine.request(adapter=it, max_tokens=300) for it in digests)
@@ -231,7 +210,7 @@ class TestACrash:
         Kill -9: requests in flight end with one `EngineDied` each, callers meanwhile get
         `Unavailable` at once, and the new core holds every resident before it is healthy.
         """
-        residents = [vllm_engine.adapters.add(rank=rank) for rank in (1, 4)]
+        residents = [vllm_engine.adapters.add(kind) for kind in ("rows", "deep")]
         residents.append(vllm_engine.adapters.add_scales("o", "f", seed=1))
         expected = [vllm_engine.ask(adapter=digest).text for digest in residents]
         before = stats(vllm_engine)
@@ -273,7 +252,7 @@ class TestACrash:
 class TestThePlugin:
     def test_plain_vllm_is_as_without_us(self, llama, transformers_engine):
         """
-        An engine that asks for no Galenic layout gets vLLM's own embedding, answers the same, and
+        An engine that asks for no layout of scales gets vLLM's own layers, answers the same, and
         refuses ids past the vocabulary.
         """
         arguments = AsyncEngineArgs(

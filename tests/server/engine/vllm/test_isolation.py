@@ -17,7 +17,7 @@ class TestTheCache:
         Not one token of B's is found in the cache, by its own count or by the engine's; so there is
         nothing that B's first token could come sooner by. A itself finds its own.
         """
-        for adapter in (None, vllm_engine.adapters.of_rank[4]):
+        for adapter in (None, vllm_engine.adapters.prompts["deep"]):
             ask = {"text": f"{adapter} {LONG}", "adapter": adapter}
             first = vllm_engine.ask(**ask, tenant="A")
             before = hits(vllm_engine)
@@ -63,8 +63,8 @@ class TestTheCache:
         one's, and nothing of the old is found in the cache.
         """
         for _ in range(10):
-            version = vllm_engine.adapters.add(rank=2)
-            transformers_engine.adapters._factors[version] = vllm_engine.adapters(version)
+            version = vllm_engine.adapters.add()
+            transformers_engine.adapters.put(vllm_engine.adapters[version])
             answers = [vllm_engine.ask(LONG, adapter=version, tenant="A") for _ in range(2)]
             expected = transformers_engine.ask(LONG, adapter=version)
             vllm_engine.run(vllm_engine.engine.evict(version))
@@ -87,8 +87,8 @@ class TestABlock:
         async def leave() -> list[bool]:
             llm = vllm_engine.engine._llm
             answers = [
-                vllm_engine.engine.generate(vllm_engine.request(LONG, max_tokens=300))
-                for _ in range(8)
+                vllm_engine.engine.generate(vllm_engine.request(LONG, adapter=kind, max_tokens=300))
+                for kind in vllm_engine.adapters.kinds
             ]
             for answer in answers:
                 await anext(answer)

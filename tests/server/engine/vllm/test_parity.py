@@ -1,59 +1,63 @@
-"""vLLM says with every kind of adapter what transformers says."""
+"""vLLM says what transformers says, with prompts at the input and of every layer, under scales."""
 
 import pytest
 
-from galenic_server.engine.contract import Engine
 from tests.support.engines import RunningEngine, running
-from tests.support.tiny_models import NUM_POSITIONS, tiny_gpt_oss, tiny_llama
+from tests.support.tiny_models import tiny_gpt_oss, tiny_llama
 
 SMALLEST_DIFFERENCE = 1e-3  # of log-probabilities, in float32
-TEXTS = ("Denies chest pain.", "BP 120/80, afebrile. Started on 5 mg of warfarin for AF." * 3)
+TEXTS = ("Denies chest pain.", "BP 120/80, afebrile. Started on 5 mg of warfarin for AF." * 6)
 
 
 def assert_parity(vllm: RunningEngine, reference: RunningEngine) -> None:
-    """Bare, prompts and scales, short and long texts, all in one batch; cold, then cached."""
-    kinds = vllm.adapters.kinds
-    assert kinds == reference.adapters.kinds
-    cases = [(text, kind, max_tokens) for text in TEXTS for kind in kinds for max_tokens in (1, 12)]
+    """
+    Every kind of adapter and none, texts that are read in one step and in two, all in one batch;
+    cold, then cached.
+    """
 
     def requests(engine: RunningEngine):
-        for text, kind, max_tokens in cases:
-            yield engine.request(text, adapter=kind, max_tokens=max_tokens)
+        for text in TEXTS:
+            for adapter in engine.adapters.kinds:
+                for max_tokens in (1, 12):
+                    yield engine.request(text, adapter=adapter, max_tokens=max_tokens)
 
     expected = [reference.ask_all(request)[0] for request in requests(reference)]
     cold = vllm.ask_all(*requests(vllm))
     warm = vllm.ask_all(*requests(vllm))
 
-    assert len({answer.text for answer in expected}) > len(TEXTS) * (len(kinds) - 1)
+    assert len({answer.text for answer in expected}) > len(expected) // 2 - 4
     for said in (cold, warm):
         assert [answer.text for answer in expected] == [answer.text for answer in said]
         assert [answer.logprob for answer in expected] == pytest.approx(
             [answer.logprob for answer in said], abs=SMALLEST_DIFFERENCE
         )
-    assert all(answer.num_cached_tokens > 0 for answer in warm[len(cases) // 2 :])
-
-
-def prefix_hits(engine: RunningEngine) -> int:
-    async def hits(engine: Engine) -> int:
-        return (await engine.stats()).prefix_hits
-
-    return engine.run(hits(engine.engine))
+    assert all(answer.num_cached_tokens > 0 for answer in warm[len(expected) // 2 :])
 
 
 class TestLlama:
     def test_parity(self, vllm_engine, transformers_engine):
         assert_parity(vllm_engine, transformers_engine)
 
-    def test_a_short_text_finds_its_prompt_in_the_cache(self, vllm_engine):
+    def test_of_texts_that_end_a_block_which_the_prompt_began(
+        self, vllm_engine, transformers_engine
+    ):
         """
-        All 64 rows of the prompt are whole blocks: a second text of its adapter computes none.
+        A prompt of 24 positions leaves the rest of its block to each text, which begins as others
+        do.
         """
-        adapter = vllm_engine.adapters.of_rank[4]
-        vllm_engine.ask("first", adapter=adapter)
-        before = prefix_hits(vllm_engine)
-        vllm_engine.ask("other", adapter=adapter)
 
-        assert NUM_POSITIONS == prefix_hits(vllm_engine) - before
+        def requests(engine: RunningEngine):
+            for i in range(4):
+                adapter = engine.adapters.prompts["short"]
+                yield engine.request(f"{TEXTS[0]} Number {i}.", adapter=adapter)
+
+        expected, one_by_one = (
+            [engine.ask_all(request)[0].text for request in requests(engine)]
+            for engine in (transformers_engine, vllm_engine)
+        )
+        at_once = [answer.text for answer in vllm_engine.ask_all(*requests(vllm_engine))]
+
+        assert expected == one_by_one == at_once
 
 
 PENALTIES = (
@@ -69,19 +73,15 @@ class TestPenalties:
     def test_count_the_text_and_what_was_said(self, vllm_engine, transformers_engine):
         """
         In one burst of short and long texts, bare and with every kind of adapter, each kind of
-        penalty beside all three and none: what transformers says of each alone, and nobody's
-        virtual ids are counted, nor end the engine.
+        penalty beside all three and none: what transformers says of each alone, which counts no
+        prompt.
         """
-        cases = [
-            (text, kind, penalty)
-            for text in TEXTS
-            for kind in vllm_engine.adapters.kinds
-            for penalty in (*PENALTIES, ALL_PENALTIES)
-        ]
 
         def requests(engine: RunningEngine):
-            for text, kind, penalty in cases:
-                yield engine.request(text, adapter=kind, max_tokens=24, **penalty)
+            for text in TEXTS:
+                for kind in engine.adapters.kinds:
+                    for penalty in (*PENALTIES, ALL_PENALTIES):
+                        yield engine.request(text, adapter=kind, max_tokens=24, **penalty)
 
         expected = [
             transformers_engine.ask_all(request)[0] for request in requests(transformers_engine)
@@ -89,7 +89,7 @@ class TestPenalties:
         said = vllm_engine.ask_all(*requests(vllm_engine))
 
         assert [answer.text for answer in expected] == [answer.text for answer in said]
-        assert len({answer.text for answer in expected}) > len(cases) // 2
+        assert len({answer.text for answer in expected}) > len(expected) // 2
 
 
 @pytest.mark.slow
@@ -111,7 +111,8 @@ class TestOtherBackbones:
 
     def test_gpt_oss(self, tmp_path):
         """
-        Mixture of experts, attention sinks, and a sliding window shorter than the prompt.
+        Mixture of experts, attention sinks, and a sliding window shorter than prompt and text,
+        whose blocks are given up where it has passed.
         """
         tiny_gpt_oss(tmp_path)
         with running("transformers", tmp_path) as reference, running("vllm", tmp_path) as vllm:
@@ -119,7 +120,7 @@ class TestOtherBackbones:
 
     def test_llama_in_two_tensor_parallel_shards(self, llama, transformers_engine):
         """
-        Each shard holds half of the vocabulary and the whole of every prompt.
+        Each shard keeps its own heads of every prompt, and its part of every scale.
         """
         with running("vllm", llama, tensor_parallel_size=2) as vllm:
             assert_parity(vllm, transformers_engine)

@@ -1,7 +1,6 @@
-"""Scales at every place, where vLLM is short of everything: slots, blocks, and tokens a step."""
+"""Scales at every place, and prompts before them, where vLLM is short of everything."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,49 +9,41 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from galenic_adapters.backbone.scaling import scaled
-from galenic_adapters.factor import PLACES
+from galenic_adapters.factor import PLACES, Composed
 from galenic_adapters.tasks.base import Choice
 from galenic_server.engine.contract import Api, Call
-from tests.support.engines import RunningEngine, running
+from galenic_server.engine.transformers.decoding import Tuning
+from tests.support.engines import RunningEngine
 
-NUM_SLOTS = 5
-KV_BYTES = 2 << 20
-"""64 blocks of the tiny Llama, 2,048 tokens."""
 SETS = (PLACES, ("k", "v", "f"), ("q",), ("k",), ("v",), ("o", "f"))
 TEXT = "Denies chest pain."
-
-
-@pytest.fixture(scope="module")
-def engine(llama: Path) -> Iterator[RunningEngine]:
-    scarce = {"kv_cache_memory_bytes": KV_BYTES, "max_num_batched_tokens": 64}
-    with running("vllm", llama, places=PLACES, num_slots=NUM_SLOTS, options=scarce) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def reference(llama: Path) -> Iterator[RunningEngine]:
-    with running("transformers", llama, places=PLACES) as engine:
-        yield engine
+ADAPTERS = (1, 7, 9, -1)
+"""Of `add_all`: scales, rows, a deep prompt, and scales behind rows."""
 
 
 def add_all(engine: RunningEngine) -> list[str | None]:
-    """No adapter, and one for each set of places."""
-    add = engine.adapters.add_scales
-    return [None, *(add(*places, seed=seed) for seed, places in enumerate(SETS))]
+    """No adapter, one for each set of places, each prompt, and two that scale behind one."""
+    adapters = engine.adapters
+    scales = [adapters.add_scales(*places, seed=seed) for seed, places in enumerate(SETS)]
+    behind = [
+        adapters.add("short", seed=0, **adapters.random_scales(*PLACES, seed=seed))
+        for seed in (7, 8)
+    ]
+    return [None, *scales, *adapters.prompts.values(), *behind]
 
 
 class TestAMixedBatch:
-    def test_says_what_transformers_says(self, engine, reference):
+    def test_says_what_transformers_says(self, scarce, scarce_reference):
         """
-        Of 28 requests of two tenants that ask at once for twice the blocks that there are, texts
-        are read in parts, and some are preempted and read again; more adapters than slots. Cold,
-        then again from the cache.
+        Of 48 requests of two tenants that ask at once for more than twice the blocks that there
+        are, texts are read in parts, and some are preempted and read again; more adapters than
+        slots, and more prompts than there is room for. Cold, then again from the cache.
         """
-        adapters = add_all(engine)
-        assert adapters == add_all(reference)
+        adapters = add_all(scarce)
+        assert adapters == add_all(scarce_reference)
         cases = [
             (f"{i}: {TEXT} " * (1 + i % 4 * 3), adapters[i % len(adapters)], tenant)
-            for i in range(14)
+            for i in range(2 * len(adapters))
             for tenant in ("north", "south")
         ]
 
@@ -60,9 +51,9 @@ class TestAMixedBatch:
             for text, adapter, tenant in cases:
                 yield of.request(text, adapter=adapter, tenant=tenant, max_tokens=64)
 
-        expected = [reference.ask_all(request)[0] for request in requests(reference)]
-        cold, warm = (engine.ask_all(*requests(engine)) for _ in range(2))
-        config = engine.engine._llm.vllm_config.cache_config
+        expected = [scarce_reference.ask_all(request)[0] for request in requests(scarce_reference)]
+        cold, warm = (scarce.ask_all(*requests(scarce)) for _ in range(2))
+        config = scarce.engine._llm.vllm_config.cache_config
         num_tokens = sum(one.num_prompt_tokens + one.num_completion_tokens for one in expected)
 
         assert num_tokens > 2 * config.num_gpu_blocks * config.block_size
@@ -75,7 +66,7 @@ class TestAMixedBatch:
 
 
 class TestASlot:
-    def test_holds_nothing_of_who_sat_there_before(self, engine, reference):
+    def test_holds_nothing_of_who_sat_there_before(self, scarce, scarce_reference):
         """
         Twenty adapters, each of other places than the one before in its slot, one after another.
         """
@@ -83,7 +74,7 @@ class TestASlot:
             places = SETS[seed % len(SETS)]
             said, expected = (
                 it.ask(adapter=it.adapters.add_scales(*places, seed=100 + seed))
-                for it in (engine, reference)
+                for it in (scarce, scarce_reference)
             )
             assert expected.text == said.text
 
@@ -110,57 +101,71 @@ class TestOpenAIsApi:
 
         return engine.run(whole())
 
-    def test_gives_several_answers(self, engine):
+    @pytest.mark.parametrize("at", ADAPTERS)
+    def test_gives_several_answers(self, scarce, at):
         """
         All by the same adapter: each of three is what its seed alone draws.
         """
-        adapter = add_all(engine)[1]
-        reply = self.answer(engine, adapter, n=3, temperature=1.0, seed=5)
+        adapter = add_all(scarce)[at]
+        reply = self.answer(scarce, adapter, n=3, temperature=1.0, seed=5)
         alone = [
-            engine.ask(TEXT, adapter=adapter, ignore_end=True, temperature=1.0, seed=seed).text
+            scarce.ask(TEXT, adapter=adapter, ignore_end=True, temperature=1.0, seed=seed).text
             for seed in (5, 6, 7)
         ]
 
         assert alone == [choice["text"] for choice in reply["choices"]]
 
-    def test_streams(self, engine):
+    @pytest.mark.parametrize("at", ADAPTERS)
+    def test_streams(self, scarce, at):
         """
         The pieces are the whole.
         """
-        adapter = add_all(engine)[1]
-        events = self.answer(engine, adapter, stream=True)
+        adapter = add_all(scarce)[at]
+        events = self.answer(scarce, adapter, stream=True)
         pieces = [json.loads(event[6:]) for event in events if event.startswith("data: {")]
         said = "".join(choice["text"] for piece in pieces for choice in piece["choices"])
 
-        assert engine.ask(TEXT, adapter=adapter, ignore_end=True).text == said
+        assert scarce.ask(TEXT, adapter=adapter, ignore_end=True).text == said
 
-    def test_tells_how_likely_the_text_is(self, engine, llama):
+    @pytest.mark.parametrize("at", ADAPTERS)
+    @pytest.mark.parametrize("text", [TEXT, TEXT * 8])
+    def test_tells_how_likely_the_text_is(self, scarce, llama, at, text):
         """
-        Under the adapter, each token as transformers has it.
+        Each token as transformers has it with this adapter, read in one step or in several; of the
+        first, nothing.
         """
-        digest = add_all(engine)[1]
-        reply = self.answer(engine, digest, echo=True, logprobs=0, max_tokens=1)
-        scales = engine.adapters(digest).scales
-        model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32).eval()
-        ids = torch.tensor(engine.engine.tokenizer.encode(TEXT))
-        with torch.no_grad(), scaled(model, PLACES, lambda at, layer: scales[at][layer, None] - 1):
-            logprobs_TV = model(ids[None]).logits[0].log_softmax(-1)
-        expected = logprobs_TV[:-1].gather(1, ids[1:, None]).squeeze(1)
+        digest = add_all(scarce)[at]
+        asked = {"prompt": text, "echo": True, "logprobs": 0, "max_tokens": 1}
+        told = self.answer(scarce, digest, **asked)["choices"][0]["logprobs"]["token_logprobs"]
+        ids = scarce.engine.tokenizer.encode(text)
 
-        told = reply["choices"][0]["logprobs"]["token_logprobs"]
         assert told[0] is None
-        assert expected.tolist() == pytest.approx(told[1 : len(ids)], abs=1e-3)
+        assert likelihoods(llama, scarce.adapters[digest], ids) == pytest.approx(
+            told[1 : len(ids)], abs=1e-3
+        )
+
+
+def likelihoods(folder: Path, adapter: Composed, ids: list[int]) -> list[float]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    offsets = {place: scale - 1 for place, scale in adapter.scales.items()}
+    with torch.inference_mode():
+        cache = Tuning(adapter.prompt).cache(model)
+        with scaled(model, tuple(offsets), lambda place, layer: offsets[place][layer, None]):
+            logits_TV = model(torch.tensor([ids]), past_key_values=cache).logits[0]
+    logprobs_TV = logits_TV[:-1].log_softmax(-1)
+    told: list[float] = logprobs_TV.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1).tolist()
+    return told
 
 
 class TestAConstraint:
-    def test_holds_under_scales(self, engine, reference):
+    def test_holds_under_scales(self, scarce, scarce_reference):
         """
         The same label as the reference's, with the same probability.
         """
         labels = Choice(("yes", "no", "perhaps"))
-        for mine, its in zip(add_all(engine), add_all(reference), strict=True):
-            said = engine.ask(adapter=mine, constraint=labels)
-            expected = reference.ask(adapter=its, constraint=labels)
+        for mine, its in zip(add_all(scarce), add_all(scarce_reference), strict=True):
+            said = scarce.ask(adapter=mine, constraint=labels)
+            expected = scarce_reference.ask(adapter=its, constraint=labels)
 
             assert expected.text == said.text
             assert expected.logprob == pytest.approx(said.logprob, abs=1e-3)

@@ -1,0 +1,80 @@
+"""
+Brings adapters into vLLM's workers, as few messages as they fit in.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import torch
+
+from galenic_server.engine.slots import Seated, Shelf
+from galenic_server.engine.vllm.worker import messages, pack_prompts, pack_scales, prompt_size
+
+Call = Callable[..., Awaitable[Any]]
+"""Asks every worker for a method of `AdapterWorker`, by name."""
+Send = Callable[[Sequence[Seated]], Awaitable[None]]
+
+
+class Loader:
+    """
+    Of one engine, over all its cores. *shapes*: of the scales that have tables.
+
+    shelf: the prompts of those who sit; what is not on it leaves the workers with the next message.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        shapes: Mapping[str, tuple[int, int]],
+        dtype: torch.dtype,
+        shelf: Callable[[], Shelf],
+    ) -> None:
+        self._call = call
+        self._shapes = shapes
+        self._dtype = dtype
+        self._shelf = shelf
+        self._kept: set[str] = set()
+        self._unsent: list[Seated] = []
+        self._next: asyncio.Task[None] | None = None
+        self._sending = asyncio.Lock()
+
+    async def load(self, seated: Sequence[Seated]) -> None:
+        """Write adapters into the workers; those that come meanwhile share the next message."""
+        self._unsent += seated
+        if self._next is None:
+            self._next = asyncio.create_task(self._send_unsent())
+        await self._next
+
+    @asynccontextmanager
+    async def filling(self) -> AsyncIterator[Send]:
+        """Inside, a fresh core is filled by what it yields; who else loads has to wait."""
+        async with self._sending:
+            self._kept.clear()
+            yield self._send
+
+    async def _send_unsent(self) -> None:
+        async with self._sending:
+            self._next = None
+            unsent, self._unsent = self._unsent, []
+            await self._send(unsent)
+
+    async def _send(self, seated: Sequence[Seated]) -> None:
+        await self._send_prompts(seated)
+        if not self._shapes:
+            return
+        numbers = sum(num_layers * width for num_layers, width in self._shapes.values())
+        for some in messages(seated, lambda one: numbers * self._dtype.itemsize):
+            packed = await asyncio.to_thread(pack_scales, some, self._shapes, self._dtype)
+            await self._call("load_scales", packed)
+
+    async def _send_prompts(self, seated: Sequence[Seated]) -> None:
+        needed = {one.place.prompt.digest: one.adapter for one in seated if one.place.prompt}
+        new = [digest for digest in needed if digest not in self._kept]
+        for some in messages(new, lambda digest: prompt_size(needed[digest], self._dtype)):
+            adapters = {digest: needed[digest] for digest in some}
+            packed = await asyncio.to_thread(pack_prompts, adapters, self._dtype)
+            gone = {digest for digest in self._kept if digest not in self._shelf()}
+            await self._call("load_prompts", packed, list(gone))
+            self._kept = self._kept - gone | packed.keys()
