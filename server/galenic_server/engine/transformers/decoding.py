@@ -69,7 +69,7 @@ class Tuning:
 
 
 def _by_head(x_PW: Tensor, num_heads: int) -> Tensor:
-    return x_PW.unflatten(-1, (num_heads, -1)).transpose(0, 1)[None]
+    return x_PW.view(len(x_PW), num_heads, -1).transpose(0, 1)[None]
 
 
 class Decoding:

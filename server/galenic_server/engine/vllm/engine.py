@@ -87,7 +87,7 @@ class VllmEngine:
         self._config, self._border, self._capacity = fit(config)
         self._adapters_of = adapters_of
         self._gate = gate
-        num_slots: int = self._config.num_slots
+        num_slots = self._config.num_slots or 0
         self._layout = ScaleLayout(config.places, num_slots + 1)  # the first is nobody's
         dtype: torch.dtype = getattr(torch, config.dtype)
         _check_memory(self._config, self._layout.num_bytes(self._capacity.scales, dtype))
