@@ -62,7 +62,6 @@ from galenic_server.engine.vllm.plugin import PLUGIN, SCALES_KEY
 from galenic_server.engine.vllm.sampling import sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
-from galenic_server.engine.vllm.worker import ROWS_AT_ONCE
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +69,12 @@ POLL_SECONDS = 0.2
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 FETCHED_AT_ONCE = 100  # adapters on their way from the store, in this process
+MOST_PASSES = 4  # of the backbone through prompts that nobody has asked for yet, at a time
 CPU_ARGUMENTS: dict[str, Any] = {
     "kv_cache_memory_bytes": 1 << 30,  # 46,000 tokens of SmolLM2; vLLM's own is nearly all memory
     "block_size": 32,  # of vLLM's default of 128, the cache would keep no short text
     "max_num_batched_tokens": 256,  # of 4,096, each token said would wait a second for prompts read
 }
-
-
 BARE = Place(slot=0, prompt=None)
 
 
@@ -324,7 +322,7 @@ class VllmEngine:
             for adapter in adapters.values()
             if adapter.rows_PD is not None and adapter.prompt_digest not in self._slots.prompts
         )
-        late = set(list(new)[ROWS_AT_ONCE:])
+        late = set(list(new)[MOST_PASSES:])
         return {
             digest: adapter
             for digest, adapter in adapters.items()
