@@ -9,6 +9,7 @@ from typing import Self
 from galenic_adapters.errors import BadInput
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+NAME_RULE = "a-z, 0-9 and, within, '.', '_', '-'; 1 to 64 of them"
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 SHARED = "galenic"
 """The tenant that owns the zoo, which everyone may use and only an admin may change."""
@@ -17,7 +18,7 @@ SHARED = "galenic"
 def check_name(field: str, value: str) -> str:
     """*value* where it is a name (ASCII a-z 0-9 . _ -, at most 64 long), else `BadInput`."""
     if not NAME.fullmatch(value):
-        raise BadInput(field, "is not a name: a-z, 0-9 and, within, '.', '_', '-'; 1 to 64 of them")
+        raise BadInput(field, f"is not a name: {NAME_RULE}")
     return value
 
 

@@ -14,10 +14,10 @@ import structlog
 import uvicorn
 from pydantic import SecretStr, ValidationError
 
-from galenic_adapters.backbone.weights import ensure
+from galenic_adapters.backbone.weights import ensure, shape_at
 from galenic_adapters.errors import GalenicError
-from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package import zoo
+from galenic_adapters.package.file import Fit
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.refs import SHARED
 from galenic_server import logs
@@ -36,7 +36,7 @@ from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
 from galenic_server.http.protocol import guarded
 from galenic_server.metrics import Metrics
-from galenic_server.registry.composing import adapters_of
+from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
@@ -96,7 +96,13 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
     )
-    sharing = Sharing(store.versions, store.aliases, backbone, metaprompt, settings.max_rank)
+    fit = Fit(
+        backbone,
+        {metaprompt.digest: metaprompt},
+        shape_at(found.path),
+        max_rank=settings.max_rank,
+    )
+    sharing = Sharing(store.versions, store.aliases, fit)
     with acting({"action": "share_zoo", "actor": "server"}):
         new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
@@ -110,7 +116,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
     chain = Chain(store.database, secret)
-    return join(settings, store, keys, chain, config, backbone, metaprompt)
+    return join(settings, store, keys, chain, config, fit)
 
 
 def join(
@@ -119,8 +125,7 @@ def join(
     keys: Keyring,
     chain: Chain,
     config: EngineConfig,
-    backbone: BackboneId,
-    metaprompt: Metaprompt,
+    fit: Fit,
 ) -> Parts:
     """An engine over a store, and the parts around both, as every server has them."""
     limiter = Limiter()
@@ -128,22 +133,15 @@ def join(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
-    factors = store.factors
-    engine = make_engine(settings.engine, config, adapters_of(factors, metaprompt), admission)
+    composer = Composer(store.packages, fit)
+    engine = make_engine(settings.engine, config, composer, admission)
     limits = TenantLimits(
         store.limits,
         limiter,
         default=settings.limits,
         stale_seconds=settings.stale_seconds,
     )
-    publisher = Publisher(
-        store,
-        engine,
-        backbone=backbone,
-        metaprompt=metaprompt,
-        max_rank=settings.max_rank,
-        signatures=settings.signatures,
-    )
+    publisher = Publisher(store, engine, fit=fit, signatures=settings.signatures)
     follower = Follower(
         store,
         engine,
@@ -151,14 +149,13 @@ def join(
         silent_seconds=settings.stale_seconds + MARGIN_SECONDS,
         retention=timedelta(days=settings.retention_days),
     )
-    residents = Residents(factors, engine, chain, backbone=backbone, metaprompt=metaprompt)
+    residents = Residents(composer, engine, chain)
     replica = Replica(engine, residents, follower)
     service = Service(
         store.names,
         store.changes,
         engine,
-        backbone=backbone,
-        metaprompt=metaprompt,
+        fit=fit,
         is_open=replica.is_open,
         stale_seconds=settings.stale_seconds,
     )

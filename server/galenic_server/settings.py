@@ -307,13 +307,13 @@ def faults_of(error: ValidationError) -> Iterator[str]:
 
 def unknown(environment: Mapping[str, str]) -> Iterator[str]:
     """Name every ``GALENIC_`` variable that nothing reads, and the closest one that is read."""
-    known = [PREFIX + name.upper() for name in (*Settings.model_fields, *READ_ELSEWHERE)]
+    known = [name.upper() for name in (*Settings.model_fields, *READ_ELSEWHERE)]
     for name in sorted(environment):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            yield f"{name} is no setting; " + (
-                f"did you mean {close[0]}?" if close else "`galenic settings` lists them all"
-            )
+        own = name.upper().removeprefix(PREFIX)
+        if own != name.upper() and own not in known:
+            close = difflib.get_close_matches(own, known, n=1)
+            hint = f"did you mean {PREFIX}{close[0]}?" if close else "`galenic settings` lists all"
+            yield f"{name} is no setting; {hint}"
 
 
 def listing(settings: Settings) -> Iterator[str]:

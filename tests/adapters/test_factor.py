@@ -3,6 +3,8 @@ Dimension key:  P prompt positions   D model width   R rank   B examples side by
 """
 
 import hashlib
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,13 @@ def random_factor(rank: int, seed: int = 0, dtype: torch.dtype = torch.float32) 
 def random_metaprompt(seed: int = 0, dtype: torch.dtype = torch.float32) -> Metaprompt:
     rows_PD = torch.randn(P, D, generator=torch.Generator().manual_seed(seed))
     return Metaprompt(rows_PD.to(dtype))
+
+
+def rows(metaprompt: Metaprompt, factor: Factor) -> torch.Tensor:
+    """The prompt that the two make."""
+    made = compose(metaprompt, factor).rows_PD
+    assert made is not None
+    return made
 
 
 class TestFactor:
@@ -101,7 +110,7 @@ class TestCompose:
             torch.outer(factor.u_PR[:, r].double(), factor.v_RD[r].double()) for r in range(rank)
         )
         torch.testing.assert_close(
-            compose(metaprompt, factor).double(), expected_PD, rtol=1e-5, atol=1e-5
+            rows(metaprompt, factor).double(), expected_PD, rtol=1e-5, atol=1e-5
         )
 
     @pytest.mark.parametrize("rank", [1, 4, 16])
@@ -116,7 +125,7 @@ class TestCompose:
         trained_BPD = scale(metaprompt.rows_PD, u_BPR, v_BRD)
 
         for trained_PD, factor in zip(trained_BPD, factors, strict=True):
-            assert torch.equal(trained_PD, compose(metaprompt, factor))
+            assert torch.equal(trained_PD, rows(metaprompt, factor))
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
     def test_rounds_once(self, dtype: torch.dtype) -> None:
@@ -125,12 +134,12 @@ class TestCompose:
         exact_PD = scale(metaprompt.rows_PD, factor.u_PR, factor.v_RD)
 
         assert torch.float32 == exact_PD.dtype
-        assert torch.equal(exact_PD.to(dtype), compose(metaprompt, factor))
+        assert torch.equal(exact_PD.to(dtype), rows(metaprompt, factor))
 
     def test_the_unit_factor_changes_nothing(self) -> None:
         metaprompt = random_metaprompt()
         unit = Factor(torch.ones(P, 1), torch.ones(1, D))
-        assert torch.equal(metaprompt.rows_PD, compose(metaprompt, unit))
+        assert torch.equal(metaprompt.rows_PD, rows(metaprompt, unit))
 
     def test_learns(self) -> None:
         """Gradients reach both halves of the factor, and the metaprompt."""
@@ -144,3 +153,41 @@ class TestCompose:
         """Nothing is broadcast: a factor of one row or column is not stretched to fit."""
         with pytest.raises(BadFactor, match="does not fit"):
             compose(random_metaprompt(), Factor(torch.ones(positions, 1), torch.ones(1, width)))
+
+    def test_scales_multiply_the_metaprompts(self) -> None:
+        """Where only one of the two has a place, it is taken as it is."""
+        shared, own = torch.rand(2, 6) + 0.5, torch.rand(2, 6) + 0.5
+        metaprompt = Metaprompt(scales={"o": shared, "f": shared[:, :3]})
+        made = compose(metaprompt, Factor(scales={"o": own})).scales
+
+        assert torch.equal(shared * own, made["o"])
+        assert torch.equal(shared[:, :3], made["f"])
+
+    def test_a_factor_that_stands_alone_needs_no_metaprompt(self) -> None:
+        own, keys = torch.rand(2, 6), torch.rand(2, 4, 6)
+
+        assert torch.equal(own, compose(None, Factor(scales={"o": own})).scales["o"])
+        assert torch.equal(own, compose(None, Factor(rows_PD=own)).rows_PD)
+        assert 4 == compose(None, Factor(keys_LPW=keys, values_LPW=keys)).num_positions
+
+    def test_a_product_without_rows_to_scale_is_refused(self) -> None:
+        with pytest.raises(BadFactor, match="there are none"):
+            compose(Metaprompt(scales={"o": torch.ones(2, 3)}), random_factor(1))
+
+
+class TestForms:
+    @pytest.mark.parametrize(
+        ("parts", "problem"),
+        [
+            ({}, "at least one form"),
+            ({"u_PR": torch.ones(2, 1)}, "both u and v"),
+            ({"keys_LPW": torch.ones(1, 2, 3)}, "both keys and values"),
+            ({"scales": {"x": torch.ones(1, 2)}}, "no such place"),
+            ({"scales": {"o": torch.ones(2)}}, "must be (layers, width)"),
+            ({"scales": {"o": torch.ones(1, 2), "f": torch.ones(2, 2)}}, "number of layers"),
+            ({"scales": {"o": torch.tensor([[float("inf")]])}}, "NaN or infinity"),
+        ],
+    )
+    def test_parts_that_make_no_factor(self, parts: dict[str, Any], problem: str) -> None:
+        with pytest.raises(BadFactor, match=re.escape(problem)):
+            Factor(**parts)

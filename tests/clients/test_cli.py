@@ -1,6 +1,7 @@
 """The ``galenic`` command against a real server."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,7 +113,7 @@ class TestPush:
         assert "would be accepted" in fine.stdout
         for path in ("manifest.template_version", "manifest.metaprompt"):
             assert path in refused.stdout
-            assert path in pushed.stderr
+            assert 1 == pushed.stderr.count(path)
         assert "dry@" not in run("adapters", "list", "--tenant", "north", **admin).stdout
 
     def test_of_a_folder_publishes_all_and_tells_what_was_refused(
@@ -193,6 +194,122 @@ class TestTenants:
         assert 5 == json.loads(bounded.stdout)["max_adapters"]
         assert "imported" in listed.stdout
 
+    def test_change_in_what_is_named_alone(self, running: Running):
+        """
+        Suspending leaves the quota, lifting it too; `usual` drops a bound of its own.
+        """
+        admin = {"running": running, "role": Role.ADMIN}
+
+        def set_(*words: str) -> tuple[int | None, int | None, bool]:
+            done = run("tenants", "set", "named", *words, **admin)
+            assert 0 == done.exit_code, done.output
+            told = json.loads(done.stdout)
+            return told["max_adapters"], told["max_bytes"], told["suspended"] is not None
+
+        assert (500, 10**9, False) == set_("--max-adapters", "500", "--max-bytes", "1000000000")
+        assert (500, 10**9, True) == set_("--suspended")
+        assert (500, 10**9, True) == set_()
+        assert (None, 10**9, True) == set_("--max-adapters", "usual")
+        assert (None, 0, True) == set_("--max-bytes", "0")
+        assert (None, 0, False) == set_("--not-suspended")
+        assert 2 == run("tenants", "set", "named", "--max-bytes", "many", **admin).exit_code
+
+
+class TestLimits:
+    def test_are_shown_set_and_cleared(self, running: Running):
+        """
+        What is not named stays; `none` is no bound; cleared, the server's hold again.
+        """
+        admin = {"running": running, "role": Role.ADMIN}
+
+        def limits(*words: str) -> dict:
+            done = run("limits", *words, **admin)
+            assert 0 == done.exit_code, done.output
+            return json.loads(done.stdout)
+
+        usual = limits("show", "bounded")
+        some = limits("set", "bounded", "--requests-per-minute", "60", "--weight", "2")
+        more = limits("set", "bounded", "--concurrent", "none")
+        cleared = run("limits", "clear", "bounded", **admin)
+        again = run("limits", "clear", "bounded", **admin)
+
+        assert usual | {"requests_per_minute": 60, "weight": 2.0} == some
+        assert some | {"concurrent": None} == more
+        assert (0, 1) == (cleared.exit_code, again.exit_code)
+        assert usual == limits("show", "bounded")
+
+
+class TestAnAdapter:
+    def test_is_shown_and_listed_among_the_models(self, running: Running):
+        """
+        By version or by name, with its labels; and what a key may name is a table.
+        """
+        running.publish("north", "shown", package(labels=("Finding",), seed=41))
+        admin = {"running": running, "role": Role.ADMIN}
+        tenant = ("--tenant", "north")
+        by_name, by_version = (
+            json.loads(run("adapters", "show", ref, *tenant, **admin).stdout)
+            for ref in ("shown", "shown@1")
+        )
+        models = run("models", running=running)
+
+        assert by_name == by_version
+        assert ["Finding"] == by_name["manifest"]["labels"]
+        [line] = [one for one in models.stdout.splitlines() if one.startswith(" shown@1")]
+        assert ["shown@1", "ner", "Finding", "north"] == line.split()
+
+
+class TestWhatCannotBeSent:
+    def test_is_said_without_a_traceback(self, running: Running):
+        """
+        An argument in Latin-1.
+        """
+        environment = os.environ | {"GALENIC_URL": running.url, "GALENIC_API_KEY": "gal_x"}
+        latin = "Antécédents".encode("latin-1")
+        command = [sys.executable, "-m", "galenic_adapters.cli", "ask", "ner", latin]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+        assert (1, "galenic: what was given is not UTF-8 text\n") == (done.returncode, done.stderr)
+
+    @pytest.mark.parametrize("name", ["Org/Discharge", "a b"])
+    def test_as_a_name_is_told_what_a_name_is(self, running: Running, tmp_path: Path, name: str):
+        """
+        Also where it holds a slash, which is in no route.
+        """
+        file = tmp_path / "a.safetensors"
+        file.write_bytes(package(seed=42).data)
+        done = run("push", str(file), "--name", name, running=running, role=Role.ADMIN)
+
+        assert 1 == done.exit_code
+        assert "a-z, 0-9 and, within" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ({"GALENIC_API_KEY": ""}, "the server wants a key: give --key, or set GALENIC_API_KEY"),
+            ({"GALENIC_URL": "127.0.0.1:8000"}, "does not begin with http:// or https://"),
+        ],
+    )
+    def test_without_key_or_address_is_told_in_the_commands_words(
+        self, running: Running, given: dict[str, str], told: str
+    ):
+        """
+        What to set, not which header to send.
+        """
+        environment = {"GALENIC_URL": running.url, "GALENIC_API_KEY": "x"} | given
+        done = CliRunner().invoke(app, ["models"], env=environment)
+
+        assert 1 == done.exit_code
+        assert told in done.stderr
+
+    def test_to_an_address_that_ends_as_openais_do_is_sent(self, running: Running):
+        """
+        With /v1 at its end.
+        """
+        environment = {"GALENIC_URL": running.url + "/v1", "GALENIC_API_KEY": running.key("north")}
+
+        assert 0 == CliRunner().invoke(app, ["models"], env=environment).exit_code
+
 
 class TestSign:
     def test_writes_a_signature_beside_the_package(self, running: Running, tmp_path: Path):
@@ -235,6 +352,7 @@ class TestKeys:
         assert id_ in listed.stdout
         assert key not in listed.stdout
         assert [False, True] == found
+        assert [True, True] == ["(caller of commanded, ends " in one for one in (made.stdout, new)]
         assert (0, 0) == (ended.exit_code, revoked.exit_code)
         assert running.parts.keys.find(new_key) is None
 

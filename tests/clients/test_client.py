@@ -146,6 +146,17 @@ class TestAdministration:
         assert admin.describe("kept", 1, tenant="moved").digest
         assert 1 == len(admin.replicas())
 
+    def test_keeps_limits(self, admin: Client):
+        """
+        Set, read, and dropped again.
+        """
+        usual = admin.limits("clients")
+        made = admin.set_limits("clients", requests_per_minute=90, weight=0.5)
+        assert (90, None, 0.5) == (made.requests_per_minute, made.concurrent, made.weight)
+        assert made == admin.limits("clients")
+        admin.clear_limits("clients")
+        assert usual == admin.limits("clients")
+
     def test_rotates_and_ends_keys(self, admin: Client):
         """
         The new one names the same tenant; the old one says what replaced it.
@@ -274,6 +285,33 @@ class TestErrors:
         """
         with pytest.raises(NotFound):
             next(client.stream("nothing", MESSAGES))
+
+
+class TestAChatsReply:
+    def test_keeps_tool_calls_further_choices_and_log_probabilities(self):
+        """
+        An answer that calls a tool has no text.
+        """
+        call = {"id": "t1", "type": "function", "function": {"name": "bp", "arguments": "{}"}}
+        called = {"role": "assistant", "content": None, "tool_calls": [call]}
+        said = {"role": "assistant", "content": "120/80"}
+        answer = {
+            "id": "c",
+            "model": "m",
+            "choices": [
+                {"index": 0, "finish_reason": "tool_calls", "message": called},
+                {"index": 1, "finish_reason": "stop", "message": said, "logprobs": {"content": []}},
+            ],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+        mock = httpx.MockTransport(lambda request: httpx.Response(200, json=answer))
+        with Client("http://x", transport=mock) as client:
+            reply = client.chat("m", MESSAGES)
+
+        assert (None, "tool_calls") == (reply.text, reply.finish_reason)
+        assert ["bp"] == [one.function.name for one in reply.tool_calls]
+        assert [None, "120/80"] == [one.text for one in reply.choices]
+        assert {"content": []} == reply.choices[1].logprobs
 
 
 class Flaky(httpx.BaseTransport):

@@ -22,8 +22,7 @@ import psutil
 import torch
 from transformers import AutoConfig
 
-from galenic_adapters.backbone.scaling import shapes
-from galenic_adapters.backbone.weights import ensure
+from galenic_adapters.backbone.weights import ensure, shape_of
 from galenic_adapters.factor import Composed
 from galenic_server.engine.contract import EngineConfig, OpenGate, Request, Sampling, complete
 from galenic_server.engine.vllm.engine import VllmEngine
@@ -42,8 +41,8 @@ class Adapters:
 
     def __init__(self, config: Any, kind: str, places: Sequence[str], num_positions: int) -> None:
         self._kind = kind
-        self._shapes = {place: shapes(config)[place] for place in places}
-        self._prefix = shapes(config)["k"]
+        self._shapes = shape_of(config).scale_shapes(places)
+        self._prefix = shape_of(config).scale_shapes()["k"]
         self._rows = num_positions, config.hidden_size
         self._made = torch.Generator().manual_seed(0)
         self._kept: dict[str, Composed] = {}

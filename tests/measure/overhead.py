@@ -55,7 +55,7 @@ def take_out() -> None:
             known[name] = self._names.resolve(tenant, name)
         return known[name]
 
-    taken_out: Any = (auth, middleware.Traced, Admission, Service)
+    taken_out: Any = (auth, middleware.TracingMiddleware, Admission, Service)
     taken_out[0].authenticate, taken_out[0]._within_limits = anyone, without_limits
     taken_out[1]._audit = lambda *_: None
     taken_out[2].enter = at_once

@@ -47,7 +47,7 @@ class TestAMistypedVariable:
         [
             ("GALENIC_CONTEXT_TOKEN", "did you mean GALENIC_CONTEXT_TOKENS?"),
             ("galenic_prot", "did you mean GALENIC_PORT?"),
-            ("GALENIC_XYZZY", "`galenic settings` lists them all"),
+            ("GALENIC_XYZZY", "`galenic settings` lists all"),
         ],
     )
     def test_is_named_with_the_closest_real_one(self, name: str, told: str):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig
 
-from galenic_adapters.backbone.scaling import shapes
+from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.factor import Composed, Metaprompt, digest_of
 from galenic_adapters.tasks.base import Completion
 from galenic_server.engine.contract import (
@@ -40,7 +40,7 @@ class Adapters:
     """Random adapters by digest; what is not there is not found."""
 
     def __init__(self, backbone: Path | str) -> None:
-        self.shapes = shapes(AutoConfig.from_pretrained(backbone))
+        self.shapes = shape_of(AutoConfig.from_pretrained(backbone)).scale_shapes()
         self._seeds = itertools.count(1000)
         self._known: dict[str, Composed] = {}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.package.file import Package
+from galenic_adapters.factor import BackboneShape, Factor, Metaprompt
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.base import TaskName
 
@@ -37,9 +37,7 @@ def make_manifest(**changes: Any) -> Manifest:
         "template_version": 1,
         "backbone": BACKBONE,
         "metaprompt": make_metaprompt().digest,
-        "rank": 1,
-        "positions": P,
-        "width": D,
+        "shapes": {"u": (P, 1), "v": (1, D)},
         "dtype": "float32",
         "licence": "CC0-1.0",
         "created": date(2026, 1, 31),
@@ -48,4 +46,15 @@ def make_manifest(**changes: Any) -> Manifest:
 
 
 def make_package(seed: int = 0, *, rank: int = 1, **changes: Any) -> Package:
-    return Package.write(make_manifest(rank=rank, **changes), make_factor(seed, rank))
+    shapes = {"u": (P, rank), "v": (rank, D)}
+    return Package.write(make_manifest(shapes=shapes, **changes), make_factor(seed, rank))
+
+
+SHAPE = BackboneShape(num_layers=2, width=D, attention=D, keys=D // 2, inner=2 * D)
+
+
+def make_fit(**changes: Any) -> Fit:
+    """What a server has, that the packages made here fit."""
+    metaprompt = make_metaprompt()
+    fields = {"backbone": BACKBONE, "metaprompts": {metaprompt.digest: metaprompt}, "shape": SHAPE}
+    return Fit(**(fields | changes))

@@ -6,9 +6,9 @@ Dimension key:  K prompts   P prompt positions   D model width   B examples   T 
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -16,10 +16,14 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from galenic_adapters.backbone.attention import GROUPED
 from galenic_adapters.backbone.constraints import Constrainer
+from galenic_adapters.backbone.scaling import Scales, hook_scales, to_offset
+from galenic_adapters.backbone.weights import shape_of
+from galenic_adapters.errors import BadInput
+from galenic_adapters.factor import PLACES, BackboneShape, Composed
 
 MOST_UNFUSED = 1024
 """Tokens of a text whose attention's scores may be held."""
@@ -46,33 +50,66 @@ def positions_of(seen_BT: Tensor) -> Tensor:
 
 
 class Tuning(Protocol):
-    """What stands before or inside the backbone, for several tasks side by side."""
+    """Whatever stands before or acts inside the backbone, for several tasks side by side."""
 
     def prompts(self, which_K: Tensor) -> Tensor | None:
-        """The prompts (K, P, D) of these tasks, where tasks differ by a prompt."""
+        """Return the prompts (K, P, D) of these tasks, where tasks differ by a prompt."""
+
+    def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the keys and values (K, L, P, W) of these tasks' deep prompts, if any."""
+
+    def scales(self, which_B: Tensor) -> Scales | None:
+        """Return what these examples' tasks multiply activations by, if they do."""
 
     def choose(self, which_B: Tensor) -> None:
-        """The next batch's examples are of these tasks; what stands inside the backbone obeys."""
+        """Note that the next batch's examples are of these tasks (for LoRA, whose hooks ask)."""
 
 
 class Untuned:
     """The bare backbone."""
 
-    def prompts(self, which_K: Tensor) -> None:
+    def prompts(self, which_K: Tensor) -> Tensor | None:
+        return None
+
+    def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
+        return None
+
+    def scales(self, which_B: Tensor) -> Scales | None:
         return None
 
     def choose(self, which_B: Tensor) -> None:
         pass
 
 
-class FixedPrompts(Untuned):
-    """Prompts that stand."""
+class Fixed(Untuned):
+    """Adapters as they are, of one form and one prompt length; task k is number k of them."""
 
-    def __init__(self, prompts_KPD: Tensor) -> None:
-        self.prompts_KPD = prompts_KPD
+    def __init__(self, composed: Sequence[Composed]) -> None:
+        self._composed = list(composed)
 
-    def prompts(self, which_K: Tensor) -> Tensor:  # type: ignore[override]  # it always has some
-        return self.prompts_KPD[which_K.to(self.prompts_KPD.device)]
+    def prompts(self, which_K: Tensor) -> Tensor | None:
+        return self._stacked(which_K, lambda one: one.rows_PD)
+
+    def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
+        keys_KLPW = self._stacked(which_K, lambda one: one.prefix and one.prefix[0])
+        values_KLPW = self._stacked(which_K, lambda one: one.prefix and one.prefix[1])
+        return None if keys_KLPW is None or values_KLPW is None else (keys_KLPW, values_KLPW)
+
+    def scales(self, which_B: Tensor) -> Scales | None:
+        made = {
+            place: self._stacked(which_B, partial(_scale_of, place))
+            for place in self._composed[0].scales
+        }
+        return {place: scale for place, scale in made.items() if scale is not None}
+
+    def _stacked(self, which: Tensor, part: Callable[[Composed], Tensor | None]) -> Tensor | None:
+        tensors = [part(self._composed[number]) for number in which.tolist()]
+        there = [tensor for tensor in tensors if tensor is not None]
+        return torch.stack(there).to(which.device) if there else None
+
+
+def _scale_of(place: str, composed: Composed) -> Tensor:
+    return composed.scales[place]
 
 
 class Prefixes:
@@ -142,6 +179,8 @@ class PromptedBackbone:
         self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **_packing(path))
         self.model.requires_grad_(False)
         self.model.eval().to(self.device)
+        self._scales: Scales = {}
+        hook_scales(self.model, PLACES, self._offset)
         self.checkpointing = checkpointing
         if checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -155,6 +194,10 @@ class PromptedBackbone:
     @property
     def width(self) -> int:
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def shape(self) -> BackboneShape:
+        return shape_of(self.model.config)
 
     @property
     def vocab_size(self) -> int:
@@ -210,25 +253,67 @@ class PromptedBackbone:
         where there is neither.
         """
         which_K = torch.unique(which_B.to(self.device))
-        prompts_KPD = tuning.prompts(which_K)
         opened = [(openings or {}).get(which, ()) for which in which_K.tolist()]
-        if prompts_KPD is None and not any(opened):
+        rows_KPD, deep = tuning.prompts(which_K), tuning.prefix(which_K)
+        if rows_KPD is None and deep is None and not any(opened):
             return None
         embed, dtype = self.model.get_input_embeddings(), self.model.dtype
         rows = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)) for ids in opened]
-        if prompts_KPD is not None:
-            prompts_KPD = prompts_KPD.to(self.device, dtype)
-            rows = [torch.cat(pair) for pair in zip(prompts_KPD, rows, strict=True)]
-        ones = [torch.ones(len(one), dtype=torch.long, device=self.device) for one in rows]
-        seen_KT = pad_sequence(ones, batch_first=True, padding_side="left")
-        tuning.choose(which_K)
-        cache = self._run(
-            inputs_embeds=pad_sequence(rows, batch_first=True, padding_side="left"),
-            attention_mask=seen_KT,
-            position_ids=positions_of(seen_KT),
-            use_cache=True,
-        ).past_key_values
+        before = None if deep is None else self._cache_of(*deep)
+        if rows_KPD is not None:
+            rows_KPD = rows_KPD.to(self.device, dtype)
+            if tuning.scales(which_K) is None:
+                rows = [torch.cat(pair) for pair in zip(rows_KPD, rows, strict=True)]
+            else:  # scales are of text alone, so prompts run on their own
+                self._scales = {}
+                before = self._run(inputs_embeds=rows_KPD, use_cache=True).past_key_values
+        cache, seen_KT = self._run_rows(tuning, which_K, rows, before)
         return Prefixes(tuning, which_K, seen_KT, cache)
+
+    def _run_rows(
+        self, tuning: Tuning, which_K: Tensor, rows: Sequence[Tensor], before: Any
+    ) -> tuple[Any, Tensor]:
+        """Run each task's rows behind what was *before*; the cache, and its columns (K, T)."""
+        num_before = 0 if before is None else before.get_seq_length()
+        seen_KT = torch.ones(len(rows), num_before, dtype=torch.long, device=self.device)
+        if not any(len(one) for one in rows):
+            return before, seen_KT
+        ones = [seen_KT.new_ones(len(one)) for one in rows]
+        own_KT = pad_sequence(ones, batch_first=True, padding_side="left")
+        seen_KT = torch.cat([seen_KT, own_KT], dim=1)
+        self.choose(tuning, which_K)
+        ran = self._run(
+            inputs_embeds=pad_sequence(list(rows), batch_first=True, padding_side="left"),
+            attention_mask=seen_KT,
+            position_ids=positions_of(seen_KT)[:, num_before:],
+            past_key_values=before,
+            use_cache=True,
+        )
+        return ran.past_key_values, seen_KT
+
+    def _cache_of(self, keys_KLPW: Tensor, values_KLPW: Tensor) -> Any:
+        """A cache as if positions with these keys and values had been run."""
+        width = self.shape.keys // int(self.model.config.num_key_value_heads)
+        cache = DynamicCache()  # not of the model's config: that would drop what a window hides
+        for layer in range(keys_KLPW.shape[1]):
+            keys, values = (
+                one[:, layer].to(self.device, self.model.dtype) for one in (keys_KLPW, values_KLPW)
+            )
+            shape = (*keys.shape[:2], -1, width)
+            cache.update(
+                keys.view(shape).transpose(1, 2), values.view(shape).transpose(1, 2), layer
+            )
+        return cache
+
+    def _offset(self, place: str, layer: int) -> Tensor | None:
+        """What the model's hooks multiply by now (B, W), told from one."""
+        scales_BLW = self._scales.get(place)
+        return None if scales_BLW is None else to_offset(scales_BLW[:, layer], self.model.dtype)
+
+    def choose(self, tuning: Tuning, which_B: Tensor) -> None:
+        """Let what acts inside the layers be these examples' tasks'."""
+        tuning.choose(which_B)
+        self._scales = tuning.scales(which_B.to(self.device)) or {}
 
     def ahead(
         self, tuning: Tuning | Prefixes, which_B: Tensor, openings: Openings | None = None
@@ -287,11 +372,10 @@ class PromptedBackbone:
         tuning = self.ahead(tuning, which_B)
         if isinstance(tuning, Prefixes):
             return self._hidden_behind(tuning, which_B, ids_BT)
-        tuning.choose(which_B)
-        return self._hidden_apart(tuning.prompts(which_B), ids_BT)
+        return self._hidden_apart(tuning, which_B, ids_BT)
 
     def _hidden_behind(self, prefixes: Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
-        prefixes.tuning.choose(which_B)
+        self.choose(prefixes.tuning, which_B)
         seen_BT = torch.cat([prefixes.seen(which_B), torch.ones_like(ids_BT)], dim=1)
         states: Tensor = self._run(
             input_ids=ids_BT,
@@ -301,12 +385,17 @@ class PromptedBackbone:
         ).last_hidden_state
         return states
 
-    def _hidden_apart(self, prompts_BPD: Tensor | None, ids_BT: Tensor) -> Tensor:
-        rows = self.model.get_input_embeddings()(ids_BT)
-        num_positions = 0
-        if prompts_BPD is not None:
+    def _hidden_apart(self, tuning: Tuning, which_B: Tensor, ids_BT: Tensor) -> Tensor:
+        """With *checkpointing*: every example runs through the layers with its own prompt."""
+        rows, num_positions = self.model.get_input_embeddings()(ids_BT), 0
+        scales = tuning.scales(which_B.to(self.device))
+        if (prompts_BPD := tuning.prompts(which_B)) is not None:
+            if scales:
+                raise BadInput("checkpointing", "is not for prompts and scales together")
             num_positions = prompts_BPD.shape[1]
             rows = torch.cat([prompts_BPD.to(self.device, rows.dtype), rows], dim=1)
+        tuning.choose(which_B)
+        self._scales = scales or {}
         states: Tensor = self._run(inputs_embeds=rows, use_cache=False).last_hidden_state
         return states[:, num_positions:]
 

@@ -10,7 +10,7 @@ scales them; gpt-oss, which computes its experts in one piece, is scaled behind 
 Dimension key:  B examples   T positions   L layers   W width of a place
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,18 +24,11 @@ OUTPUTS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_p
 EXPERTS = "mlp"
 """The module whose output is scaled at ``f`` where there is no ``down_proj`` for all tokens."""
 
+Scales = Mapping[str, Tensor]
+"""By place, a scale for every example and layer (B, L, W)."""
+
 OffsetOf = Callable[[str, int], Tensor | None]
 """The offsets (B, W) at a place of a layer, asked for in each pass; none leaves it as it is."""
-
-
-def shapes(config: Any) -> dict[str, tuple[int, int]]:
-    """The shape (L, W) of a scale at every place, by the backbone's transformers configuration."""
-    heads, num_layers = config.num_attention_heads, config.num_hidden_layers
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    keys = config.num_key_value_heads * head_size
-    inner = config.hidden_size if config.model_type == "gpt_oss" else config.intermediate_size
-    widths = {"q": heads * head_size, "k": keys, "v": keys, "o": heads * head_size, "f": inner}
-    return {place: (num_layers, width) for place, width in widths.items()}
 
 
 def to_offset(scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -47,10 +40,18 @@ def to_offset(scale: Tensor, dtype: torch.dtype) -> Tensor:
 def scaled(model: Any, places: Sequence[str], offset_of: OffsetOf) -> Iterator[None]:
     """Inside, *model*'s layers scale these *places* by what *offset_of* says; differentiable."""
     with ExitStack() as hooks:
-        for number, layer in enumerate(model.model.layers):
-            for place in places:
-                hooks.callback(_hook(layer, place, number, offset_of).remove)
+        for hook in hook_scales(model, places, offset_of):
+            hooks.callback(hook.remove)
         yield
+
+
+def hook_scales(model: Any, places: Sequence[str], offset_of: OffsetOf) -> list[Any]:
+    """From now on *model*'s layers scale these *places*; returns the hooks' handles."""
+    return [
+        _hook(layer, place, number, offset_of)
+        for number, layer in enumerate(model.model.layers)
+        for place in places
+    ]
 
 
 def _hook(layer: nn.Module, place: str, number: int, offset_of: OffsetOf) -> Any:

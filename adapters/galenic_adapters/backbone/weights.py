@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import NotFound, Unavailable
+from galenic_adapters.factor import BackboneShape
 
 Progress = Callable[[str], None]
 
@@ -63,6 +64,29 @@ DEFAULT = GgufWheel(
 
 STAMP = "galenic-backbone.json"
 """Written last into a folder that we made: its name and revision, wherever it is copied to."""
+
+
+def shape_of(config: Any) -> BackboneShape:
+    """Read the sizes that adapters have to fit from a model's configuration in transformers."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    is_mixture = hasattr(text, "num_local_experts")
+    return BackboneShape(
+        num_layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        attention=heads * head_width,
+        keys=text.num_key_value_heads * head_width,
+        # A mixture of experts has no single inner part: what its experts sum up to is scaled.
+        inner=text.hidden_size if is_mixture else text.intermediate_size,
+    )
+
+
+def shape_at(folder: Path) -> BackboneShape:
+    """Read the sizes of the backbone in *folder*."""
+    from transformers import AutoConfig
+
+    return shape_of(AutoConfig.from_pretrained(folder))
 
 
 def cache_dir() -> Path:

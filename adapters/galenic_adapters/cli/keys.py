@@ -3,11 +3,14 @@ API keys: made, listed, rotated, given an end, revoked.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from galenic_adapters.cli.options import Key, Tenant, Url, asking, show
+
+if TYPE_CHECKING:
+    from galenic_client.types import NewKey
 
 app = typer.Typer(help="API keys: make, list, rotate, expire, revoke (with an admin's key).")
 
@@ -28,7 +31,7 @@ def create_key(
     """Make a key, and print it this once."""
     with asking(url, key) as client:
         made = client.create_key(tenant, role, expires=_end(days), label=label)
-        typer.echo(f"{made.key}  ({made.role} of {made.tenant}, id {made.id})")
+        _tell(made)
 
 
 @app.command("list")
@@ -60,15 +63,19 @@ def rotate_key(
     grace_hours: Annotated[
         float, typer.Option(min=0, max=720, help="So long the old one opens on.")
     ] = 24,
-    days: Days = None,
+    days: Annotated[float | None, typer.Option("--days", min=0, help="Ends after.")] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Make a new key instead, and print it this once."""
+    """
+    Make a new key instead, and print it this once.
+
+    Without --days it lasts as long as the old one was made for.
+    """
     with asking(url, key) as client:
         seconds = round(grace_hours * 3600)
         made = client.rotate_key(key_id, grace_seconds=seconds, expires=_end(days))
-        typer.echo(f"{made.key}  ({made.role} of {made.tenant}, id {made.id})")
+        _tell(made)
 
 
 @app.command("expire")
@@ -88,6 +95,11 @@ def revoke_key(key_id: KeyId, url: Url = None, key: Key = None) -> None:
     """Make a key open nothing from now on."""
     with asking(url, key) as client:
         client.revoke_key(key_id)
+
+
+def _tell(made: "NewKey") -> None:
+    ends = f"ends {_day(made.expires)} UTC" if made.expires else "never ends"
+    typer.echo(f"{made.key}  ({made.role} of {made.tenant}, {ends}, id {made.id})")
 
 
 def _end(days: float | None) -> datetime | None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from galenic_adapters.cli import aliases, keys, packages, tenants
-from galenic_adapters.cli.options import Key, Url, asking, told
+from galenic_adapters.cli import aliases, keys, limits, packages, tenants
+from galenic_adapters.cli.options import Key, Url, asking, show, told
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,6 +27,7 @@ for name, commands in (
     ("alias", aliases.app),
     ("adapters", packages.app),
     ("tenants", tenants.app),
+    ("limits", limits.app),
 ):
     app.add_typer(commands, name=name, no_args_is_help=True)
 app.command()(packages.push)
@@ -123,6 +124,22 @@ def ask(
     with asking(url, key) as client:
         ask_for: Any = getattr(client, task)
         _print(ask_for([document], adapter=adapter))
+
+
+@app.command()
+def models(url: Url = None, key: Key = None) -> None:
+    """List every model that the key may name: the backbone, adapters and aliases."""
+    with asking(url, key) as client:
+        rows = (
+            (
+                one.id,
+                (one.adapter or {}).get("task", ""),
+                ", ".join((one.adapter or {}).get("labels", ())),
+                one.owned_by,
+            )
+            for one in client.models()
+        )
+        show("model", "task", "labels", "owner", rows=rows)
 
 
 def _stdin() -> str:

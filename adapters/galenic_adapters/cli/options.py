@@ -3,9 +3,9 @@ What every command that asks a server shares: where it is, the key, and how a re
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,19 +25,41 @@ Etag = Annotated[
 PIPED_WIDTH = 250
 
 
+def number_or(word: str) -> Any:
+    """Make an option that takes a whole number, or *word* where there shall be none."""
+
+    def parse(text: str) -> int | str:
+        if text != word and not (text.isascii() and text.isdigit()):
+            raise typer.BadParameter(f"is neither a whole number nor {word!r}")
+        return text if text == word else int(text)
+
+    return {"parser": parse, "metavar": f"N|{word}"}
+
+
+def changed(now: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """Return *now* with what was *given*; the word of `number_or` becomes None."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return {**now, **{k: None if isinstance(v, str) else v for k, v in chosen.items()}}
+
+
 @contextmanager
 def asking(url: str | None, key: str | None) -> "Iterator[Client]":
     """A client for one command; what the server refuses ends the command with its words."""
     from galenic_client import Client
-    from galenic_client.errors import ApiError, GalenicError
+    from galenic_client.errors import ApiError, GalenicError, Unauthenticated
 
     try:
         with Client(url, api_key=key) as client:
             yield client
-    except GalenicError as error:
-        faults = error.faults if isinstance(error, ApiError) else []
-        for fault in faults:
+    except UnicodeEncodeError:
+        fail("what was given is not UTF-8 text")
+    except Unauthenticated as error:
+        fail(error if key else "the server wants a key: give --key, or set GALENIC_API_KEY")
+    except ApiError as error:
+        for fault in error.faults:
             typer.secho(f"{fault['path']}: {fault['problem']}", err=True)
+        fail(f"refused, see above (HTTP {error.status})" if error.faults else error)
+    except GalenicError as error:
         fail(error)
 
 
@@ -52,7 +74,7 @@ def told() -> Iterator[None]:
         fail(error)
 
 
-def fail(error: object) -> None:
+def fail(error: object) -> NoReturn:
     typer.secho(f"galenic: {error}", err=True, fg=typer.colors.RED)
     raise typer.Exit(1) from None
 

@@ -1,5 +1,5 @@
 """
-Packages and versions: signed, tried out, pushed, listed, deleted and brought back.
+Packages and versions: signed, tried out, pushed, listed, shown, deleted and brought back.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from galenic_adapters.refs import split_ref
 if TYPE_CHECKING:
     from galenic_client import Client
 
-app = typer.Typer(help="Adapters on a server: list, delete, undelete.")
+app = typer.Typer(help="Adapters on a server: list, show, delete, undelete.")
 Existing = typer.Argument(exists=True, dir_okay=False)
 RefName = Annotated[str, typer.Argument(help="name@version")]
 
@@ -142,6 +142,20 @@ def list_(
             for one in found
         )
         show("adapter", "state", "digest", "signed by", rows=rows)
+
+
+@app.command("show")
+def show_one(
+    ref: Annotated[str, typer.Argument(help="name@version, or a name: what it means just now.")],
+    tenant: Tenant = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Show one adapter as JSON: its state, labels, scores and signature."""
+    with told():
+        name, version = split_ref(ref) if "@" in ref else (ref, None)
+    with asking(url, key) as client:
+        typer.echo(client.describe(name, version, tenant=tenant).model_dump_json(indent=2))
 
 
 @app.command()

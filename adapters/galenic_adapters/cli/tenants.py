@@ -3,15 +3,19 @@ Tenants: listed, bounded, suspended, exported and imported; and the fleet's repl
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galenic_adapters.cli.options import Key, Url, asking, show, told
+from galenic_adapters.cli.options import Key, Url, asking, changed, number_or, show, told
 from galenic_adapters.files import write_whole
+
+if TYPE_CHECKING:
+    from galenic_client import Client
 
 app = typer.Typer(help="Tenants: list, set, export, import; replicas.")
 Name = Annotated[str, typer.Argument(help="The tenant.")]
+USUAL = number_or("usual")
 PIECE_BYTES = 1 << 20
 
 
@@ -24,28 +28,49 @@ def list_(url: Url = None, key: Key = None) -> None:
                 one.tenant,
                 f"{one.num_adapters:,}",
                 f"{one.num_bytes:,}",
+                _bound(one.max_adapters),
+                _bound(one.max_bytes),
                 "suspended" if one.suspended else "",
             )
             for one in client.tenants()
         )
-        show("tenant", "adapters", "bytes", "", rows=rows)
+        show("tenant", "adapters", "bytes", "max adapters", "max bytes", "", rows=rows)
 
 
 @app.command("set")
 def set_(
     name: Name,
-    max_adapters: Annotated[int | None, typer.Option(min=0, help="The usual if unset.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(min=0, help="The usual if unset.")] = None,
-    suspended: Annotated[bool, typer.Option("--suspended", help="Its keys open nothing.")] = False,
+    max_adapters: Annotated[Any, typer.Option(help="Versions it may keep.", **USUAL)] = None,
+    max_bytes: Annotated[Any, typer.Option(help="Bytes it may keep.", **USUAL)] = None,
+    suspended: Annotated[
+        bool | None,
+        typer.Option("--suspended/--not-suspended", help="Whether its keys open nothing."),
+    ] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Make a tenant, or set all that is its own."""
+    """Make a tenant, or change what is named; the rest stays as it is."""
     with asking(url, key) as client:
-        made = client.set_tenant(
-            name, max_adapters=max_adapters, max_bytes=max_bytes, suspended=suspended
+        given = changed(
+            _now(client, name), max_adapters=max_adapters, max_bytes=max_bytes, suspended=suspended
         )
-        typer.echo(made.model_dump_json(indent=2))
+        typer.echo(client.set_tenant(name, **given).model_dump_json(indent=2))
+
+
+def _now(client: "Client", name: str) -> dict[str, Any]:
+    """Return what is the tenant's own; nothing where there is none yet."""
+    from galenic_client.errors import NotFound
+
+    try:
+        tenant = client.tenant(name)
+    except NotFound:
+        return {}
+    own = tenant.model_dump(include={"max_adapters", "max_bytes"})
+    return own | {"suspended": tenant.suspended is not None}
+
+
+def _bound(most: int | None) -> str:
+    return "usual" if most is None else f"{most:,}"
 
 
 @app.command()

@@ -48,9 +48,9 @@ def model_card(package: Package) -> str:
         [
             f"# {m.name}",
             "",
-            f"A rank-{m.rank} factor for **{m.task}** over metaprompt `{m.metaprompt[:19]}…`,",
+            f"A factor for **{m.task}** that acts on {_acts_on(m)},",
             f"for {m.backbone.name} (weights `{m.backbone.revision}`).",
-            f"{m.rank * (m.positions + m.width):,} parameters, {len(package.data):,} bytes.",
+            f"{m.num_parameters:,} parameters, {len(package.data):,} bytes.",
             "",
             f"- Labels: {', '.join(m.labels) or 'none; the answer is free text or an option'}",
             f"- Trained on: {trained}. {m.description}",
@@ -68,3 +68,15 @@ def model_card(package: Package) -> str:
             "",
         ]
     )
+
+
+def _acts_on(manifest: Manifest) -> str:
+    """The places where the adapter acts, and the metaprompt that it needs."""
+    by_form = {
+        "input": f"the input (rank {manifest.rank})" if manifest.rank else "the input",
+        "deep": "keys and values of every layer",
+        "scales": "activations of every layer",
+    }
+    acts = " and ".join(by_form[form] for form in manifest.forms)
+    over = f", over metaprompt `{manifest.metaprompt[:19]}…`" if manifest.metaprompt else ""
+    return acts + over

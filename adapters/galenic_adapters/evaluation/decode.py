@@ -16,13 +16,14 @@ from torch import Tensor
 from galenic_adapters.backbone.constraints import Constrainer
 from galenic_adapters.backbone.encode import encode
 from galenic_adapters.backbone.prompted import (
-    FixedPrompts,
+    Fixed,
     PromptedBackbone,
     Tuning,
     Untuned,
     opening_of,
     positions_of,
 )
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice, Completion, Example, Task
 
 CPU_TOKENS = 16384
@@ -44,14 +45,14 @@ class Question:
 
 def answer_all(
     backbone: PromptedBackbone,
-    prompt_PD: Tensor | None,
+    composed: Composed | None,
     task: Task[Any, Any],
     examples: Sequence[Example],
     *,
     max_tokens: int | None = None,
 ) -> list[Completion]:
-    """The greedy completion of every example, in order; without a prompt, the bare backbone's."""
-    tuning = Untuned() if prompt_PD is None else FixedPrompts(prompt_PD[None])
+    """The greedy completion of every example, in order; without an adapter, the bare backbone's."""
+    tuning = Untuned() if composed is None else Fixed([composed])
     asked = [Question(0, task, example) for example in examples]
     return answer(backbone, tuning, asked, max_tokens=max_tokens)
 
@@ -174,7 +175,8 @@ class _State:
     """The backbone in the middle of a batch: keys and values, and the tokens that come next."""
 
     def __init__(self, backbone: PromptedBackbone, tuning: Tuning, rows: list[_Row]) -> None:
-        self.model, self.tuning, self.device = backbone.model, tuning, backbone.device
+        self.backbone, self.tuning, self.device = backbone, tuning, backbone.device
+        self.model = backbone.model
         openings = {
             which: opening_of([row.question for row in rows if row.which == which])
             for which in {row.which for row in rows}
@@ -186,7 +188,7 @@ class _State:
         self.ids_BT = torch.tensor(padded, device=self.device)
         self.which_B = torch.tensor([row.which for row in rows], device=self.device)
         prefixes = backbone.prefixes(tuning, self.which_B, openings)
-        tuning.choose(self.which_B)
+        backbone.choose(tuning, self.which_B)
         self.cache: Any = prefixes and prefixes.cache(self.which_B)
         pads_B1 = longest - torch.tensor([[len(one)] for one in questions], device=self.device)
         self.seen_BT = (torch.arange(longest, device=self.device) >= pads_B1).long()
@@ -219,7 +221,7 @@ class _State:
         self.cache.batch_select_indices(chosen_B)
         self.at_BT, self.seen_BT = self.at_BT[chosen_B], self.seen_BT[chosen_B]
         self.which_B = self.which_B[chosen_B]
-        self.tuning.choose(self.which_B)
+        self.backbone.choose(self.tuning, self.which_B)
 
 
 def _choose(

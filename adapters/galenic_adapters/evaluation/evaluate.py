@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
 from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.errors import BadInput
 from galenic_adapters.evaluation.chance import interval
 from galenic_adapters.evaluation.decode import answer_all
 from galenic_adapters.evaluation.scores import Scores, score
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Answer, Choice, Completion, Example, Task
 
 
@@ -63,12 +62,12 @@ def reread(
 
 def evaluate(
     backbone: PromptedBackbone,
-    prompt_PD: Tensor | None,
+    composed: Composed | None,
     task: Task[Any, Any],
     examples: Sequence[Example],
 ) -> Evaluation:
     """Greedy answers under the task's constraint, read and scored."""
-    return _judged(task, examples, answer_all(backbone, prompt_PD, task, examples))
+    return _judged(task, examples, answer_all(backbone, composed, task, examples))
 
 
 def best_constant(task: Task[Any, Any], examples: Sequence[Example]) -> Evaluation | None:

@@ -18,8 +18,7 @@ from galenic_adapters.evaluation.evaluate import (
     said_of,
 )
 from galenic_adapters.evaluation.remote import evaluate_remote
-from galenic_adapters.factor import compose
-from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import Manifest
 from galenic_adapters.package.zoo import metaprompt_of
 from galenic_adapters.tasks.base import Example
@@ -50,10 +49,14 @@ def measure(
     package = Package.read(package_file.read_bytes())
     examples = _examples(data, package.manifest)[:limit]
     source, model = load(backbone, say)
-    metaprompt = metaprompt_of(source, metaprompt_file)
-    check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=package.manifest.rank)
+    metaprompts = {}
+    if package.manifest.metaprompt is not None:
+        metaprompt = metaprompt_of(source, metaprompt_file)
+        metaprompts[metaprompt.digest] = metaprompt
+    fit = Fit(source, metaprompts, model.shape)
+    fit.check(package)
     task = make_task(package.manifest.task, package.manifest.labels)
-    tuned = evaluate(model, compose(metaprompt, package.factor), task, examples)
+    tuned = evaluate(model, fit.composed(package), task, examples)
     if untuned_records:
         earlier = [json.loads(row) for row in untuned_records.read_text("utf-8").splitlines()]
         untuned = reread(task, examples, earlier)

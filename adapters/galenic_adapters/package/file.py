@@ -1,16 +1,16 @@
 """
-An adapter as one file: safetensors bytes with the tensors ``u`` (P, R) and ``v`` (R, D), and the
-manifest.
+An adapter as one file: safetensors bytes with the tensors of its factor, named as in
+`Factor.tensors`, and the manifest.
 
 An upload is a stranger's file, so it is parsed as data: sizes first, then JSON, then the tensors'
 form, then their values. Nothing is unpickled, and no allocation follows a number not yet checked.
 
     8 bytes    length of the header, little-endian
     header     {"__metadata__": {"galenic": "<manifest as JSON text>"},
-                "u": {"dtype", "shape", "data_offsets"}, "v": …}
+                "u": {"dtype", "shape", "data_offsets"}, "scales.o": …}
     tensors    as the offsets say, without holes
 
-Dimension key:  P prompt positions   D model width   R rank
+Dimension key:  P prompt positions   D model width   R rank   L layers   W width of an activation
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from galenic_adapters.errors import Fault, RejectedUpload
-from galenic_adapters.factor import Factor, Metaprompt, compose
+from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
+from galenic_adapters.factor import BackboneShape, Composed, Factor, Metaprompt, compose
 from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.lookup import TASKS
@@ -60,12 +60,6 @@ def package_digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def checked_factor(data: bytes) -> Factor:
-    """The factor in a package's bytes that were read before: nothing else is looked at again."""
-    tensors = load(data)
-    return Factor(tensors["u"], tensors["v"])
-
-
 @dataclass(frozen=True)
 class Package:
     """One adapter, checked; made by `read` and `write`, named by the digest of its bytes."""
@@ -84,9 +78,16 @@ class Package:
         return inspect(data, max_bytes=max_bytes).package()
 
     @classmethod
+    def trusted(cls, data: bytes) -> "Package":
+        """The package in bytes that `read` accepted before: the checks are not made again."""
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        manifest = Manifest.model_validate_json(header["__metadata__"]["galenic"])
+        return cls(manifest, Factor.of(load(data)), data)
+
+    @classmethod
     def write(cls, manifest: Manifest, factor: Factor) -> "Package":
         """The package of the two; the same input makes the same bytes. Refuses as `read` does."""
-        tensors = {"u": _plain(factor.u_PR), "v": _plain(factor.v_RD)}
+        tensors = {name: _plain(tensor) for name, tensor in factor.tensors.items()}
         return cls.read(save(tensors, metadata={"galenic": manifest.model_dump_json()}))
 
 
@@ -103,7 +104,7 @@ class Inspection:
         """Raises `RejectedUpload` where there is a fault."""
         _refuse(self.faults)
         assert self.manifest is not None, "no fault, so there is a manifest"
-        return Package(self.manifest, Factor(self.tensors["u"], self.tensors["v"]), self.data)
+        return Package(self.manifest, Factor.of(self.tensors), self.data)
 
 
 def inspect(data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Inspection:
@@ -119,37 +120,86 @@ def inspect(data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Inspection:
         faults += _disagreements(header, manifest)
     tensors = _load(data, faults) if header else {}
     if tensors:
-        faults += _excesses(tensors["u"], tensors["v"])
+        faults += _excesses(tensors)
+    if tensors and not faults:
+        faults += _misshapen(tensors)
     return Inspection(data, manifest, tensors, tuple(faults))
 
 
-def check_fits(
-    package: Package, *, backbone: BackboneId, metaprompt: Metaprompt, max_rank: int
-) -> None:
-    """Raises `RejectedUpload`, naming both values, where *package* was not made for this server."""
-    _refuse(misfits(package.manifest, backbone, metaprompt, max_rank))
-    _refuse(_prompt_excesses(compose(metaprompt, package.factor)))
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """
+    What a server has, that an adapter must have been made for.
 
+    metaprompts: by digest.   max_rank: of a product at the input.   max_positions: of a prompt.
+    """
 
-def misfits(
-    manifest: Manifest, backbone: BackboneId, metaprompt: Metaprompt, max_rank: int
-) -> list[Fault]:
-    """Where an adapter of that *manifest* was made for something else than this server has."""
-    ours = {
-        "backbone": (str(manifest.backbone), str(backbone)),
-        "metaprompt": (manifest.metaprompt, metaprompt.digest),
-        "positions": (manifest.positions, metaprompt.num_positions),
-        "width": (manifest.width, metaprompt.width),
-        "template_version": (manifest.template_version, TASKS[manifest.task].template_version),
-    }
-    faults = [
-        Fault(f"manifest.{name}", f"is {theirs}, this server has {here}")
-        for name, (theirs, here) in ours.items()
-        if theirs != here
-    ]
-    if manifest.rank > max_rank:
-        faults.append(Fault("manifest.rank", f"is {manifest.rank}, at most {max_rank} here"))
-    return faults
+    backbone: BackboneId
+    metaprompts: Mapping[str, Metaprompt]
+    shape: BackboneShape
+    max_rank: int = 4096
+    max_positions: int = 2**14
+
+    def metaprompt_of(self, manifest: Manifest) -> Metaprompt | None:
+        """The metaprompt that the adapter acts on; none for one that stands alone."""
+        return None if manifest.metaprompt is None else self.metaprompts[manifest.metaprompt]
+
+    def num_positions(self, manifest: Manifest) -> int:
+        """Positions before the text, of the adapter's own prompt or of its metaprompt's."""
+        metaprompt = self.metaprompt_of(manifest)
+        return manifest.num_positions or (metaprompt.num_positions if metaprompt else 0)
+
+    def composed(self, package: Package) -> Composed:
+        """What *package*, which `check` accepted, is to an engine."""
+        return compose(self.metaprompt_of(package.manifest), package.factor)
+
+    def check(self, package: Package) -> None:
+        """Raises `RejectedUpload`, naming both values, where *package* does not fit."""
+        _refuse(self.misfits(package.manifest))
+        _refuse(_composed_excesses(self.composed(package)))
+
+    def misfits(self, manifest: Manifest) -> list[Fault]:
+        """List where an adapter of that *manifest* was made for something else."""
+        faults = []
+        if manifest.backbone != self.backbone:
+            found = f"is {manifest.backbone}, this server has {self.backbone}"
+            faults.append(Fault("manifest.backbone", found))
+        faults += self._metaprompt_misfits(manifest)
+        faults += self._shape_misfits(manifest)
+        if manifest.template_version != (here := TASKS[manifest.task].template_version):
+            found = f"is {manifest.template_version}, this server has {here}"
+            faults.append(Fault("manifest.template_version", found))
+        return faults
+
+    def _metaprompt_misfits(self, manifest: Manifest) -> Iterator[Fault]:
+        named = manifest.metaprompt
+        if named is None:
+            if "u" in manifest.shapes:
+                yield Fault("manifest.metaprompt", "is none, and u and v scale a metaprompt's rows")
+            return
+        if named not in self.metaprompts:
+            here = ", ".join(sorted(self.metaprompts)) or "none"
+            yield Fault("manifest.metaprompt", f"is {named}, this server has {here}")
+            return
+        metaprompt = self.metaprompts[named]
+        if "u" in manifest.shapes:
+            made = (manifest.shapes["u"][0], manifest.shapes["v"][-1])
+            if made != (there := (metaprompt.num_positions, metaprompt.width)):
+                yield Fault(
+                    "manifest.shapes", f"make a prompt of {made}, the metaprompt is {there}"
+                )
+
+    def _shape_misfits(self, manifest: Manifest) -> Iterator[Fault]:
+        for name, shape in manifest.shapes.items():
+            expected = self.shape.of(name)
+            if any(here not in (None, size) for size, here in zip(shape, expected, strict=False)):
+                wanted = ", ".join("any" if size is None else str(size) for size in expected)
+                yield Fault(f"tensors.{name}", f"has shape {shape}, this backbone takes ({wanted})")
+        if manifest.rank > self.max_rank:
+            yield Fault("manifest.rank", f"is {manifest.rank}, at most {self.max_rank} here")
+        if manifest.num_positions > self.max_positions:
+            found = f"are {manifest.num_positions}, at most {self.max_positions} here"
+            yield Fault("manifest.positions", found)
 
 
 def read_metaprompt(data: bytes) -> Metaprompt:
@@ -158,15 +208,18 @@ def read_metaprompt(data: bytes) -> Metaprompt:
     faults: list[Fault] = []
     header = _parse(_MetapromptHeader, text, "", faults)
     tensors = _load(data, faults) if header else {}
-    if tensors:
-        faults += _not_finite("metaprompt", tensors["metaprompt"])
+    for name, tensor in tensors.items():
+        faults += _not_finite(name, tensor)
     _refuse(faults)
-    return Metaprompt(tensors["metaprompt"])
+    try:
+        return Metaprompt.of(tensors)
+    except BadFactor as error:
+        raise RejectedUpload(Fault("tensors", str(error))) from error
 
 
 def write_metaprompt(metaprompt: Metaprompt) -> bytes:
     """Its safetensors file, whose own sha256 is the metaprompt's digest."""
-    data: bytes = save({"metaprompt": _plain(metaprompt.rows_PD)})
+    data: bytes = save({name: _plain(tensor) for name, tensor in metaprompt.tensors.items()})
     return data
 
 
@@ -180,7 +233,7 @@ Offset = Annotated[int, Field(ge=0, le=2**40)]
 
 class _TensorHeader(_Part):
     dtype: Literal["F32", "BF16", "F16"]
-    shape: tuple[Dimension, Dimension]
+    shape: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=3)]
     data_offsets: tuple[Offset, Offset]
 
 
@@ -189,14 +242,18 @@ class _Metadata(_Part):
 
 
 class _PackageHeader(_Part):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _TensorHeader]
+
     metadata: _Metadata = Field(alias="__metadata__")
-    u: _TensorHeader
-    v: _TensorHeader
+
+    @property
+    def tensors(self) -> dict[str, _TensorHeader]:
+        return self.__pydantic_extra__
 
 
-class _MetapromptHeader(_Part):
-    metadata: dict[str, str] = Field(alias="__metadata__", default={})
-    metaprompt: _TensorHeader
+class _MetapromptHeader(_PackageHeader):
+    metadata: dict[str, str] = Field(alias="__metadata__", default={})  # type: ignore[assignment]
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -288,10 +345,17 @@ def _parse_manifest(header: bytes, faults: list[Fault]) -> Manifest | None:
 
 
 def _disagreements(header: _PackageHeader, manifest: Manifest) -> Iterator[Fault]:
-    shapes = {"u": (manifest.positions, manifest.rank), "v": (manifest.rank, manifest.width)}
-    for name, tensor in (("u", header.u), ("v", header.v)):
-        if (said := shapes[name]) != tensor.shape:
-            yield Fault(f"tensors.{name}", f"has shape {tensor.shape}, manifest says {said}")
+    shapes = {str(name): shape for name, shape in manifest.shapes.items()}
+    for name in sorted(set(shapes) - set(header.tensors)):
+        yield Fault(f"tensors.{name}", f"is missing, manifest says {shapes[name]}")
+    for name, tensor in header.tensors.items():
+        if name not in shapes:
+            yield Fault("tensors" + _step(name), "is not in the manifest")
+            continue
+        if shapes[name] != tensor.shape:
+            yield Fault(
+                f"tensors.{name}", f"has shape {tensor.shape}, manifest says {shapes[name]}"
+            )
         if (dtype := SAFETENSORS_DTYPES[tensor.dtype]) != manifest.dtype:
             yield Fault(f"tensors.{name}", f"is {dtype}, manifest says {manifest.dtype}")
 
@@ -310,21 +374,44 @@ def _not_finite(name: str, tensor: Tensor) -> Iterator[Fault]:
         yield Fault(f"tensors.{name}", "holds NaN or infinity")
 
 
-def _excesses(u_PR: Tensor, v_RD: Tensor) -> Iterator[Fault]:
-    """Values no prompt survives. The product is bounded, not made: P and D are a stranger's."""
-    if strange := [*_not_finite("u", u_PR), *_not_finite("v", v_RD)]:
+def _excesses(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
+    """
+    Find values that no activation survives. Products are bounded, not made: their sizes are a
+    stranger's.
+    """
+    if strange := [
+        fault for name, tensor in tensors.items() for fault in _not_finite(name, tensor)
+    ]:
         yield from strange
         return
-    for name, tensor in (("u", u_PR), ("v", v_RD)):
+    for name, tensor in tensors.items():
         if (largest := tensor.double().abs().max().item()) > MAX_ENTRY:
             yield Fault(f"tensors.{name}", f"largest entry is {largest:.3g}, at most {MAX_ENTRY:g}")
-    # Cauchy-Schwarz: |u_p · v_d| ≤ |u_p| |v_d|
-    bound = (u_PR.double().norm(dim=1).max() * v_RD.double().norm(dim=0).max()).item()
-    if bound > MAX_ENTRY:
-        yield Fault("tensors", f"u·v may reach {bound:.3g}, at most {MAX_ENTRY:g}")
+    if "u" in tensors and "v" in tensors:
+        # Cauchy-Schwarz: |u_p · v_d| ≤ |u_p| |v_d|
+        norms = tensors["u"].double().norm(dim=1).max() * tensors["v"].double().norm(dim=0).max()
+        if (bound := norms.item()) > MAX_ENTRY:
+            yield Fault("tensors", f"u·v may reach {bound:.3g}, at most {MAX_ENTRY:g}")
 
 
-def _prompt_excesses(prompt_PD: Tensor) -> Iterator[Fault]:
-    norm = prompt_PD.double().norm(dim=1).max().item()
-    if not norm <= MAX_ROW_NORM:  # NaN too
-        yield Fault("tensors", f"make a prompt row of norm {norm:.3g}, at most {MAX_ROW_NORM:g}")
+def _misshapen(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
+    """Find what the tensors' own shapes say against their being one factor."""
+    try:
+        Factor.of(tensors)
+    except BadFactor as error:
+        yield Fault("tensors", str(error))
+
+
+def _composed_excesses(composed: Composed) -> Iterator[Fault]:
+    """Find what is finite alone and no longer so beside the metaprompt."""
+    if composed.rows_PD is not None:
+        norm = composed.rows_PD.double().norm(dim=1).max().item()
+        if not norm <= MAX_ROW_NORM:  # NaN too
+            yield Fault(
+                "tensors", f"make a prompt row of norm {norm:.3g}, at most {MAX_ROW_NORM:g}"
+            )
+    for place, scale_LW in composed.scales.items():
+        for layer, largest in enumerate(scale_LW.double().abs().amax(1).tolist()):
+            if not largest <= MAX_ENTRY:
+                found = f"reach {largest:.3g} in layer {layer}, at most {MAX_ENTRY:g}"
+                yield Fault(f"tensors.scales.{place}", found)

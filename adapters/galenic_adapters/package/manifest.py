@@ -5,12 +5,21 @@ Every string and list is bounded, every number finite, no field unknown: a manif
 well-formed.
 """
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import date
-from typing import Annotated, Literal, TypeVar
+from math import prod
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.refs import check_name
@@ -19,6 +28,11 @@ from galenic_adapters.tasks.lookup import make_task
 
 T = TypeVar("T")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_FORMS = {
+    **dict.fromkeys(("u", "v", "rows"), "input"),
+    **dict.fromkeys(("keys", "values"), "deep"),
+    "scales": "scales",
+}
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -54,6 +68,20 @@ Prose = Annotated[str, Field(max_length=4000), _checked(_check_prose)]
 Digest = Annotated[str, Field(pattern=rf"^{DIGEST.pattern}$")]
 Label = Annotated[str, Field(max_length=128)]
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
+TensorName = Literal[
+    "u",
+    "v",
+    "rows",
+    "keys",
+    "values",
+    "scales.q",
+    "scales.k",
+    "scales.v",
+    "scales.o",
+    "scales.f",
+]
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Shape = Annotated[tuple[Size, ...], Field(min_length=2, max_length=3)]
 
 
 class _Record(BaseModel):
@@ -96,21 +124,22 @@ class TrainingSet(_Record):
 
 class Manifest(_Record):
     """
-    *name* is the adapter's suggested name; *positions* (P), *width* (D), *rank* (R) and *dtype* are
-    its tensors'. *metaprompt* is the digest of the P* it scales. *template_version* is the task's
-    that it learned under, and the only one its scores hold for.
+    *name* is the adapter's suggested name; *shapes* are its tensors', by name, and all have one
+    *dtype*. *metaprompt* is the digest of the metaprompt that they act on; none for an adapter
+    that stands alone. *template_version* is the task's that it learned under, and the only one its
+    scores hold for.
+
+    Schema 1 knew the product of u (positions, rank) and v (rank, width) only; it still reads.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: Name
     task: TaskName
     labels: Labels
     template_version: int = Field(ge=1, le=10**6)
     backbone: BackboneId
-    metaprompt: Digest
-    rank: int = Field(ge=1, le=4096)
-    positions: int = Field(ge=1, le=2**14)
-    width: int = Field(ge=1, le=2**16)
+    metaprompt: Digest | None
+    shapes: dict[TensorName, Shape] = Field(min_length=1)
     dtype: DType
     scores: tuple[Score, ...] = Field(default=(), max_length=32)
     trained_on: tuple[TrainingSet, ...] = Field(default=(), max_length=32)
@@ -118,12 +147,39 @@ class Manifest(_Record):
     created: date
     description: Prose = ""
 
-    def misfit(self, backbone: BackboneId, metaprompt: str) -> str | None:
-        """What the adapter was made for where that is not this server, naming both; else none."""
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **how: Any) -> Self:
+        """Read a manifest of this schema or the first one."""
+        return super().model_validate_json(_of_schema_2(json_data), **how)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms of this adapter's factor: input, deep, scales."""
+        return tuple(dict.fromkeys(_FORMS[name.partition(".")[0]] for name in self.shapes))
+
+    @property
+    def rank(self) -> int:
+        """R of a product at the input, zero where there is none."""
+        return self.shapes["u"][-1] if "u" in self.shapes else 0
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of the adapter's own prompt, zero where it has none."""
+        if "keys" in self.shapes:
+            return self.shapes["keys"][1]
+        return self.shapes.get("u", self.shapes.get("rows", (0,)))[0]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    def misfit(self, backbone: BackboneId, metaprompts: Collection[str]) -> str | None:
+        """Say what the adapter was made for where this server has something else, naming both."""
         if self.backbone != backbone:
             return f"is for backbone {self.backbone}, this server has {backbone}"
-        if self.metaprompt != metaprompt:
-            return f"is for metaprompt {self.metaprompt}, this server has {metaprompt}"
+        if self.metaprompt is not None and self.metaprompt not in metaprompts:
+            here = ", ".join(sorted(metaprompts)) or "none"
+            return f"is for metaprompt {self.metaprompt}, this server has {here}"
         return None
 
     @field_validator("labels")
@@ -135,3 +191,16 @@ class Manifest(_Record):
             return make_task(info.data["task"], labels).labels
         except BadInput as error:
             raise ValueError(_problem(error)) from None
+
+
+def _of_schema_2(text: str | bytes | bytearray) -> str | bytes | bytearray:
+    """A manifest of schema 1 in the words of schema 2; anything else as it is."""
+    try:
+        row = json.loads(text)
+        if not isinstance(row, dict) or row.get("schema_version") != 1:
+            return text
+        rank, positions, width = (row.pop(name) for name in ("rank", "positions", "width"))
+    except (ValueError, KeyError):
+        return text  # its faults are told by the model
+    shapes = {"u": [positions, rank], "v": [rank, width]}
+    return json.dumps(row | {"schema_version": 2, "shapes": shapes})

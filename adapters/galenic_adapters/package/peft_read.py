@@ -102,10 +102,8 @@ def import_adapter(
             template_version=made.template_version,
             backbone=backbone,
             metaprompt=checkpoint.metaprompt.digest,
-            rank=factor.rank,
-            positions=checkpoint.metaprompt.num_positions,
-            width=checkpoint.metaprompt.width,
-            dtype=DTYPE_NAMES[factor.u_PR.dtype],
+            shapes=factor.shapes,
+            dtype=DTYPE_NAMES[factor.product[0].dtype],
             licence=licence,
             created=date.today(),
             description=f"Task {task_id} of a PEFT checkpoint, learned under a template of its own:"
@@ -119,6 +117,7 @@ def import_adapter(
 def _one(metaprompt: Metaprompt) -> Factor:
     """The factor that changes nothing."""
     rows_PD = metaprompt.rows_PD
+    assert rows_PD is not None
     return Factor(
         rows_PD.new_ones(metaprompt.num_positions, 1), rows_PD.new_ones(1, metaprompt.width)
     )

@@ -39,7 +39,9 @@ def write_checkpoint(
     """
     _check_together(metaprompt, packages, form)
     if form == "prompt":
-        tensors = {SHARED: compose(metaprompt, packages[0].factor)}
+        rows_PD = compose(metaprompt, packages[0].factor).rows_PD
+        assert rows_PD is not None
+        tensors = {SHARED: rows_PD}
     else:
         tensors = _stacked(metaprompt, [package.factor for package in packages])
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,10 +68,12 @@ def _check_together(metaprompt: Metaprompt, packages: Sequence[Package], form: F
 def _stacked(metaprompt: Metaprompt, factors: Sequence[Factor]) -> dict[str, Tensor]:
     """In one dtype, which loses nothing: PEFT keeps no other."""
     rank = max(factor.rank for factor in factors)
+    assert metaprompt.rows_PD is not None
+    products = [factor.product for factor in factors]
     stacked = {
         SHARED: metaprompt.rows_PD,
-        COLS: torch.stack([pad(f.u_PR, (0, rank - f.rank)) for f in factors]),
-        ROWS: torch.stack([pad(f.v_RD, (0, 0, 0, rank - f.rank)) for f in factors]),
+        COLS: torch.stack([pad(u_PR, (0, rank - u_PR.shape[1])) for u_PR, _ in products]),
+        ROWS: torch.stack([pad(v_RD, (0, 0, 0, rank - len(v_RD))) for _, v_RD in products]),
     }
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in stacked.values()))
     return {name: tensor.to(dtype) for name, tensor in stacked.items()}

@@ -12,8 +12,9 @@ from galenic_adapters.evaluation.chance import holm, paired_p
 from galenic_adapters.evaluation.evaluate import Evaluation
 from galenic_adapters.evaluation.scores import Tally
 from galenic_adapters.study.exams import Exam, marks
+from galenic_adapters.study.methods import BASELINES, COMPARED, MAIN
 from galenic_adapters.study.pieces import DONE
-from galenic_adapters.study.stages import BASELINES, MAIN, METHODS
+from galenic_adapters.study.stages import LEARNED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +64,12 @@ def cell(folder: Path, piece: str, method: str, exam: Exam, run: str = "*") -> C
     return Cell(name, method, runs, tuple(str(path.relative_to(folder)) for path in paths))
 
 
+def num_learned(folder: Path, method: str) -> int:
+    """How many parameters the method learned a target; none for the untuned backbone."""
+    path = folder / "targets" / method / LEARNED
+    return int(json.loads(path.read_text("utf-8"))["num_parameters"]) if path.exists() else 0
+
+
 Table = dict[str, dict[str, Cell]]
 """By method, by target."""
 
@@ -72,7 +79,7 @@ def main_table(folder: Path, exams: Sequence[Exam]) -> Table:
     rows = [
         ("untuned", "targets/untuned", "plain"),
         ("untuned, instructed", "targets/untuned", "instructed"),
-        *((method, f"targets/{method}", "*") for method in reversed(METHODS)),
+        *((method, f"targets/{method}", "*") for method in reversed(COMPARED)),
         *((one, f"targets/{one}", "*") for one in BASELINES),
     ]
     return _table(folder, exams, rows)
@@ -130,7 +137,7 @@ class Curve:
 
 
 def few_shot_cells(folder: Path, exams: Sequence[Exam], shots: Sequence[int]) -> Iterator[Cell]:
-    for method in METHODS:
+    for method in COMPARED:
         for k in shots:
             for exam in exams:
                 if found := cell(folder, few_piece(method, k), f"{method} k={k}", exam):
@@ -145,7 +152,7 @@ def curves(folder: Path, exams: Sequence[Exam], shots: Sequence[int]) -> list[Cu
     found = []
     for task in dict.fromkeys(str(exam.listed.task) for exam in exams):
         of_task = [exam for exam in exams if str(exam.listed.task) == task]
-        for method in METHODS:
+        for method in COMPARED:
             draws: dict[int, list[float]] = {}
             for k in shots:
                 cells = [cell(folder, few_piece(method, k), method, exam) for exam in of_task]

@@ -20,10 +20,16 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 class Rates:
     """Peak learning rates of the methods; their budget is the same."""
 
-    galenic: float = 0.1
+    galenic: float = 0.02
+    input: float = 0.1
     prompt_tuning: float = 0.03
-    lora: float = 1e-3
+    lora: float = 3e-3
     small_lora: float = 1e-2
+    ia3: float = 0.02
+
+    def of(self, method: str) -> float:
+        """The rate of *method*; variants of ours have ours."""
+        return float(asdict(self).get(method, self.galenic))
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)

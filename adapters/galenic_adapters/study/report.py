@@ -23,12 +23,13 @@ from galenic_adapters.study.figures import (
     curves,
     few_shot_cells,
     main_table,
+    num_learned,
     variant_table,
 )
+from galenic_adapters.study.methods import MAIN
 from galenic_adapters.study.pieces import Say
 from galenic_adapters.study.plots import plot_few_shot, plot_variants
 from galenic_adapters.study.preset import Preset
-from galenic_adapters.study.stages import MAIN
 
 Lines = Iterator[str]
 
@@ -56,7 +57,7 @@ def write_report(
     ]
     sections = [
         _head(facts, preset),
-        _main(table, targets, facts, constants),
+        _main(table, targets, facts, constants, {one: num_learned(folder, one) for one in table}),
         _significance(table),
         _variants(variants, targets, preset),
         *([_few_shot(learned, preset)] if preset.few_shot.shots else []),
@@ -120,14 +121,18 @@ def _head(facts: dict[str, Any], preset: Preset) -> Lines:
 
 
 def _main(
-    table: Table, targets: Sequence[str], facts: dict[str, Any], constants: dict[str, float]
+    table: Table,
+    targets: Sequence[str],
+    facts: dict[str, Any],
+    constants: dict[str, float],
+    sizes: dict[str, int],
 ) -> Lines:
     yield "## Targets"
     yield ""
     yield "| method | parameters a task | bytes a task | average | " + " | ".join(targets) + " |"
     yield "|---" * (len(targets) + 4) + "|"
     for method, cells in table.items():
-        size = facts["num_learned"].get(method, 0)
+        size = sizes[method]
         share = f"{size:,} ({size / facts['num_parameters']:.4%})" if size else "0"
         mean = average(cells, targets)
         shown = " | ".join(str(cells.get(target, "not run")) for target in targets)

@@ -17,28 +17,21 @@ from galenic_adapters.package.zoo import METAPROMPT, metaprompt_of
 from galenic_adapters.study.catalogue import Listed, chosen, read_catalogue
 from galenic_adapters.study.exams import Exam
 from galenic_adapters.study.figures import few_piece
+from galenic_adapters.study.methods import COMPARED, MAIN, method_of
 from galenic_adapters.study.pieces import Pieces, Say
 from galenic_adapters.study.preset import Preset
 from galenic_adapters.study.report import write_report
 from galenic_adapters.study.stages import (
-    MAIN,
-    METHODS,
-    MULTITASK,
-    SMALL_LORA,
-    WITHOUT_SOURCES,
     Study,
     distil,
     on_few,
     on_sources,
     on_targets,
-    small_lora,
     take_over,
     teach,
     untuned,
 )
 from galenic_adapters.study.zoo import harvest
-from galenic_adapters.training.lora import Loras
-from galenic_adapters.training.modules import DensePrompts, Factors
 
 PARTS = ("main", "zoo", "few_shot", "variants")
 TEACHERS_PIECE = "sources/teachers"
@@ -88,16 +81,16 @@ def _run(study: Study, pieces: Pieces, parts: Sequence[str]) -> None:
     preset = study.preset
     source = _run_sources(study, pieces)
     if "main" in parts:
-        for method in METHODS:
+        for method in COMPARED:
             pieces.do(f"targets/{method}", partial(_on_targets, study, method, source))
         pieces.do("targets/untuned", partial(untuned, study))
-        _run_variants(study, pieces, (MULTITASK,))
+        _run_variants(study, pieces, ("no_distillation",))
     if "zoo" in parts:
         exams = _source_exams(study.sources, preset)
         pieces.do("targets/sources", lambda into: on_sources(study, exams, into, source))
     if "few_shot" in parts:
         for shots in preset.few_shot.shots:
-            for method in METHODS:
+            for method in COMPARED:
                 work = partial(_on_few, study, method, shots, source)
                 pieces.do(few_piece(method, shots), work)
     if "variants" in parts:
@@ -115,15 +108,16 @@ def _run_sources(study: Study, pieces: Pieces) -> Path:
 
 
 def _run_variants(study: Study, pieces: Pieces, variants: Sequence[str]) -> None:
-    """Over an earlier run those alone that learn no metaprompt of their own."""
+    """Run the variants; with `--run`, those are skipped that need a metaprompt of their own."""
     for variant in variants:
-        own = None if variant in WITHOUT_SOURCES else pieces.path(f"sources/{variant}")
-        if own and study.run:
-            continue
-        if own:
+        source = pieces.path(f"sources/{MAIN}")
+        if method_of(variant).own_recipe:
+            if study.run:
+                continue
+            source = pieces.path(f"sources/{variant}")
             work = partial(_distil, study, variant, pieces.path(TEACHERS_PIECE))
             pieces.do(f"sources/{variant}", work)
-        pieces.do(f"targets/{variant}", partial(_on_targets, study, variant, own))
+        pieces.do(f"targets/{variant}", partial(_on_targets, study, variant, source))
 
 
 def _distil(study: Study, variant: str, teachers: Path, into: Path) -> None:
@@ -145,21 +139,11 @@ def _source_exams(sources: Sequence[Listed], preset: Preset) -> list[Exam]:
 def _facts(preset_name: str, study: Study) -> dict[str, Any]:
     """What a report says of the study as a whole."""
     preset, model, run = study.preset, study.backbone, study.run
-    factor = Factors(torch.zeros(preset.num_positions, model.width), ["x"], preset.rank)
-    dense = DensePrompts(torch.zeros(preset.num_positions, model.width), ["x"])
-    learned = {
-        MAIN: factor.num_own(),
-        MULTITASK: factor.num_own(),
-        "prompt_tuning": dense.num_own(),
-        "lora": Loras(model.model, ["x"], preset.lora_rank).num_own(),
-        SMALL_LORA: small_lora(model.model, ["x"]).num_own(),
-    }
     return {
         "preset": Path(preset_name).name,
         "settings": preset.to_json(),
         "backbone": str(study.backbone_id),
         "num_parameters": model.num_parameters,
-        "num_learned": learned,
         "sources": [one.name for one in study.sources],
         "targets": [exam.listed.name for exam in study.exams],
         "metaprompt": run and metaprompt_of(study.backbone_id, run / METAPROMPT).digest,

@@ -6,58 +6,45 @@ examples.
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from galenic_adapters.backbone.prompted import (
-    FixedPrompts,
     PromptedBackbone,
     Tuning,
     Untuned,
 )
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import METAPROMPT
 from galenic_adapters.study.catalogue import Listed
 from galenic_adapters.study.exams import Exam, Sitting, sit
 from galenic_adapters.study.instructed import Instructed
+from galenic_adapters.study.methods import BASELINES, COMPARED, MAIN, Given, method_of
 from galenic_adapters.study.preset import Preset
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.training.datasets import Course, drawn, encode_course
-from galenic_adapters.training.init import Earlier, Known, start_factor
+from galenic_adapters.training.init import Earlier
 from galenic_adapters.training.loop import BATCH_TOKENS, Run, dev_losses
-from galenic_adapters.training.lora import Loras
 from galenic_adapters.training.metaprompt import (
     learn_metaprompt,
     learn_teachers,
+    make_teachers,
     read_sources,
 )
-from galenic_adapters.training.modules import DensePrompts, Factors, Learner
+from galenic_adapters.training.modules import FactorLearner, Learner, learner_over
 from galenic_adapters.training.publish import publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Phase, Recipe
 
-METHODS = ("galenic", "prompt_tuning", "lora")
-MAIN = "galenic"
-MULTITASK = "no_distillation"
-"""Multitask prompt tuning: the same without teachers."""
-RANDOM = "random_metaprompt"
-SMALL_LORA = "small_lora"
-"""LoRA about as small as a factor: rank 1, of keys and values alone."""
-SMALL_LORA_LAYERS = ("k_proj", "v_proj")
-BASELINES = (MULTITASK, SMALL_LORA)
-"""Variants that are compared as methods are."""
-WITHOUT_SOURCES = (RANDOM, SMALL_LORA)
-"""Variants that learn nothing from the sources."""
 TEACHERS = "teachers.safetensors"
 DEV_LOSSES = "dev_losses.json"
+LEARNED = "learned.json"
+"""How many parameters a target learned."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +83,11 @@ class Study:
     def _target_examples(self) -> list[tuple[Example, ...]]:
         return [exam.listed.read("train").examples for exam in self.exams]
 
+    def given(self, courses: Sequence[Course], source: Path | None) -> Given:
+        """What a method learns *courses* with, over the metaprompt in *source*."""
+        earlier = Earlier.of(source, self.backbone_id) if source else None
+        return Given(courses, self.backbone, self.preset, earlier)
+
     def few(self, which: int, shots: int, draw: int) -> Course:
         """Target number *which* with *shots* examples, and none to choose by."""
         exam = self.exams[which]
@@ -127,20 +119,8 @@ class Study:
             max_text_tokens=preset.max_text_tokens,
             max_dev_examples=preset.max_dev,
         )
-        kind, _, number = variant.rpartition("_")
-        if variant == MAIN:
-            return whole
-        if variant == MULTITASK:
-            return replace(whole, teach=None, distil=None, init="text")
-        if variant == "no_decomposition":
-            return replace(whole, learn=replace(preset.student, lr=0.0))
-        if variant == "additive":
-            return replace(whole, additive=True)
-        if kind == "rank" and number.isdigit():
-            return replace(whole, rank=int(number))
-        if kind == "sources" and number.isdigit():
-            return replace(whole, sources=whole.sources[: int(number)])
-        raise BadInput("variants", f"{variant[:40]!r} is not known")
+        change = method_of(variant).own_recipe
+        return change(whole) if change else whole
 
 
 def named(course: Course, run: str) -> Course:
@@ -152,11 +132,12 @@ def named(course: Course, run: str) -> Course:
 
 
 def teach(study: Study, folder: Path) -> None:
-    """A dense prompt for every source."""
+    """Learn a teacher for every source."""
     recipe = study.recipe(MAIN)
     teachers = learn_teachers(recipe, study.source_courses, study.backbone, folder)
     assert teachers is not None
-    save_file({"rows_KPD": teachers.rows_KPD.detach().cpu().contiguous()}, folder / TEACHERS)
+    state = {name: tensor.cpu().contiguous() for name, tensor in teachers.state_dict().items()}
+    save_file(state, folder / TEACHERS)
 
 
 def distil(study: Study, variant: str, folder: Path, teachers_folder: Path) -> None:
@@ -165,10 +146,7 @@ def distil(study: Study, variant: str, folder: Path, teachers_folder: Path) -> N
     courses = study.source_courses[: len(recipe.sources)]
     teachers = None
     if recipe.teach:
-        rows_KPD = load_file(teachers_folder / TEACHERS)["rows_KPD"][: len(courses)]
-        teachers = DensePrompts(rows_KPD[0], [course.name for course in courses])
-        teachers.load_state_dict({"rows_KPD": rows_KPD})
-        teachers.to(study.backbone.device).requires_grad_(False)
+        teachers = _taught(recipe, courses, study.backbone, load_file(teachers_folder / TEACHERS))
     learner = learn_metaprompt(recipe, courses, study.backbone, folder, teachers)
     metaprompt = publish_metaprompt(learner, folder)
     for which, course in enumerate(courses):
@@ -182,24 +160,31 @@ def distil(study: Study, variant: str, folder: Path, teachers_folder: Path) -> N
         )
 
 
+def _taught(
+    recipe: Recipe,
+    courses: Sequence[Course],
+    backbone: PromptedBackbone,
+    state: dict[str, Tensor],
+) -> Learner:
+    """The teachers of the first sources, as they were saved."""
+    teachers = make_teachers(recipe, [course.name for course in courses], backbone)
+    own = set(teachers.own())
+    teachers.load_state_dict(
+        {name: one[: len(courses)] if name in own else one for name, one in state.items()}
+    )
+    return teachers.to(backbone.device).requires_grad_(False)
+
+
 def take_over(study: Study, run: Path, folder: Path) -> None:
     """
     The metaprompt and the sources' factors of *run*, instead of `distil`'s.
 
-    Raises `BadInput` where a source of the study has no factor there, or one of a higher rank than
-    the preset's, or the metaprompt has another number of positions.
+    Raises `BadInput` where a source of the study has no factor there.
     """
-    preset = study.preset
-    metaprompt, known = _source(study, run)
-    if metaprompt.num_positions != preset.num_positions:
-        problem = f"has {metaprompt.num_positions} positions, the preset {preset.num_positions}"
-        raise BadInput(str(run / METAPROMPT), problem)
-    ranks = {one.name: one.factor.rank for one in known}
+    known = {one.name for one in Earlier.of(run, study.backbone_id).known}
     for name in (one.name for one in study.sources):
-        if name not in ranks:
+        if name not in known:
             raise BadInput(name, f"no factor of it over the metaprompt in {run}")
-        if ranks[name] > preset.rank:
-            raise BadInput(name, f"has rank {ranks[name]}, the preset {preset.rank}")
         shutil.copy(run / f"{name}.safetensors", folder)
     for name in (METAPROMPT, "recipe.json", "log.jsonl"):
         if (run / name).exists():
@@ -225,11 +210,11 @@ def on_targets(study: Study, method: str, folder: Path, source: Path | None = No
 
     For a factor *source* is where its metaprompt lies; without one, it is drawn by chance.
     """
-    is_compared = method in (*METHODS, *BASELINES)
+    is_compared = method in (*COMPARED, *BASELINES)
     seeds = study.preset.seeds if is_compared else study.preset.variant_seeds
     courses, sittings = seeded(study, seeds)
     learner = _learn_and_sit(study, method, courses, sittings, study.preset.target, folder, source)
-    if method == MAIN and source and isinstance(learner, Factors):
+    if method == MAIN and source and isinstance(learner, FactorLearner):
         _publish(study, learner, courses, sittings, folder, source)
 
 
@@ -239,7 +224,8 @@ def on_few(study: Study, method: str, shots: int, folder: Path, source: Path) ->
     exams = [exam.first(few.max_test) for exam in study.exams]
     if shots == 0:
         sittings = [Sitting(which, "d0", exam) for which, exam in enumerate(exams)]
-        _sit(study, _unlearned(study, method, source), sittings, folder)
+        given = study.given(study.target_courses, source)
+        _sit(study, method_of(method).untaught(given), sittings, folder)
         return
     pairs = [(which, draw) for which in range(len(exams)) for draw in range(few.draws)]
     courses = [study.few(which, shots, draw) for which, draw in pairs]
@@ -258,27 +244,28 @@ def _learn_and_sit(
     folder: Path,
     source: Path | None,
 ) -> Learner:
-    preset = study.preset
-    phase = replace(budget, lr=asdict(preset.rates).get(method, preset.rates.galenic))
-    learner = _learner(study, method, courses, source)
-    with learner.attached() if isinstance(learner, Loras) else nullcontext():
+    how = method_of(method)
+    phase = replace(budget, lr=how.rate(study.preset))
+    learner = how.learner(study.given(courses, source))
+    with learner.attached():
         run = Run(learner, study.backbone, courses, phase, folder)
         run.finish(method)
         run.take_best()
         _sit(study, learner, sittings, folder)
+    (folder / LEARNED).write_text(json.dumps({"num_parameters": learner.num_own()}), "utf-8")
     return learner
 
 
 def _publish(
     study: Study,
-    learner: Factors,
+    learner: FactorLearner,
     courses: Sequence[Course],
     sittings: Sequence[Sitting],
     folder: Path,
     source: Path,
 ) -> None:
     """Every target's package of every seed, and their dev losses, to choose by."""
-    metaprompt, _ = _source(study, source)
+    metaprompt = Earlier.of(source, study.backbone_id).metaprompt
     for which, one in enumerate(sittings):
         plain = replace(courses[which], source=one.exam.listed.source())
         into = folder / "packages" / one.run
@@ -301,58 +288,6 @@ def _sit(
     sit(study.backbone, tuning, sittings, folder, max_tokens=study.preset.max_tokens, **how)
 
 
-def _learner(study: Study, method: str, courses: Sequence[Course], source: Path | None) -> Learner:
-    """What *method* has to learn, as it is before."""
-    names = [course.name for course in courses]
-    if method == "prompt_tuning":
-        return DensePrompts(_text(study), names)
-    if method == "lora":
-        return Loras(study.backbone.model, names, study.preset.lora_rank)
-    if method == SMALL_LORA:
-        return small_lora(study.backbone.model, names)
-    metaprompt, known = _source(study, source)
-    recipe = study.recipe(MAIN if method == RANDOM else method)
-    how = "ones" if method in (RANDOM, "no_decomposition") else study.preset.start
-    starts = [
-        start_factor(how, known, course, study.backbone, metaprompt, recipe.rank)
-        for course in courses
-    ]
-    return Factors.over(metaprompt, names, starts, additive=recipe.additive)
-
-
-def small_lora(model: Any, names: Sequence[str]) -> Loras:
-    """Its updates are scaled by 2, as those of rank 8 are."""
-    return Loras(model, names, 1, alpha=2.0, layers=SMALL_LORA_LAYERS)
-
-
-def _source(study: Study, source: Path | None) -> tuple[Metaprompt, Sequence[Known]]:
-    if source is None:
-        rows_PD = study.backbone.embed_vocabulary(study.preset.num_positions, seed=0)
-        return Metaprompt(rows_PD.cpu()), []
-    earlier = Earlier.of(source, study.backbone_id)
-    return earlier.metaprompt, earlier.known
-
-
-def _text(study: Study) -> Tensor:
-    return study.backbone.embed_text(study.recipe(MAIN).text, study.preset.num_positions)
-
-
-def _unlearned(study: Study, method: str, source: Path) -> Tuning:
-    """What *method* has before it has seen an example of a target."""
-    if method == "lora":
-        return Untuned()
-    if method == "prompt_tuning":
-        return FixedPrompts(_text(study).repeat(len(study.exams), 1, 1))
-    metaprompt, known = _source(study, source)
-    starts = [
-        start_factor("task", known, course, study.backbone, metaprompt, study.preset.rank)
-        for course in study.target_courses
-    ]
-    learner = Factors.over(metaprompt, [exam.listed.name for exam in study.exams], starts)
-    with torch.no_grad():
-        return FixedPrompts(learner.prompts(torch.arange(len(starts))))
-
-
 def untuned(study: Study, folder: Path) -> None:
     """The bare backbone, asked as everyone is, and under its best instruction."""
     for run, wording in (("plain", None), ("instructed", Instructed)):
@@ -362,10 +297,11 @@ def untuned(study: Study, folder: Path) -> None:
 
 def on_sources(study: Study, exams: Sequence[Exam], folder: Path, source: Path) -> None:
     """The sources' own factors and the bare backbone take the sources' exams."""
-    metaprompt, known = _source(study, source)
-    factors = {one.name: one.factor for one in known}
+    earlier = Earlier.of(source, study.backbone_id)
+    factors = {one.name: one.factor for one in earlier.known}
     names = [exam.listed.name for exam in exams]
-    learner = Factors.over(metaprompt, names, [factors[name] for name in names])
+    own = [factors[name] for name in names]
+    learner = learner_over(earlier.metaprompt, names, own, study.backbone.shape)
     _sit(
         study,
         learner.to(study.backbone.device),

@@ -14,7 +14,8 @@ from galenic_adapters.package.file import Package
 from galenic_adapters.package.zoo import DEFAULTS, METAPROMPT
 from galenic_adapters.study.exams import Exam
 from galenic_adapters.study.figures import Cell, cell
-from galenic_adapters.study.stages import DEV_LOSSES, MAIN
+from galenic_adapters.study.methods import MAIN
+from galenic_adapters.study.stages import DEV_LOSSES
 
 
 def harvest(folder: Path, zoo: Path, sources: Sequence[Exam], targets: Sequence[Exam]) -> None:

@@ -1,5 +1,5 @@
 """
-Where learning begins: the metaprompt's rows, and a new task's factor.
+The values that learning starts from: the metaprompt's rows, and a new task's factor.
 
 Dimension key:  P prompt positions   D model width   K tasks
 """
@@ -14,16 +14,17 @@ from torch import Tensor
 from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.errors import BadInput, RejectedUpload
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.file import Package
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import METAPROMPT, metaprompt_of
 from galenic_adapters.training.datasets import Course
 from galenic_adapters.training.loop import BATCH_TOKENS, mean_losses
 from galenic_adapters.training.modules import (
     DensePrompts,
-    Factors,
-    mean_factor,
-    ones_factor,
+    FactorLearner,
+    learner_over,
+    mean_of,
+    ones_of,
 )
 from galenic_adapters.training.recipe import Recipe
 
@@ -45,29 +46,36 @@ def first_rows(
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A factor that was learned already, and of which task it is."""
+    """A factor that was learned already, of which task it is, and which data sets it has seen."""
 
     name: str
     task: str
     factor: Factor
+    seen: frozenset[str] = frozenset()
+
+    def has_seen(self, course: Course) -> bool:
+        """Tell whether it learned from the data that *course* is about to learn from."""
+        return bool({self.name, *self.seen} & {course.name, course.source.dataset})
 
 
 def known_in(folder: Path, backbone: BackboneId, metaprompt: Metaprompt) -> list[Known]:
-    """The factors in *folder* that were learned over this very metaprompt."""
+    """Read the factors in *folder* that were learned over this very metaprompt."""
     found = []
     for path in sorted(folder.glob("*.safetensors")):
         try:
             package = Package.read(path.read_bytes())
-            check_fits(package, backbone=backbone, metaprompt=metaprompt, max_rank=4096)
         except RejectedUpload:
-            continue  # the metaprompt's own file, and what is for another one
-        found.append(Known(path.stem, str(package.manifest.task), package.factor))
+            continue  # the metaprompt's own file
+        manifest = package.manifest
+        if manifest.misfit(backbone, {metaprompt.digest}) is None:
+            seen = frozenset(one.dataset for one in manifest.trained_on)
+            found.append(Known(path.stem, str(manifest.task), package.factor, seen))
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What an earlier run came to, for another to go on from."""
+    """The metaprompt and the factors of an earlier run, for another to go on from."""
 
     metaprompt: Metaprompt
     known: Sequence[Known]
@@ -78,14 +86,16 @@ class Earlier:
         metaprompt = metaprompt_of(backbone, folder / METAPROMPT)
         return cls(metaprompt, known_in(folder, backbone, metaprompt))
 
-    def learner(self, courses: Sequence[Course], backbone: PromptedBackbone, rank: int) -> Factors:
+    def learner(
+        self, courses: Sequence[Course], backbone: PromptedBackbone, rank: int
+    ) -> FactorLearner:
         """Each course from its own factor; a new one from the mean of its task's."""
         starts = []
         for course in courses:
             own = [one for one in self.known if one.name == course.name]
-            start = start_factor("task", own or self.known, course, backbone, self.metaprompt, rank)
-            starts.append(start)
-        return Factors.over(self.metaprompt, [course.name for course in courses], starts)
+            alike = own or [one for one in self.known if one.task == course.source.task]
+            starts.append(mean_of([one.factor for one in alike or self.known], rank))
+        return learner_over(self.metaprompt, [c.name for c in courses], starts, backbone.shape)
 
 
 def start_factor(
@@ -100,26 +110,28 @@ def start_factor(
     The factor that *course* starts from: ``ones``; the ``mean`` of the known ones, or of those of
     the same ``task``; or the ``nearest``, under which its training examples are likeliest.
 
-    All are cut or filled up to *rank*. Raises `BadInput` where none is known.
+    No start has seen the course's data: such factors are left out here, whoever calls. Products
+    are cut or filled up to *rank*. Raises `BadInput` where none is known.
     """
     if how == "ones":
-        return ones_factor(metaprompt.num_positions, metaprompt.width, rank)
+        return ones_of(metaprompt, rank)
+    known = [one for one in known if not one.has_seen(course)]
     if not known:
         raise BadInput("start", f"{how!r} needs factors over this metaprompt, and there are none")
     if how == "nearest":
-        return mean_factor([nearest(known, course, backbone, metaprompt).factor], rank)
+        return mean_of([nearest(known, course, backbone, metaprompt).factor], rank)
     alike = [one for one in known if one.task == course.source.task] if how == "task" else []
-    return mean_factor([one.factor for one in alike or known], rank)
+    return mean_of([one.factor for one in alike or known], rank)
 
 
 def nearest(
     known: Sequence[Known], course: Course, backbone: PromptedBackbone, metaprompt: Metaprompt
 ) -> Known:
-    """The one whose prompt makes the first training examples of *course* likeliest."""
+    """The known factor under which the first training examples of *course* are likeliest."""
     highest = max(one.factor.rank for one in known)
+    factors = [mean_of([one.factor], highest) for one in known]
     names = [one.name for one in known]
-    factors = [mean_factor([one.factor], highest) for one in known]
-    tried = Factors.over(metaprompt, names, factors).to(backbone.device)
+    tried = learner_over(metaprompt, names, factors, backbone.shape).to(backbone.device)
     examples = [course.train[:NEAREST_BY]] * len(known)
     nats = mean_losses(backbone, tried, examples, BATCH_TOKENS[backbone.device.type])
     return known[min(nats, key=lambda k: nats[k])]

@@ -17,7 +17,13 @@ from galenic_adapters.training.datasets import Course, prepare
 from galenic_adapters.training.init import Earlier, first_rows
 from galenic_adapters.training.loop import Run
 from galenic_adapters.training.losses import Teaching
-from galenic_adapters.training.modules import DensePrompts, Factors
+from galenic_adapters.training.modules import (
+    DensePrompts,
+    FactorLearner,
+    Factors,
+    Learner,
+    ScaleFactors,
+)
 from galenic_adapters.training.recipe import Recipe
 
 TEACHERS = "teachers"
@@ -31,7 +37,7 @@ def learn_sources(
     *,
     data: Path = Path(),
     earlier: Earlier | None = None,
-) -> tuple[Factors, list[Course]]:
+) -> tuple[FactorLearner, list[Course]]:
     """
     Run *recipe* on the files below *data*, to its end in *folder*, from where an *earlier* run
     came to or from where the recipe says.
@@ -61,12 +67,14 @@ def read_sources(recipe: Recipe, backbone: PromptedBackbone, data: Path) -> list
 
 def learn_teachers(
     recipe: Recipe, courses: Sequence[Course], backbone: PromptedBackbone, folder: Path
-) -> DensePrompts | None:
-    """A dense prompt for every source, all side by side; each at its best on its dev data."""
+) -> Learner | None:
+    """
+    Learn a teacher for every source, all side by side: a dense prompt, or scales of its own. Each
+    is as it was at its best on its dev data.
+    """
     if recipe.teach is None:
         return None
-    start_PD = backbone.embed_text(recipe.text, recipe.num_positions)
-    teachers = DensePrompts(start_PD, [course.name for course in courses])
+    teachers = make_teachers(recipe, [course.name for course in courses], backbone)
     run = Run(
         teachers,
         backbone,
@@ -81,26 +89,36 @@ def learn_teachers(
     return teachers.requires_grad_(False)
 
 
+def make_teachers(recipe: Recipe, names: Sequence[str], backbone: PromptedBackbone) -> Learner:
+    """Teachers that have learned nothing yet."""
+    if recipe.form == "scales":
+        teachers = ScaleFactors(backbone.shape, names, recipe.places)
+        teachers.shared.requires_grad_(False)
+        return teachers
+    return DensePrompts(backbone.embed_text(recipe.text, recipe.num_positions), names)
+
+
 def learn_metaprompt(
     recipe: Recipe,
     courses: Sequence[Course],
     backbone: PromptedBackbone,
     folder: Path,
-    teachers: DensePrompts | None,
+    teachers: Learner | None,
     earlier: Earlier | None = None,
-) -> Factors:
+) -> FactorLearner:
     """The student: all factors and what they share, from the data and the teachers."""
     torch.manual_seed(recipe.seed)
+    names = [course.name for course in courses]
+    learner: FactorLearner
     if earlier:
         learner = earlier.learner(courses, backbone, recipe.rank)
+        learner.shared.requires_grad_(True)
+    elif recipe.form == "scales":
+        learner = ScaleFactors(backbone.shape, names, recipe.places)
     else:
-        learner = Factors(
-            first_rows(recipe, backbone, teachers),
-            [course.name for course in courses],
-            recipe.rank,
-            seed=recipe.seed,
-            additive=recipe.additive,
-        )
+        dense = teachers if isinstance(teachers, DensePrompts) else None
+        rows_PD = first_rows(recipe, backbone, dense)
+        learner = Factors(rows_PD, names, recipe.rank, seed=recipe.seed)
     teaching = Teaching(teachers, recipe.distil) if teachers and recipe.distil else None
     run = Run(
         learner,

@@ -12,16 +12,15 @@ from pydantic import ValidationError
 from galenic_adapters.errors import BadInput, RejectedUpload
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.files import write_whole
+from galenic_adapters.package.dtypes import DTYPE_NAMES
 from galenic_adapters.package.file import Package, write_metaprompt
 from galenic_adapters.package.manifest import BackboneId, Manifest, TrainingSet
 from galenic_adapters.package.zoo import METAPROMPT
 from galenic_adapters.refs import check_name
 from galenic_adapters.tasks.base import TaskName
 from galenic_adapters.training.datasets import Course
-from galenic_adapters.training.modules import Factors
+from galenic_adapters.training.modules import FactorLearner
 from galenic_adapters.training.recipe import Source
-
-DTYPE = torch.bfloat16
 
 
 def check_claims(source: Source, labels: Sequence[str], licence: str) -> None:
@@ -43,9 +42,9 @@ def check_claims(source: Source, labels: Sequence[str], licence: str) -> None:
                 raise BadInput(where, one["msg"].removeprefix("Value error, ")) from None
 
 
-def publish_metaprompt(learner: Factors, folder: Path) -> Metaprompt:
+def publish_metaprompt(learner: FactorLearner, folder: Path) -> Metaprompt:
     """Write the learned metaprompt into *folder*."""
-    metaprompt = learner.metaprompt(DTYPE)
+    metaprompt = learner.metaprompt()
     write_whole(folder / METAPROMPT, write_metaprompt(metaprompt))
     return metaprompt
 
@@ -65,7 +64,8 @@ def publish_factor(
     of the same that is there already stays as it is, with its scores.
     """
     source = course.source
-    factor = Factor(factor.u_PR.to(DTYPE), factor.v_RD.to(DTYPE))
+    dtype = _dtype_of(factor)
+    factor = Factor.of({name: tensor.to(dtype) for name, tensor in factor.tensors.items()})
     manifest = Manifest(
         name=source.name,
         task=course.task.name,
@@ -73,10 +73,8 @@ def publish_factor(
         template_version=course.task.template_version,
         backbone=backbone,
         metaprompt=metaprompt.digest,
-        rank=factor.rank,
-        positions=metaprompt.num_positions,
-        width=metaprompt.width,
-        dtype="bfloat16",
+        shapes=factor.shapes,
+        dtype=DTYPE_NAMES[dtype],
         trained_on=(TrainingSet(dataset=source.dataset or source.name, licence=source.licence),),
         licence=licence,
         created=date.today(),
@@ -90,6 +88,11 @@ def publish_factor(
     write_whole(path, package.data)
     path.with_suffix(".md").unlink(missing_ok=True)  # the card of what was there before
     return package
+
+
+def _dtype_of(factor: Factor) -> torch.dtype:
+    """Scales are near one, where float16 is eight times as fine as bfloat16."""
+    return torch.float16 if factor.scales else torch.bfloat16
 
 
 def _same(path: Path, manifest: Manifest, factor: Factor) -> Package | None:

@@ -85,10 +85,12 @@ class Distillation:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
     """
-    num_positions: P.   rank: R.   learn: how the metaprompt and its factors learn.   teach, distil:
-    how teachers learn, and what the student takes from them; without, it learns from data alone.
+    form: where factors act: scales of activations inside the layers, in *places*, or a product at
+    the input.   num_positions: P.   rank: R of a product.   learn: how the metaprompt and its
+    factors learn.   teach, distil: how teachers learn, and what the student takes from them;
+    without, it learns from data alone.
     init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
-    as the mean of the teachers.   additive: factors have a low-rank sum beside the product.
+    as the mean of the teachers.
     max_text_tokens: longer examples are left out, and counted.   licence: of the adapters, as their
     maker says; a source's is its data's.   backbone: what it is for (a
     command may name another), of which architecture in ``adapters/recipes/architectures``.
@@ -100,9 +102,10 @@ class Recipe:
     learn: Phase
     teach: Phase | None = None
     distil: Distillation | None = None
+    form: Literal["scales", "input"] = "scales"
+    places: tuple[Literal["q", "k", "v", "o", "f"], ...] = ("o", "f")
     num_positions: int = 64
     rank: int = 16
-    additive: bool = False
     init: Literal["text", "vocabulary", "teachers"] = "text"
     text: str = TEXT
     max_text_tokens: int = 768
@@ -120,6 +123,8 @@ class Recipe:
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise BadInput("sources", f"{len(names)} names, {len(set(names))} of them distinct")
+        if self.form == "scales" and not self.places:
+            raise BadInput("places", "at least one is needed where the form is scales")
         if self.teach is None and (self.distil or self.init == "teachers"):
             raise BadInput("teach", "is missing, and there is no distillation without teachers")
 

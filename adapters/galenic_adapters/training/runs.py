@@ -10,7 +10,7 @@ from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.data.examples import Dataset, num_over_line_ends, read_dataset, unsayable
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.package.file import Package, check_fits
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import ZOO, folder_of, metaprompt_of
 from galenic_adapters.refs import check_name
@@ -18,6 +18,7 @@ from galenic_adapters.tasks.lookup import make_task
 from galenic_adapters.training.datasets import Course, prepare
 from galenic_adapters.training.init import Earlier, known_in, start_factor
 from galenic_adapters.training.metaprompt import claim, digest_of, inputs_of, learn_sources
+from galenic_adapters.training.modules import ones_of
 from galenic_adapters.training.publish import check_claims, publish_factor, publish_metaprompt
 from galenic_adapters.training.recipe import Recipe, Source
 from galenic_adapters.training.targets import learn_targets
@@ -83,9 +84,9 @@ def adapt(
     claim(folder, recipe, inputs_of(recipe) | _how(start, metaprompt_file, backbone))
     source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
     metaprompt = metaprompt_of(source, metaprompt_file)
-    share = recipe.rank * (metaprompt.num_positions + metaprompt.width) / model.num_parameters
+    share = ones_of(metaprompt, recipe.rank).num_parameters / model.num_parameters
     if share > MOST_SHARE:
-        say(f"rank {recipe.rank} is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
+        say(f"a factor is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
     courses = [_course(one, recipe, model, say) for one in recipe.sources]
     known = metaprompt_file.parent if metaprompt_file else folder_of(ZOO, source)
     starts = [_start(start, known, c, source, model, metaprompt, recipe.rank) for c in courses]
@@ -181,9 +182,9 @@ def _start(
     """As *how* says: a word of `start_factor`, or a package's file."""
     if how not in STARTS:
         package = Package.read(Path(how).read_bytes())
-        check_fits(package, backbone=source, metaprompt=metaprompt, max_rank=rank)
+        Fit(source, {metaprompt.digest: metaprompt}, model.shape, max_rank=rank).check(package)
         return package.factor
-    others = [one for one in known_in(known, source, metaprompt) if one.name != course.name]
+    others = [one for one in known_in(known, source, metaprompt) if not one.has_seen(course)]
     if not others:
         how = "ones"  # a metaprompt alone, from elsewhere
     return start_factor(how, others, course, model, metaprompt, rank)

@@ -2,7 +2,7 @@
 The second half of the method: the metaprompt stands, and a new task learns its factor alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from galenic_adapters.backbone.prompted import PromptedBackbone, Tuning
@@ -11,10 +11,8 @@ from galenic_adapters.evaluation.scores import score
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.training.datasets import Course
 from galenic_adapters.training.loop import Run
-from galenic_adapters.training.modules import Factors
+from galenic_adapters.training.modules import FactorLearner, learner_over
 from galenic_adapters.training.recipe import Phase
-
-Say = Callable[[str], None]
 
 
 def learn_targets(
@@ -27,13 +25,14 @@ def learn_targets(
     *,
     seed: int = 0,
     num_judged: int = 0,
-) -> Factors:
+) -> FactorLearner:
     """
     Factors over *metaprompt*, side by side, each at its best on its dev data.
 
     Best is by the task's own score on the first *num_judged* dev examples, or by the loss.
     """
-    learner = Factors.over(metaprompt, [course.name for course in courses], starts)
+    names = [course.name for course in courses]
+    learner = learner_over(metaprompt, names, starts, backbone.shape)
 
     def judge() -> dict[str, float]:
         return dev_scores(learner, courses, backbone, num_judged)

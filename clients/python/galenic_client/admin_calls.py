@@ -18,6 +18,7 @@ from galenic_client.types import (
     Brought,
     Key,
     KeyPage,
+    Limits,
     NewKey,
     Pushed,
     Replica,
@@ -216,6 +217,31 @@ def set_tenant(
 ) -> Call[Tenant]:
     body = {"max_adapters": max_adapters, "max_bytes": max_bytes, "suspended": is_suspended}
     return Call("PUT", f"{ADMIN}/tenants/{safe(name)}", as_(Tenant), json=body)
+
+
+def limits(name: str) -> Call[Limits]:
+    return Call("GET", f"{ADMIN}/tenants/{safe(name)}/limits", as_(Limits))
+
+
+def set_limits(
+    name: str,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    concurrent: int | None,
+    weight: float,
+) -> Call[Limits]:
+    body = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "concurrent": concurrent,
+        "weight": weight,
+    }
+    return Call("PUT", f"{ADMIN}/tenants/{safe(name)}/limits", as_(Limits), json=body)
+
+
+def clear_limits(name: str) -> Call[None]:
+    path = f"{ADMIN}/tenants/{safe(name)}/limits"
+    return Call("DELETE", path, nothing, is_repeatable=False)
 
 
 def export(name: str) -> str:

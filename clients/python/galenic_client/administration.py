@@ -19,6 +19,7 @@ from galenic_client.types import (
     Alias,
     Brought,
     Key,
+    Limits,
     NewKey,
     Pushed,
     Replica,
@@ -202,7 +203,11 @@ class Administration:
     def rotate_key(
         self, key_id: str, *, grace_seconds: int = 86_400, expires: datetime | None = None
     ) -> NewKey:
-        """A new key instead, shown this once; the old one opens on for its grace."""
+        """
+        A new key instead, shown this once; the old one opens on for its grace.
+
+        Without *expires* the new one lasts as long as the old one was made for.
+        """
         return self._send(calls.rotate_key(key_id, grace_seconds, expires))
 
     def expire_key(self, key_id: str, expires: datetime) -> Key:
@@ -237,6 +242,27 @@ class Administration:
     ) -> Tenant:
         """Make a tenant, or set all that is its own."""
         return self._send(calls.set_tenant(name, max_adapters, max_bytes, suspended))
+
+    def limits(self, tenant: str) -> Limits:
+        """What holds for the tenant: its own limits, else the server's."""
+        return self._send(calls.limits(tenant))
+
+    def set_limits(
+        self,
+        tenant: str,
+        *,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        concurrent: int | None = None,
+        weight: float = 1.0,
+    ) -> Limits:
+        """Set all limits of the tenant's own; None is no bound."""
+        bounds = (requests_per_minute, tokens_per_minute, concurrent)
+        return self._send(calls.set_limits(tenant, *bounds, weight))
+
+    def clear_limits(self, tenant: str) -> None:
+        """Go back to the server's limits; `NotFound` where there are none of its own."""
+        self._send(calls.clear_limits(tenant))
 
     def export(self, tenant: str) -> Iterator[bytes]:
         """Everything of the tenant but its keys, as a stream of JSON lines."""

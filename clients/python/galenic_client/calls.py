@@ -156,6 +156,13 @@ def nothing(response: httpx.Response) -> None:
 
 def _chat_reply(response: httpx.Response) -> ChatReply:
     told = response.json()
-    choice = told["choices"][0]
-    text, finish = choice["message"]["content"], choice["finish_reason"]
-    return ChatReply.model_validate(told | {"text": text, "finish_reason": finish})
+    choices = [_choice(one) for one in told["choices"]]
+    first = {name: choices[0][name] for name in ("text", "finish_reason", "tool_calls")}
+    return ChatReply.model_validate(told | first | {"choices": choices})
+
+
+def _choice(told: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice of OpenAI's without its message around what was said."""
+    message = told["message"]
+    said = {"text": message.get("content"), "tool_calls": message.get("tool_calls") or []}
+    return {**told, **said}

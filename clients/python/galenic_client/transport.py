@@ -41,14 +41,17 @@ class Retries:
 
 def http_options(url: str | None, key: str | None, timeout: float) -> dict[str, Any]:
     key = key or os.environ.get("GALENIC_API_KEY")
+    url = url or os.environ.get("GALENIC_URL") or DEFAULT_URL
     return {
-        "base_url": url or os.environ.get("GALENIC_URL") or DEFAULT_URL,
+        "base_url": url.rstrip("/").removesuffix("/v1"),  # OpenAI's clients want it there
         "headers": {"authorization": f"Bearer {key}"} if key else {},
         "timeout": httpx.Timeout(timeout, connect=10.0),
     }
 
 
 def unreachable(error: httpx.TransportError, url: httpx.URL) -> Unreachable:
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return Unreachable(f"{url} does not begin with http:// or https://", nothing_sent=True)
     # Nothing has been sent where no connection came about.
     refused = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
     return Unreachable(f"{url} gave no answer ({type(error).__name__})", nothing_sent=refused)

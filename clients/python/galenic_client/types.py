@@ -14,7 +14,7 @@ Reading = Literal["clean", "truncated", "off_schema"]
 Role = Literal["admin", "tenant-admin", "caller"]
 
 
-class Place(TypedDict):
+class Offsets(TypedDict):
     """Code points start to end (exclusive)."""
 
     start: int
@@ -27,8 +27,8 @@ class TextDocument(TypedDict):
 
 
 class ReDocument(TextDocument):
-    head: NotRequired[Place]
-    tail: NotRequired[Place]
+    head: NotRequired[Offsets]
+    tail: NotRequired[Offsets]
 
 
 class QaDocument(TypedDict):
@@ -45,11 +45,15 @@ class NliDocument(TypedDict):
 
 
 class Message(TypedDict):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
+    """*tool_calls* of an assistant's turn are sent back as they came; a tool's answer names one."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | None
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
 
 
-class Used(BaseModel):
+class AnsweredBy(BaseModel):
     """The adapter that answered."""
 
     name: str
@@ -118,21 +122,50 @@ A = TypeVar("A", bound=Answered)
 class Reply(BaseModel, Generic[A]):
     """Answers in the order of the documents asked."""
 
-    adapter: Used
+    adapter: AnsweredBy
     model: str
     documents: list[A]
     usage: Usage
 
 
+class ToolFunction(BaseModel):
+    """*arguments* is JSON as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: str = "function"
+    function: ToolFunction
+
+
+class Choice(BaseModel):
+    """One answer. *text* is None where the model called tools instead; *logprobs* are OpenAI's."""
+
+    index: int = 0
+    text: str | None
+    finish_reason: str | None
+    tool_calls: list[ToolCall] = []
+    logprobs: dict[str, Any] | None = None
+
+
 class ChatReply(BaseModel):
-    """metadata: of a question to an adapter's task, the structured answer, as JSON."""
+    """
+    The reply's *choices*; text, finish_reason and tool_calls are those of the first.
+
+    metadata: of a question to an adapter's task, the structured answer, as JSON.
+    """
 
     id: str
     model: str
-    adapter: Used | None
-    text: str
-    finish_reason: str
-    usage: Usage
+    adapter: AnsweredBy | None = None
+    choices: list[Choice]
+    text: str | None
+    finish_reason: str | None
+    tool_calls: list[ToolCall]
+    usage: Usage | None
     metadata: dict[str, str] | None = None
 
 
@@ -272,6 +305,20 @@ class Tenant(BaseModel):
     max_bytes: int | None
     num_adapters: int
     num_bytes: int
+
+
+class Limits(BaseModel):
+    """
+    What a tenant may use; None is no bound.
+
+    concurrent: requests open at once.   weight: its share of the engine beside another's.
+    """
+
+    tenant: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent: int | None
+    weight: float
 
 
 class KeyPage(BaseModel):

@@ -9,7 +9,7 @@ from functools import partial
 
 from galenic_server.admission.quarantine import Quarantine
 from galenic_server.admission.turns import Turn, Turns
-from galenic_server.audit.ledger import LEDGER, Used
+from galenic_server.audit.ledger import LEDGER, Spent
 from galenic_server.engine.contract import AnyTime, Pass, Work
 
 
@@ -18,7 +18,7 @@ class Admitted:
     """The `Pass` of a request: what it says is charged to its tenant, and written down."""
 
     turn: Turn
-    used: Used
+    spent: Spent
     spend: Callable[[int], None]
 
     @property
@@ -27,7 +27,7 @@ class Admitted:
 
     def said(self, num_tokens: int) -> None:
         self.turn.num_tokens += num_tokens
-        self.used.num_completion_tokens += num_tokens
+        self.spent.num_completion_tokens += num_tokens
         self.spend(num_tokens)
 
 
@@ -52,16 +52,16 @@ class Admission:
             return
         self._quarantine.check(work)
         num_prompt = len(work.text_ids)
-        used = _used_by(work)
+        spent = _spent_by(work)
         async with self.turns.take(work.tenant, num_prompt + work.max_tokens) as turn:
             self._spend(work.tenant, num_prompt)
             turn.num_tokens = num_prompt
-            used.num_prompt_tokens += num_prompt
+            spent.num_prompt_tokens += num_prompt
             with self._quarantine.watch(work):
-                yield Admitted(turn, used, partial(self._spend, work.tenant))
-        used.num_answers += 1
+                yield Admitted(turn, spent, partial(self._spend, work.tenant))
+        spent.num_answers += 1
 
 
-def _used_by(work: Work) -> Used:
+def _spent_by(work: Work) -> Spent:
     ledger = LEDGER.get()
-    return ledger.of(work.adapter) if ledger else Used()
+    return ledger.of(work.adapter) if ledger else Spent()

@@ -18,8 +18,7 @@ from galenic_adapters.errors import (
     Unavailable,
     WrongTask,
 )
-from galenic_adapters.factor import Metaprompt
-from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.file import Fit
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import (
     Answer,
@@ -43,7 +42,7 @@ from galenic_server.engine.contract import (
 )
 from galenic_server.registry.names import Names, Resolved
 from galenic_server.schemas.openai import ChatBody, OpenAIBody
-from galenic_server.schemas.tasks import Used
+from galenic_server.schemas.tasks import AnsweredBy
 
 RESOLVED_SECONDS = 60.0
 MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
@@ -87,9 +86,8 @@ class Talk:
 
     def told(self) -> dict[str, Any]:
         """What the reply says beyond OpenAI's own fields, once it is complete."""
-        used = (
-            {"adapter": Used.of(self.adapter).model_dump()} if self.adapter else {"adapter": None}
-        )
+        adapter = AnsweredBy.of(self.adapter).model_dump() if self.adapter else None
+        used = {"adapter": adapter}
         if self.clinical is None:
             return used
         return used | {"metadata": self.clinical.metadata(self.call.completion)}
@@ -108,15 +106,14 @@ class Service:
         changes: Changes,
         engine: Engine,
         *,
-        backbone: BackboneId,
-        metaprompt: Metaprompt,
+        fit: Fit,
         is_open: Callable[[], bool],
         stale_seconds: float = 900.0,
     ) -> None:
         self._names = names
         self.engine = engine
-        self.backbone = backbone
-        self.metaprompt = metaprompt
+        self.fit = fit
+        self.backbone = fit.backbone
         self._is_open = is_open
         # True while changes are followed, and good enough while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
@@ -186,7 +183,7 @@ class Service:
         The store outlives both: it may hold what an earlier server was given.
         """
         adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
-        if problem := adapter.manifest.misfit(self.backbone, self.metaprompt.digest):
+        if problem := adapter.manifest.misfit(self.fit.backbone, self.fit.metaprompts):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Used:
-    """What one adapter did for a request."""
+class Spent:
+    """What one adapter spent on a request."""
 
     num_answers: int = 0
     num_prompt_tokens: int = 0
@@ -19,10 +19,10 @@ class Used:
 class Ledger:
     """What one HTTP request made the engine do, by the adapters' digests; none is the backbone."""
 
-    by_digest: dict[str | None, Used] = field(default_factory=dict)
+    by_digest: dict[str | None, Spent] = field(default_factory=dict)
 
-    def of(self, digest: str | None) -> Used:
-        return self.by_digest.setdefault(digest, Used())
+    def of(self, digest: str | None) -> Spent:
+        return self.by_digest.setdefault(digest, Spent())
 
 
 LEDGER: ContextVar[Ledger | None] = ContextVar("ledger", default=None)

@@ -19,7 +19,7 @@ from anyio.to_thread import run_sync
 from galenic_adapters.errors import GalenicError, Unavailable
 from galenic_server import logs
 from galenic_server.audit.chain import Chain, Record
-from galenic_server.audit.ledger import Used
+from galenic_server.audit.ledger import Spent
 
 log = structlog.get_logger(__name__)
 
@@ -90,13 +90,13 @@ class Trail:
         return True
 
 
-def provenance(origin: Mapping[str, Any], digest: str | None, used: Used) -> Record:
+def provenance(origin: Mapping[str, Any], digest: str | None, spent: Spent) -> Record:
     """An answer's row: who asked, which adapter answered, when, and sizes; never a text."""
     return {
         **origin,
         "action": "answer",
         "digest": digest,
-        "answers": used.num_answers,
-        "prompt_tokens": used.num_prompt_tokens,
-        "completion_tokens": used.num_completion_tokens,
+        "answers": spent.num_answers,
+        "prompt_tokens": spent.num_prompt_tokens,
+        "completion_tokens": spent.num_completion_tokens,
     }

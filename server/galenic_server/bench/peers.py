@@ -134,7 +134,7 @@ async def _against_embeddings(stage: Stage, engine: Engine) -> None:
 
         def speak(prompt: Prompt) -> AsyncIterator[Delta]:
             assert prompt.adapter is not None
-            rows_PD = compose(stage.metaprompt, factors(prompt.adapter))
+            rows_PD = compose(stage.metaprompt, factors(prompt.adapter)).rows_PD
             return other.generate(
                 prompt.text_ids, prompt.num_tokens, tenant=prompt.tenant, prompt_PD=rows_PD
             )

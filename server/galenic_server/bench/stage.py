@@ -78,7 +78,7 @@ class Stage:
 
     def adapters_of(self, names: Sequence[str]) -> dict[str, Composed]:
         """The adapters of these names, as an engine takes them."""
-        return {name: Composed(compose(self.metaprompt, self.factors(name))) for name in names}
+        return {name: compose(self.metaprompt, self.factors(name)) for name in names}
 
     def config(self, num_slots: int, *, eager: bool | None = None) -> EngineConfig:
         return EngineConfig(

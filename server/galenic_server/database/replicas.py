@@ -15,8 +15,12 @@ from galenic_server.database.tables import replicas
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
-    """heard: when it last reported.   seen: the number of the last change that it has seen."""
+class ReplicaRow:
+    """
+    A replica as the others know it.
+
+    heard: when it last reported.   seen: the number of the last change that it has seen.
+    """
 
     id: str
     place: str
@@ -57,11 +61,11 @@ class Replicas:
         with self._database.writing() as db:
             db.execute(replicas.delete().where(silent))
 
-    def all(self) -> list[Replica]:
+    def all(self) -> list[ReplicaRow]:
         """Return the replicas, the oldest first."""
         with self._database.reading() as db:
             rows = db.execute(sa.select(replicas).order_by(replicas.c.started)).all()
-        return [Replica(*row) for row in rows]
+        return [ReplicaRow(*row) for row in rows]
 
     def behind(self, number: int) -> list[str]:
         """Return the ids of the replicas that have not seen that change yet."""

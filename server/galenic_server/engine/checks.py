@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from galenic_adapters.backbone.scaling import shapes
+from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.errors import BadFactor, BadInput, TooLong
 from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice
@@ -20,7 +20,7 @@ from galenic_server.engine.slots import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Border:
+class Bounds:
     """The sizes that a request is measured against."""
 
     vocab_size: int
@@ -148,14 +148,14 @@ def _check_shape(name: str, shape: Sequence[int], expected: Sequence[int]) -> No
         raise BadFactor(f"{name} is {tuple(shape)}, the backbone's is {tuple(expected)}")
 
 
-def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
+def fit(config: EngineConfig) -> tuple[EngineConfig, Bounds, Capacity]:
     """
     *config* for its backbone, whole, and the sizes that follow from both.
 
     Raises `BadFactor` where a place that adapters may scale does not exist.
     """
     shape: PretrainedConfig = AutoConfig.from_pretrained(config.backbone).get_text_config()
-    scales = shapes(shape)
+    scales = shape_of(shape).scale_shapes()
     if unknown := set(config.places) - scales.keys():
         raise BadFactor(f"no place is called {min(unknown)!r}, only {', '.join(scales)}")
     context = min(config.context_tokens, shape.max_position_embeddings)
@@ -171,4 +171,4 @@ def fit(config: EngineConfig) -> tuple[EngineConfig, Border, Capacity]:
     config = replace(
         config, context_tokens=context, num_slots=num_slots, prompt_bytes=sizes.prompt_bytes
     )
-    return config, Border(shape.vocab_size, context), sizes
+    return config, Bounds(shape.vocab_size, context), sizes

@@ -126,7 +126,7 @@ class Follower:
                 await self._engine.evict(digest)
             digests = [one.name for one in new if one.name]
             if many := [one.number for one in new if not one.name]:
-                digests += await run_sync(self._store.factors.brought_by, many)
+                digests += await run_sync(self._store.packages.brought_by, many)
             await self._engine.seat(digests[-MOST_SEATED:])
         except GalenicError as error:
             log.info("new adapters wait for their first request", **logs.where(error))

@@ -13,12 +13,10 @@ import structlog
 from anyio.to_thread import run_sync
 
 from galenic_adapters.errors import GalenicError
-from galenic_adapters.factor import Metaprompt
-from galenic_adapters.package.manifest import BackboneId
 from galenic_server import logs
 from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import Engine
-from galenic_server.registry.factors import Factors
+from galenic_server.registry.composer import Composer
 
 log = structlog.get_logger(__name__)
 
@@ -32,18 +30,13 @@ class Residents:
 
     def __init__(
         self,
-        factors: Factors,
+        composer: Composer,
         engine: Engine,
         chain: Chain,
-        *,
-        backbone: BackboneId,
-        metaprompt: Metaprompt,
     ) -> None:
-        self._factors = factors
+        self._composer = composer
         self._engine = engine
         self._chain = chain
-        self._backbone = backbone
-        self._metaprompt = metaprompt
 
     async def load(self) -> None:
         """Load as many as possible; the others are seated at their first request."""
@@ -65,11 +58,12 @@ class Residents:
         log.info("adapters loaded", resident=stats.resident_adapters, seconds=seconds)
 
     def _digests(self, count: int) -> list[str]:
-        made_for = self._backbone, self._metaprompt.digest
+        fit, packages = self._composer.fit, self._composer.packages
+        made_for = fit.backbone, fit.metaprompts
         asked = self.hottest()[:MOST_ASKED]
-        fitting = set(self._factors.newest(*made_for, len(asked), among=asked))
+        fitting = set(packages.newest(*made_for, len(asked), among=asked))
         lately = [digest for digest in asked if digest in fitting]
-        return list(dict.fromkeys([*lately, *self._factors.newest(*made_for, count)]))
+        return list(dict.fromkeys([*lately, *packages.newest(*made_for, count)]))
 
     def hottest(self) -> list[str]:
         """Return the adapters that gave the last answers, the most frequent first."""

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from galenic_server import logs
 from galenic_server.http import faults
 from galenic_server.http.deps import Parts
-from galenic_server.http.middleware import Bounded, Traced
+from galenic_server.http.middleware import BodyLimitMiddleware, TracingMiddleware
 from galenic_server.http.routes import (
     adapters,
     aliases,
@@ -71,12 +71,12 @@ def make_app(
     app.include_router(tenants.streamed)
     app.include_router(bulk.streamed)
     app.add_middleware(
-        Bounded,
+        BodyLimitMiddleware,
         max_bytes=parts.settings.max_body_bytes,
         patience_seconds=parts.settings.patience_seconds,
         larger=dict.fromkeys(
             (lines.ARCHIVE_PATH, lines.ADAPTERS_PATH), parts.settings.max_archive_bytes
         ),
     )
-    app.add_middleware(Traced, metrics=parts.metrics, trail=parts.trail)
+    app.add_middleware(TracingMiddleware, metrics=parts.metrics, trail=parts.trail)
     return app

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 
 from galenic_adapters import errors
+from galenic_adapters.refs import NAME_RULE
 
 
 class Unauthorized(Exception):
@@ -265,6 +266,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     known = {404: "no such route", 405: "no such method on this route", 400: "body is not JSON"}
     kind = Kind(error.status_code, "http_error")
     message = known.get(error.status_code, "refused")
+    if error.status_code == 404 and b"%2f" in request.scope.get("raw_path", b"").lower():
+        message += f"; a name in the path is made of {NAME_RULE}"
     headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
     return JSONResponse(body(message, kind), error.status_code, headers)
 

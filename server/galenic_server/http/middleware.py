@@ -35,7 +35,7 @@ def request_id(headers: Headers) -> str:
     return uuid.uuid4().hex
 
 
-class Traced:
+class TracingMiddleware:
     """
     Gives a request its id, and tells log, metrics and audit how it went.
 
@@ -93,7 +93,7 @@ class Traced:
     def _audit(self, scope: Scope, status: int, ledger: Ledger) -> None:
         """A row for each adapter that worked for the request, whatever came of it."""
         state: dict[str, Any] = scope["state"]
-        for digest, used in ledger.by_digest.items():
+        for digest, spent in ledger.by_digest.items():
             origin = {
                 "tenant": state["caller"].tenant,
                 "actor": state["caller"].key_id,
@@ -101,10 +101,10 @@ class Traced:
                 "request_id": state["request_id"],
                 "outcome": status,
             }
-            self.trail.add(provenance(origin, digest, used))
+            self.trail.add(provenance(origin, digest, spent))
 
 
-class Bounded:
+class BodyLimitMiddleware:
     """
     Refuses a body of more than *max_bytes*, said or sent, before it fills the memory, and one that
     comes more slowly than 16 KiB a second, *patience_seconds* aside. *larger* has the paths whose

@@ -20,16 +20,14 @@ from galenic_adapters.errors import (
     RejectedUpload,
     Unavailable,
 )
-from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.file import (
     MAX_FAULTS,
+    Fit,
     Package,
-    check_fits,
     inspect,
-    misfits,
     package_digest,
 )
-from galenic_adapters.package.manifest import BackboneId, Manifest
+from galenic_adapters.package.manifest import Manifest
 from galenic_adapters.package.signature import Signatures, Signed
 from galenic_adapters.refs import AdapterRef, check_name
 from galenic_server.engine.contract import Engine
@@ -48,16 +46,12 @@ class Publisher:
         store: Store,
         engine: Engine,
         *,
-        backbone: BackboneId,
-        metaprompt: Metaprompt,
-        max_rank: int,
+        fit: Fit,
         signatures: Signatures | None = None,
     ) -> None:
         self._store = store
         self.engine = engine
-        self.backbone = backbone
-        self.metaprompt = metaprompt
-        self.max_rank = max_rank
+        self.fit = fit
         self.signatures = signatures or Signatures()
 
     # One package
@@ -135,15 +129,10 @@ class Publisher:
             self._store.versions.check_free(ref, package_digest(offer.data))
 
     def _misfits(self, manifest: Manifest) -> list[Fault]:
-        return misfits(manifest, self.backbone, self.metaprompt, self.max_rank)
+        return self.fit.misfits(manifest)
 
     def _check_fits(self, package: Package) -> None:
-        check_fits(
-            package,
-            backbone=self.backbone,
-            metaprompt=self.metaprompt,
-            max_rank=self.max_rank,
-        )
+        self.fit.check(package)
 
     async def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool) -> None:
         """Delete a version and evict it; with *keep* it can be brought back until it is purged."""

@@ -12,8 +12,8 @@ from galenic_server.database.changes import Changes
 from galenic_server.database.database import Database
 from galenic_server.database.replicas import Replicas
 from galenic_server.registry.aliases import Aliases
-from galenic_server.registry.factors import Factors
 from galenic_server.registry.names import Names
+from galenic_server.registry.packages import Packages
 from galenic_server.registry.shares import Shares
 from galenic_server.registry.uploads import Uploads
 from galenic_server.registry.versions import Versions
@@ -37,7 +37,7 @@ class Store:
     uploads: Uploads
     versions: Versions
     names: Names
-    factors: Factors
+    packages: Packages
 
     @classmethod
     def open(cls, url: str, *, default_quota: Quota = UNBOUNDED) -> "Store":
@@ -61,7 +61,7 @@ class Store:
             uploads,
             Versions(changes, tenants, uploads),
             Names(database),
-            Factors(database),
+            Packages(database),
         )
 
     def close(self) -> None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galenic_adapters.errors import RejectedUpload
-from galenic_adapters.factor import Metaprompt
-from galenic_adapters.package.file import Package, check_fits
-from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.zoo import DEFAULTS, METAPROMPT
 from galenic_adapters.refs import SHARED, AdapterRef
 from galenic_server.registry.aliases import Aliases
@@ -23,9 +21,7 @@ class Sharing:
 
     versions: Versions
     aliases: Aliases
-    backbone: BackboneId
-    metaprompt: Metaprompt
-    max_rank: int
+    fit: Fit
 
     def share(self, folder: Path, say: Callable[[str], None]) -> list[AdapterRef]:
         """Publish what is not there yet, name each task's default; return the new versions."""
@@ -41,9 +37,7 @@ class Sharing:
 
     def _share_one(self, path: Path) -> tuple[AdapterRef, bool]:
         package = Package.read(path.read_bytes())
-        check_fits(
-            package, backbone=self.backbone, metaprompt=self.metaprompt, max_rank=self.max_rank
-        )
+        self.fit.check(package)
         known = self._find(path.stem, package.digest)
         ref = known or self.versions.publish(SHARED, path.stem, package)
         self._make_default(package.manifest.task, ref)
@@ -69,7 +63,7 @@ class Sharing:
     def _is_outdated(self, current: AdapterRef, ref: AdapterRef) -> bool:
         manifest = self.versions.describe(current).manifest
         is_older = current.name == ref.name and current.version < ref.version
-        return is_older or manifest.misfit(self.backbone, self.metaprompt.digest) is not None
+        return is_older or manifest.misfit(self.fit.backbone, self.fit.metaprompts) is not None
 
 
 def _packages(folder: Path) -> list[Path]:

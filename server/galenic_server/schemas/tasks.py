@@ -39,7 +39,7 @@ class Document(Body):
         raise NotImplementedError
 
 
-class Place(Body):
+class Offsets(Body):
     """Code points start to end (exclusive) of the text."""
 
     start: Annotated[int, Field(ge=0, strict=True)]
@@ -60,8 +60,8 @@ class ReDocument(Document):
     """With *head* and *tail*, how these two relate; without, every relation in the text."""
 
     text: str
-    head: Place | None = None
-    tail: Place | None = None
+    head: Offsets | None = None
+    tail: Offsets | None = None
 
     def fields(self) -> ReFields:
         head = self.head.span(self.text) if self.head else None
@@ -123,7 +123,7 @@ def _fields(i: int, document: Document) -> Any:
         raise error.under(f"documents[{i}]") from None
 
 
-class Used(BaseModel):
+class AnsweredBy(BaseModel):
     """The adapter that answered."""
 
     name: str
@@ -266,7 +266,7 @@ R = TypeVar("R", bound=Read)
 class Reply(BaseModel, Generic[R]):
     """Answers in the order of the documents. model: the backbone."""
 
-    adapter: Used
+    adapter: AnsweredBy
     model: str
     documents: list[R]
     usage: Usage

@@ -85,6 +85,7 @@ class Keys:
         """
         Make a new key for the holder of *key_id*, which goes on opening for *grace*.
 
+        Without *expires* it lasts as long as the old one was made for.
         Raises `NotFound` where that was revoked, `Conflict` where it has ended or was rotated.
         """
         with self._changes.writing(Kind.KEY, tenant or "", key_id) as writing:
@@ -93,7 +94,9 @@ class Keys:
                 raise Conflict(f"key {key_id} was replaced by {old.replaced_by} already")
             if old.expires is not None and old.expires <= now():
                 raise Conflict(f"key {key_id} has ended; make a new one")
-            new = Key(secrets.token_hex(8), old.tenant, old.role, now(), expires, label=old.label)
+            made = now()
+            ends = expires or (old.expires and made + (old.expires - old.created))
+            new = Key(secrets.token_hex(8), old.tenant, old.role, made, ends, label=old.label)
             self._insert(writing.db, new, hmac_sha256)
             until = min(filter(None, (old.expires, now() + grace)))
             ending = api_keys.update().where(api_keys.c.id == key_id)

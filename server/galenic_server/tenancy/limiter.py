@@ -44,7 +44,7 @@ class Bucket:
 
 
 @dataclass(slots=True)
-class Use:
+class Meter:
     """One tenant's buckets under *limits*, and how many of its requests are open."""
 
     limits: Limits = UNBOUNDED
@@ -58,7 +58,7 @@ class Limiter:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._uses: dict[str, Use] = {}
+        self._meters: dict[str, Meter] = {}
 
     @contextmanager
     def open(self, tenant: str, limits: Limits) -> Iterator[dict[str, str]]:
@@ -67,29 +67,29 @@ class Limiter:
 
         Raises `LimitReached`.
         """
-        use = self._use(tenant, limits)
-        self._check(use)
-        if use.requests:
-            use.requests.spend(1)
-        use.num_open += 1
+        meter = self._meter(tenant, limits)
+        self._check(meter)
+        if meter.requests:
+            meter.requests.spend(1)
+        meter.num_open += 1
         try:
             yield self.headers(tenant)
         finally:
-            use.num_open -= 1
+            meter.num_open -= 1
 
     def spend(self, tenant: str, num_tokens: int) -> None:
-        use = self._uses.get(tenant)
-        if use and use.tokens:
-            use.tokens.spend(num_tokens)
+        meter = self._meters.get(tenant)
+        if meter and meter.tokens:
+            meter.tokens.spend(num_tokens)
 
     def weight(self, tenant: str) -> float:
-        use = self._uses.get(tenant)
-        return use.limits.weight if use else 1.0
+        meter = self._meters.get(tenant)
+        return meter.limits.weight if meter else 1.0
 
     def headers(self, tenant: str) -> dict[str, str]:
         """As OpenAI names them; none where there is no bound."""
-        use = self._uses.get(tenant)
-        told = {"requests": use.requests, "tokens": use.tokens} if use else {}
+        meter = self._meters.get(tenant)
+        told = {"requests": meter.requests, "tokens": meter.tokens} if meter else {}
         return {
             f"x-ratelimit-{what}-{kind}": text
             for kind, bucket in told.items()
@@ -97,24 +97,27 @@ class Limiter:
             for what, text in _told(bucket).items()
         }
 
-    def _use(self, tenant: str, limits: Limits) -> Use:
-        use = self._uses.setdefault(tenant, Use())
-        if use.limits != limits:
-            use.requests = self._bucket(use.requests, limits.requests_per_minute)
-            use.tokens = self._bucket(use.tokens, limits.tokens_per_minute)
-            use.limits = limits
-        return use
+    def _meter(self, tenant: str, limits: Limits) -> Meter:
+        meter = self._meters.setdefault(tenant, Meter())
+        if meter.limits != limits:
+            meter.requests = self._bucket(meter.requests, limits.requests_per_minute)
+            meter.tokens = self._bucket(meter.tokens, limits.tokens_per_minute)
+            meter.limits = limits
+        return meter
 
     def _bucket(self, old: Bucket | None, per_minute: int | None) -> Bucket | None:
         if per_minute is None:
             return None
         return old if old and old.per_minute == per_minute else Bucket(per_minute, self._clock)
 
-    def _check(self, use: Use) -> None:
-        most = use.limits.concurrent
-        if most is not None and use.num_open >= most:
+    def _check(self, meter: Meter) -> None:
+        most = meter.limits.concurrent
+        if most is not None and meter.num_open >= most:
             raise LimitReached(f"{most} requests of this tenant are open, as many as may be", 1)
-        for what, bucket, needed in (("requests", use.requests, 1.0), ("tokens", use.tokens, 0.0)):
+        for what, bucket, needed in (
+            ("requests", meter.requests, 1.0),
+            ("tokens", meter.tokens, 0.0),
+        ):
             if bucket and bucket.level < needed:
                 problem = f"this tenant's {bucket.per_minute:,} {what} a minute are used"
                 raise LimitReached(problem, bucket.seconds_until(max(needed, 1.0)))

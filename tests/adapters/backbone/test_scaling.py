@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from galenic_adapters.backbone.scaling import INPUTS, OUTPUTS, scaled, shapes, to_offset
+from galenic_adapters.backbone.scaling import INPUTS, OUTPUTS, scaled, to_offset
+from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.factor import PLACES
 from tests.support.tiny_models import tiny_gpt_oss, tiny_llama
 
@@ -31,7 +32,7 @@ def load(folder: Path | str):
 def random_offsets(folder: Path | str) -> dict[str, Tensor]:
     """For three examples at every place (B, L, W)."""
     made = torch.Generator().manual_seed(0)
-    of = shapes(AutoConfig.from_pretrained(folder))
+    of = shape_of(AutoConfig.from_pretrained(folder)).scale_shapes()
     return {place: torch.randn(len(IDS), *of[place], generator=made) / 2 for place in PLACES}
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from galenic_adapters.backbone.encode import encode
-from galenic_adapters.backbone.prompted import FixedPrompts, PromptedBackbone
+from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone
 from galenic_adapters.evaluation.decode import Question, answer, answer_all
+from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.ner import Ner, NerFields
 from galenic_adapters.tasks.nli import Nli, NliFields
@@ -33,7 +34,9 @@ def test_equals_transformers_generate(backbone, prompt_PD, is_prompted):
     examples = [Example(str(i), SummarizationFields(t), "") for i, t in enumerate(TEXTS)]
     prompt = prompt_PD if is_prompted else None
 
-    said = answer_all(backbone, prompt, task, examples, max_tokens=12)
+    said = answer_all(
+        backbone, prompt if prompt is None else Composed(prompt), task, examples, max_tokens=12
+    )
 
     for example, one in zip(examples, said, strict=True):
         ids = torch.tensor([encode(backbone.tokenizer, task.render(example.fields))])
@@ -55,7 +58,9 @@ def test_a_constraint_always_yields_an_answer_of_its_form(backbone, prompt_PD):
     nli = Nli(("entailment", "neutral"))
     examples = [Example(str(i), NliFields(t, t), "neutral") for i, t in enumerate(TEXTS)]
 
-    for example, said in zip(examples, answer_all(backbone, prompt_PD, nli, examples), strict=True):
+    for example, said in zip(
+        examples, answer_all(backbone, Composed(prompt_PD), nli, examples), strict=True
+    ):
         answer = nli.read(said, example.fields)
         assert answer.value in nli.labels
         assert 0 < answer.confidence <= 1
@@ -65,7 +70,7 @@ def test_a_list_that_does_not_end_is_truncated_and_not_off_schema(backbone, prom
     ner = Ner(("Disease",))
     examples = [Example("1", NerFields(TEXTS[1]), ())]
 
-    (said,) = answer_all(backbone, prompt_PD, ner, examples, max_tokens=40)
+    (said,) = answer_all(backbone, Composed(prompt_PD), ner, examples, max_tokens=40)
 
     assert said.text == "none" or said.text.startswith("Disease: ")
 
@@ -83,12 +88,12 @@ def test_tasks_side_by_side_are_answered_as_each_alone(backbone, prompt_PD):
         *(Question(2, ner, Example(t, NerFields(t), ())) for t in TEXTS),
     ]
 
-    together = answer(backbone, FixedPrompts(prompts), asked, max_tokens=16)
+    together = answer(backbone, Fixed([Composed(one) for one in prompts]), asked, max_tokens=16)
 
     for question, said in zip(asked, together, strict=True):
         alone = answer_all(
             backbone,
-            prompts[question.which],
+            Composed(prompts[question.which]),
             question.task,
             [question.example],
             max_tokens=16,
@@ -103,10 +108,10 @@ def test_nor_does_a_window_tell_them_apart(tmp_path):
     texts = [*TEXTS, TEXTS[0][::-1]]
     examples = [Example(text, SummarizationFields(text=text), "") for text in texts]
 
-    together = answer_all(backbone, prompt_PD, Summarization(), examples, max_tokens=10)
+    together = answer_all(backbone, Composed(prompt_PD), Summarization(), examples, max_tokens=10)
 
     for example, said in zip(examples, together, strict=True):
-        alone = answer_all(backbone, prompt_PD, Summarization(), [example], max_tokens=10)
+        alone = answer_all(backbone, Composed(prompt_PD), Summarization(), [example], max_tokens=10)
         assert alone[0].text == said.text
 
 
@@ -116,7 +121,9 @@ def test_a_checkpointing_backbone_answers_the_same_and_goes_on_checkpointing(tmp
     for checkpointing in (False, True):
         backbone = PromptedBackbone(path, dtype=torch.float32, checkpointing=checkpointing)
         examples = [Example("1", SummarizationFields(text=text), "") for text in TEXTS]
-        said.append(answer_all(backbone, prompt_PD, Summarization(), examples, max_tokens=6))
+        said.append(
+            answer_all(backbone, Composed(prompt_PD), Summarization(), examples, max_tokens=6)
+        )
 
     assert said[0] == said[1]
     assert backbone.model.training

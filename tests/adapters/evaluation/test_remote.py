@@ -51,8 +51,8 @@ def test_the_same_figures_through_a_server(number, running, backbone, tmp_path):
     write_rows(data, ({"id": str(i), **row} for i, row in enumerate(DATA[task])))
     examples = read_dataset(data, task).examples
     model = PromptedBackbone(backbone, dtype=torch.float32)
-    prompt_PD = compose(metaprompt(), package(task, labels, number).factor)
-    here = evaluate(model, prompt_PD, make_task(task, labels), examples)
+    composed = compose(metaprompt(), package(task, labels, number).factor)
+    here = evaluate(model, composed, make_task(task, labels), examples)
 
     key = running.key("hospital")
     done = CliRunner().invoke(

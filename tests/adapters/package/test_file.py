@@ -28,9 +28,7 @@ from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.package.file import (
     MAX_HEADER_BYTES,
     Package,
-    check_fits,
     inspect,
-    misfits,
     read_metaprompt,
     write_metaprompt,
 )
@@ -40,6 +38,7 @@ from tests.support.packages import (
     D,
     P,
     make_factor,
+    make_fit,
     make_manifest,
     make_metaprompt,
     make_package,
@@ -91,7 +90,7 @@ class TestRoundTrip:
     def test_reads_what_was_written(self, rank: int, dtype: str) -> None:
         """Every bit of the factor and every field of the manifest come back."""
         factor = make_factor(rank=rank, dtype=getattr(torch, dtype))
-        manifest = make_manifest(rank=rank, dtype=dtype)
+        manifest = make_manifest(shapes=factor.shapes, dtype=dtype)
 
         package = Package.read(Package.write(manifest, factor).data)
 
@@ -109,12 +108,12 @@ class TestRoundTrip:
     def test_rank_one_is_a_few_kilobytes(self) -> None:
         """At the default backbone's size: 64 positions, width 576, 16 bits."""
         factor = Factor(torch.ones(64, 1).bfloat16(), torch.ones(1, 576).bfloat16())
-        manifest = make_manifest(positions=64, width=576, dtype="bfloat16")
+        manifest = make_manifest(shapes={"u": (64, 1), "v": (1, 576)}, dtype="bfloat16")
         assert len(Package.write(manifest, factor).data) < 2_500
 
     def test_does_not_write_what_it_would_not_read(self) -> None:
         with pytest.raises(RejectedUpload, match="manifest says"):
-            Package.write(make_manifest(rank=2), make_factor(rank=1))
+            Package.write(make_manifest(shapes={"u": (P, 2), "v": (2, D)}), make_factor(rank=1))
 
 
 class TestWhatIsNoSafetensors:
@@ -196,7 +195,7 @@ class TestSizes:
     def test_a_small_file_of_a_huge_product(self) -> None:
         """Two thin tensors whose product would take gigabytes are checked without making it."""
         u_PR, v_RD = torch.ones(2**14, 1).half(), torch.ones(1, 2**16).half()
-        manifest = make_manifest(positions=2**14, width=2**16, dtype="float16")
+        manifest = make_manifest(shapes={"u": (2**14, 1), "v": (1, 2**16)}, dtype="float16")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         Package.write(manifest, Factor(u_PR, v_RD))
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
@@ -229,7 +228,7 @@ class TestHeader:
     @pytest.mark.parametrize("where", ["header", "entry", "manifest"])
     def test_keys_stand_once(self, where: str) -> None:
         """Case 23: parsers disagree about which twin counts, so there are no twins at any depth."""
-        manifest = json.dumps(MANIFEST).replace('"rank": 1', '"rank": 1, "rank": 1')
+        manifest = json.dumps(MANIFEST).replace('"task"', '"name": "x", "task"')
         text = json.dumps(HEADER)
         twins = {
             "header": text.replace("{", '{"u": 1,', 1),
@@ -254,14 +253,14 @@ class TestHeader:
 class TestTensors:
     def test_exactly_u_and_v(self) -> None:
         assert {"tensors.v"} == set(faults_of(with_tensors(u=U)))
-        assert {"tensors.w"} == set(faults_of(with_tensors(u=U, v=V, w=torch.ones(1))))
+        assert {"tensors.w"} == set(faults_of(with_tensors(u=U, v=V, w=torch.ones(1, 1))))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.bool, torch.complex64])
     def test_other_dtypes(self, dtype: torch.dtype) -> None:
         assert {"tensors.u.dtype"} == set(faults_of(with_tensors(u=U.to(dtype), v=V)))
 
     @pytest.mark.parametrize(
-        "shape", [[0, 1], [P, 0], [P], [P, 1, 1], [-1, -4], [True, 4], [1.0, 4]]
+        "shape", [[0, 1], [P, 0], [P], [P, 1, 1, 1], [-1, -4], [True, 4], [1.0, 4]]
     )
     def test_shapes_that_are_no_matrix(self, shape: list[Any]) -> None:
         paths = faults_of(with_entry("u", shape=shape))
@@ -269,8 +268,14 @@ class TestTensors:
 
     def test_shapes_and_dtypes_against_the_manifest(self) -> None:
         """Both values are named."""
-        assert "(4, 1), manifest says (4, 3)" in faults_of(with_manifest(rank=3))["tensors.u"]
-        assert "(1, 8), manifest says (1, 9)" in faults_of(with_manifest(width=9))["tensors.v"]
+        assert (
+            "(4, 1), manifest says (4, 3)"
+            in faults_of(with_manifest(shapes={"u": (P, 3), "v": (3, D)}))["tensors.u"]
+        )
+        assert (
+            "(1, 8), manifest says (1, 9)"
+            in faults_of(with_manifest(shapes={"u": (P, 1), "v": (1, 9)}))["tensors.v"]
+        )
         problem = faults_of(with_manifest(dtype="bfloat16"))["tensors.u"]
         assert "is float32, manifest says bfloat16" == problem
 
@@ -330,7 +335,9 @@ class TestInspection:
         found = inspect(file(HEADER | {"u": HEADER["u"] | {"dtype": "F64"}}, TENSORS))
 
         assert found.manifest is not None
-        faults = [*found.faults, *misfits(found.manifest, BACKBONE, make_metaprompt(7), 16)]
+        metaprompt = make_metaprompt(7)
+        other = make_fit(metaprompts={metaprompt.digest: metaprompt})
+        faults = [*found.faults, *other.misfits(found.manifest)]
         assert ["tensors.u.dtype", "manifest.metaprompt"] == [fault.path for fault in faults]
 
     def test_names_places_as_json_paths(self) -> None:
@@ -339,10 +346,58 @@ class TestInspection:
         assert {"manifest.scores[0].num_examples"} == set(faults_of(with_manifest(scores=scores)))
 
 
+def alone(tensors: dict[str, torch.Tensor], metaprompt: str | None = None) -> Package:
+    """A package of these tensors, over no metaprompt unless one is named."""
+    factor = Factor.of(tensors)
+    return Package.write(make_manifest(metaprompt=metaprompt, shapes=factor.shapes), factor)
+
+
+class TestForms:
+    @pytest.mark.parametrize(
+        "tensors",
+        [
+            {"rows": torch.randn(3, D)},
+            {"keys": torch.randn(2, 3, D // 2), "values": torch.randn(2, 3, D // 2)},
+            {"scales.o": torch.randn(2, D), "scales.f": torch.randn(2, 2 * D)},
+            {"rows": torch.randn(3, D), "scales.q": torch.randn(2, D)},
+        ],
+        ids=lambda tensors: "+".join(tensors),
+    )
+    def test_every_form_reads_as_it_was_written(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Factor, manifest and digest are the same, and it fits without a metaprompt."""
+        package = alone(tensors)
+        again = Package.read(package.data)
+        trusted = Package.trusted(package.data)
+
+        assert package.digest == again.digest == trusted.digest
+        assert package.manifest == again.manifest == trusted.manifest
+        for read in (again, trusted):
+            assert all(torch.equal(one, read.factor.tensors[name]) for name, one in tensors.items())
+        make_fit().check(again)
+
+    def test_a_package_of_the_first_schema_still_reads(self) -> None:
+        """Written by release 0.1.0, it has the same digest and the same factor."""
+        old = {name: value for name, value in MANIFEST.items() if name != "shapes"}
+        old |= {"schema_version": 1, "rank": 1, "positions": P, "width": D}
+        data = file(HEADER | {"__metadata__": {"galenic": json.dumps(old)}}, TENSORS)
+        package = Package.read(data)
+
+        assert {"u": (P, 1), "v": (1, D)} == package.manifest.shapes
+        assert torch.equal(U, package.factor.tensors["u"])
+        make_fit().check(package)
+
+    def test_a_tensor_that_the_manifest_does_not_name(self) -> None:
+        faults = faults_of(with_tensors(u=U, v=V, rows=torch.ones(P, D)))
+        assert "is not in the manifest" in faults["tensors.rows"]
+
+
 class TestFits:
-    def fits(self, package: Package = GOOD, **changes: Any) -> None:
-        server = {"backbone": BACKBONE, "metaprompt": make_metaprompt(), "max_rank": 16}
-        check_fits(package, **(server | changes))
+    def fits(
+        self, package: Package = GOOD, metaprompt: Metaprompt | None = None, **changes: Any
+    ) -> None:
+        if metaprompt:
+            changes["metaprompts"] = {metaprompt.digest: metaprompt}
+        make_fit(**({"max_rank": 16} | changes)).check(package)
 
     def problem(self, package: Package = GOOD, **changes: Any) -> str:
         with pytest.raises(RejectedUpload) as caught:
@@ -368,9 +423,48 @@ class TestFits:
         assert make_metaprompt(7).digest in said
 
     def test_another_size(self) -> None:
-        said = self.problem(metaprompt=Metaprompt(torch.ones(P + 1, D + 2)))
-        assert f"manifest.positions: is {P}, this server has {P + 1}" in said
-        assert f"manifest.width: is {D}, this server has {D + 2}" in said
+        """A product names its metaprompt, and both sizes are told where they disagree."""
+        shapes = {"u": (P + 1, 1), "v": (1, D)}
+        factor = Factor(torch.ones(P + 1, 1), torch.ones(1, D))
+        said = self.problem(Package.write(make_manifest(shapes=shapes), factor))
+        assert f"make a prompt of ({P + 1}, {D}), the metaprompt is ({P}, {D})" in said
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "expected"),
+        [
+            ("scales.o", (3, D), f"has shape (3, {D}), this backbone takes (2, {D})"),
+            ("scales.f", (2, D), f"has shape (2, {D}), this backbone takes (2, {2 * D})"),
+            ("scales.k", (2, D), f"has shape (2, {D}), this backbone takes (2, {D // 2})"),
+            ("rows", (3, D + 1), f"has shape (3, {D + 1}), this backbone takes (any, {D})"),
+        ],
+    )
+    def test_another_backbones_layers_or_widths(
+        self, name: str, shape: tuple[int, int], expected: str
+    ) -> None:
+        """The tensor is named, with its shape and the one that fits."""
+        assert f"tensors.{name}: {expected}" in self.problem(alone({name: torch.ones(shape)}))
+
+    def test_a_deep_prompt_for_other_heads(self) -> None:
+        """Keys and values are as wide as all key heads together."""
+        keys = torch.ones(2, 3, D)
+        said = self.problem(alone({"keys": keys, "values": keys.clone()}))
+        assert (
+            f"tensors.keys: has shape (2, 3, {D}), this backbone takes (2, any, {D // 2})" in said
+        )
+
+    def test_a_product_without_a_metaprompt(self) -> None:
+        """A product scales rows that must come from somewhere."""
+        said = self.problem(Package.write(make_manifest(metaprompt=None), make_factor()))
+        assert "manifest.metaprompt: is none, and u and v scale a metaprompt's rows" in said
+
+    def test_scales_that_overflow_beside_the_metaprompts_name_the_layer(self) -> None:
+        """Each is within bounds alone; their product is not, in the second layer."""
+        shared, own = torch.ones(2, D), torch.ones(2, D)
+        shared[1, 3], own[1, 3] = 9e3, 9e3
+        metaprompt = Metaprompt(scales={"o": shared})
+        package = alone({"scales.o": own}, metaprompt=metaprompt.digest)
+        said = self.problem(package, metaprompt=metaprompt)
+        assert "tensors.scales.o: reach 8.1e+07 in layer 1, at most 10000" in said
 
     def test_higher_rank_than_a_slot_holds(self) -> None:
         self.fits(make_package(rank=4), max_rank=4)

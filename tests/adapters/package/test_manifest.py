@@ -34,12 +34,12 @@ class TestManifest:
 
     def test_cannot_be_changed(self) -> None:
         with pytest.raises(ValidationError):
-            make_manifest().rank = 2
+            make_manifest().name = "other"
 
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("schema_version", 2),
+            ("schema_version", 3),
             ("name", "../evil"),
             ("name", "Ncbi"),
             ("name", "a" * 10_240),
@@ -63,13 +63,15 @@ class TestManifest:
             ("metaprompt", "sha256:" + "A" * 64),
             ("metaprompt", "sha256:" + "0" * 64 + "\n"),
             ("metaprompt", "md5:" + "0" * 64),
-            ("rank", 0),
-            ("rank", -1),
-            ("rank", True),
-            ("rank", "1"),
-            ("rank", 10**30),
-            ("positions", 0),
-            ("width", 2**31),
+            ("shapes", {}),
+            ("shapes", {"u": [4, 0], "v": [0, 8]}),
+            ("shapes", {"u": [4, -1], "v": [1, 8]}),
+            ("shapes", {"u": [4, True], "v": [1, 8]}),
+            ("shapes", {"u": [4, "1"], "v": [1, 8]}),
+            ("shapes", {"u": [4, 10**30], "v": [1, 8]}),
+            ("shapes", {"u": [4]}),
+            ("shapes", {"w": [4, 1]}),
+            ("rank", 1),
             ("dtype", "float64"),
             ("scores", [SCORE | {"value": float("nan")}]),
             ("scores", [SCORE | {"untuned": float("inf")}]),
@@ -91,7 +93,7 @@ class TestManifest:
             Manifest.model_validate_json(with_(**{field: value}))
         assert {field} == {error["loc"][0] for error in caught.value.errors()}
 
-    @pytest.mark.parametrize("field", ["name", "task", "labels", "rank", "licence", "metaprompt"])
+    @pytest.mark.parametrize("field", ["name", "task", "labels", "shapes", "licence", "metaprompt"])
     def test_fields_that_must_be_there(self, field: str) -> None:
         fields = json.loads(with_())
         del fields[field]

@@ -81,7 +81,8 @@ def made(seed, rank=R, dtype=torch.float32):
     factor = Factor(
         torch.randn(P, rank, generator=rng).to(dtype), torch.randn(rank, D, generator=rng).to(dtype)
     )
-    fields = {"rank": rank, "positions": P, "width": D, "dtype": str(dtype).removeprefix("torch.")}
+    shapes = {"u": (P, rank), "v": (rank, D)}
+    fields = {"shapes": shapes, "dtype": str(dtype).removeprefix("torch.")}
     manifest = make_manifest(name=f"a{seed}", metaprompt=METAPROMPT.digest, **fields)
     return Package.write(manifest, factor)
 
@@ -97,7 +98,7 @@ class TestImport:
             package = import_adapter(
                 checkpoint, task_id, name="x", task="ner", labels=["X"], backbone=BACKBONE
             )
-            prompt_PD = compose(checkpoint.metaprompt, package.factor)
+            prompt_PD = compose(checkpoint.metaprompt, package.factor).rows_PD
             torch.testing.assert_close(theirs(multitask, task_id), ours(model, prompt_PD))
         assert not torch.allclose(theirs(multitask, 0), theirs(multitask, 1))
 
@@ -107,7 +108,7 @@ class TestImport:
         tuned.save_pretrained(tmp_path / "dense")
 
         checkpoint = read_checkpoint(tmp_path / "dense")
-        prompt_PD = compose(checkpoint.metaprompt, checkpoint.factor(0))
+        prompt_PD = compose(checkpoint.metaprompt, checkpoint.factor(0)).rows_PD
 
         assert torch.equal(checkpoint.metaprompt.rows_PD, prompt_PD)
         assert 1 == checkpoint.factor(0).rank
@@ -209,7 +210,9 @@ class TestExport:
         """
         packages = [made(1, rank=3), made(2, rank=1)]
         write_checkpoint(tmp_path, METAPROMPT, packages)
-        expected = [ours(model, compose(METAPROMPT, package.factor)) for package in packages]
+        expected = [
+            ours(model, compose(METAPROMPT, package.factor).rows_PD) for package in packages
+        ]
 
         loaded = peft.PeftModel.from_pretrained(model, tmp_path).eval()
 
@@ -219,7 +222,7 @@ class TestExport:
     def test_one_adapter_is_a_dense_prompt_too(self, model, tmp_path):
         package = made(1)
         write_checkpoint(tmp_path, METAPROMPT, [package], form="prompt")
-        expected = ours(model, compose(METAPROMPT, package.factor))
+        expected = ours(model, compose(METAPROMPT, package.factor).rows_PD)
 
         loaded = peft.PeftModel.from_pretrained(model, tmp_path).eval()
 
@@ -292,7 +295,7 @@ class TestCommands:
     def test_a_prompt_of_another_width_is_refused(self, llama, tmp_path):
         narrow = Metaprompt(METAPROMPT.rows_PD[:, :8].clone())
         factor = Factor(torch.ones(P, 1), torch.ones(1, 8))
-        manifest = make_manifest(metaprompt=narrow.digest, rank=1, positions=P, width=8)
+        manifest = make_manifest(metaprompt=narrow.digest, shapes={"u": (P, 1), "v": (1, 8)})
         write_checkpoint(tmp_path / "narrow", narrow, [Package.write(manifest, factor)])
 
         result = self.take(tmp_path / "narrow", tmp_path / "out", llama)

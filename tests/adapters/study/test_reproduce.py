@@ -112,8 +112,8 @@ def test_every_method_has_a_figure_on_every_target(figures):
 
     assert {
         *("galenic", "prompt_tuning", "lora", "untuned", "untuned, instructed"),
-        *("no_distillation", "no_decomposition", "rank_1"),
-        *("random_metaprompt", "sources_2", "additive", "small_lora"),
+        *("no_distillation", "no_decomposition", "no_metaprompt", "from_ones", "input"),
+        *("sources_2", "places_kvf", "small_lora", "ia3"),
         *(f"{method} k={k}" for method in ("galenic", "prompt_tuning", "lora") for k in (0, 2)),
     } == methods
     assert methods == {figure["method"] for figure in figures if figure["target"] == "scinli"}
@@ -148,24 +148,19 @@ class TestOverAnEarlierRun:
         assert ["galenic"] == [path.name for path in (tmp_path / "sources").iterdir()]
         assert {"galenic", "lora"} < {figure["method"] for figure in report["figures"]}
 
-    @pytest.mark.parametrize(
-        ("changed", "problem"),
-        [
-            ({"num_positions": 4}, "has {P} positions, the preset 4"),
-            ({"rank": 1}, "has rank {R}, the preset 1"),
-        ],
-    )
-    def test_its_sizes_are_the_presets(
-        self, study, data, backbone_path, tmp_path, changed, problem
-    ):
-        smoke = Preset.load("smoke")
-        preset = tmp_path / "preset.json"
-        preset.write_text(json.dumps(smoke.to_json() | changed))
-
-        result = self.run(study, data, backbone_path, tmp_path / "study", preset)
+    def test_every_source_has_a_factor_there(self, study, data, backbone_path, tmp_path):
+        """The one that is missing is named, with the folder."""
+        run = tmp_path / "run"
+        shutil.copytree(study / "sources" / "galenic", run)
+        (run / "chemprot.safetensors").unlink()
+        result = reproduce(
+            tmp_path / "study",
+            data,
+            *("--run", run, "--backbone", backbone_path, "--preset", "smoke", "--part", "main"),
+        )
 
         assert 1 == result.exit_code
-        assert problem.format(P=smoke.num_positions, R=smoke.rank) in result.output
+        assert f"chemprot: no factor of it over the metaprompt in {run}" in result.output
 
 
 def test_seeds_and_draws_are_counted(figures):

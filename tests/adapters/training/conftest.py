@@ -61,4 +61,4 @@ def sources(tmp_path_factory):
 @pytest.fixture
 def recipe(sources):
     learn = Phase(num_steps=30, lr=0.1, lr_shared=0.03, rows_per_source=3, dev_every=10)
-    return Recipe(sources, learn, num_positions=8, rank=2)
+    return Recipe(sources, learn, form="input", num_positions=8, rank=2)

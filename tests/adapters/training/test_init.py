@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.training.init import Known, first_rows, start_factor
 from galenic_adapters.training.metaprompt import learn_sources
 from galenic_adapters.training.recipe import Phase
@@ -17,17 +18,23 @@ def known(sources, backbone, tmp_path_factory):
     from galenic_adapters.training.recipe import Recipe
 
     learn = Phase(num_steps=60, lr=0.1, lr_shared=0.03, dev_every=0)
-    recipe = Recipe(sources, learn, num_positions=P, rank=2)
+    recipe = Recipe(sources, learn, form="input", num_positions=P, rank=2)
     learner, courses = learn_sources(recipe, backbone, tmp_path_factory.mktemp("known"))
     factors = [
-        Known(course.name, course.source.task, learner.factor(k))
+        Known(course.name, course.source.task, learner.factor(k), frozenset({course.name}))
         for k, course in enumerate(courses)
     ]
-    return learner.metaprompt(torch.float32), factors, courses
+    return Metaprompt(learner.shared.detach().clone()), factors, courses
 
 
 def product(factor):
-    return factor.u_PR @ factor.v_RD
+    u_PR, v_RD = factor.product
+    return u_PR @ v_RD
+
+
+def another(course):
+    """A course of the same examples that no factor has seen."""
+    return replace(course, source=replace(course.source, name="another", dataset="unseen"))
 
 
 def close(expected, actual):
@@ -39,7 +46,7 @@ def test_the_nearest_is_the_one_that_learned_the_same(known, backbone):
     metaprompt, factors, courses = known
 
     for own, course in zip(factors, courses, strict=True):
-        start = start_factor("nearest", factors, course, backbone, metaprompt, 2)
+        start = start_factor("nearest", factors, another(course), backbone, metaprompt, 2)
         close(product(own.factor), product(start))
 
 
@@ -48,11 +55,28 @@ def test_mean_task_and_ones(known, backbone):
     mean = (product(factors[0].factor) + product(factors[1].factor)) / 2
 
     def start(how):
-        return product(start_factor(how, factors, courses[0], backbone, metaprompt, 4))
+        target = another(courses[0])
+        return product(start_factor(how, factors, target, backbone, metaprompt, 4))
 
     close(mean, start("mean"))
     close(product(factors[0].factor), start("task"))
     assert torch.equal(torch.ones(P, backbone.width), start("ones"))
+
+
+@pytest.mark.parametrize("how", ["nearest", "task", "mean"])
+def test_no_start_has_seen_the_target(known, backbone, how):
+    """A factor of the target's name or data set is left out, whoever asks for a start."""
+    metaprompt, factors, courses = known
+    seen = [
+        replace(factors[0], name="renamed", seen=frozenset({courses[0].source.dataset})),
+        replace(factors[0], name=courses[0].name, seen=frozenset()),
+    ]
+
+    with pytest.raises(BadInput, match="needs factors over this metaprompt, and there are none"):
+        start_factor(how, seen, courses[0], backbone, metaprompt, 2)
+    start = start_factor(how, [*seen, factors[1]], courses[0], backbone, metaprompt, 2)
+
+    close(product(factors[1].factor), product(start))
 
 
 def test_nothing_known_is_told(known, backbone):

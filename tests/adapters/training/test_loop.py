@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from galenic_adapters.errors import BadInput, Conflict
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.training.datasets import prepare
 from galenic_adapters.training.loop import Run, dev_losses, rate
 from galenic_adapters.training.lora import Loras
@@ -59,7 +60,7 @@ class TestTheMethod:
     def test_over_a_frozen_metaprompt_the_best_factor_is_kept(
         self, recipe, backbone, courses, start_PD, tmp_path
     ):
-        metaprompt = Factors(start_PD, ["x"], 2).metaprompt(torch.float32)
+        metaprompt = Metaprompt(start_PD)
         wild = Phase(num_steps=15, lr=5.0, dev_every=1)
         starts = [ones_factor(P, backbone.width, 2)] * len(courses)
 

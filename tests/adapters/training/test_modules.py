@@ -1,12 +1,16 @@
 import pytest
 import torch
 
-from galenic_adapters.factor import Factor, compose
+from galenic_adapters.factor import BackboneShape, Factor, Metaprompt, compose
 from galenic_adapters.training.modules import (
     DensePrompts,
     Factors,
+    ScaleFactors,
+    learner_over,
     mean_factor,
+    mean_of,
     ones_factor,
+    ones_of,
 )
 
 P, D = 8, 16
@@ -19,7 +23,8 @@ def random_factor(rank, seed):
 
 
 def product(factor):
-    return factor.u_PR @ factor.v_RD
+    u_PR, v_RD = factor.product
+    return u_PR @ v_RD
 
 
 def test_every_factor_starts_as_one():
@@ -31,23 +36,54 @@ def test_every_factor_starts_as_one():
 def test_prompts_are_what_the_server_composes():
     learner = Factors(torch.randn(P, D), ["a", "b"], 3)
     torch.nn.init.normal_(learner.v_KRD)
-    metaprompt = learner.metaprompt(torch.float32)
+    metaprompt = Metaprompt(learner.shared.detach().clone())
 
     for which in range(2):
-        composed = compose(metaprompt, learner.factor(which))
+        composed = compose(metaprompt, learner.factor(which)).rows_PD
         assert torch.equal(composed, learner.prompts(ALL)[which])
 
 
-def test_the_additive_kind_starts_as_the_plain_one_and_learns_more():
-    meta_PD = torch.randn(P, D)
-    meta_PD[:, 0] = 0  # where the product has nothing to scale
-    learner = Factors(meta_PD, ["a", "b"], 2, additive=True)
-    assert torch.equal(meta_PD.expand(2, P, D), learner.prompts(ALL))
+class TestScales:
+    shape = BackboneShape(num_layers=2, width=D, attention=D, keys=4, inner=24)
 
-    learner.prompts(ALL).sum().backward()
+    def test_begin_as_the_backbone_is(self):
+        """Every scale is one, at the places that are asked for."""
+        scales = ScaleFactors(self.shape, ["a", "b"], ("k", "f")).scales(ALL)
 
-    assert 0 == learner.v_KRD.grad[..., 0].abs().max() < learner.b_KRD.grad[..., 0].abs().min()
-    assert 2 * 2 * (P + D) == learner.num_own()
+        assert {"k": (2, 2, 4), "f": (2, 2, 24)} == {p: tuple(s.shape) for p, s in scales.items()}
+        assert all(torch.equal(torch.ones_like(scale), scale) for scale in scales.values())
+
+    def test_are_what_the_server_composes(self):
+        """Shared ones times each task's own, to the bit."""
+        learner = ScaleFactors(self.shape, ["a", "b"])
+        torch.nn.init.normal_(learner.shared)
+        torch.nn.init.normal_(learner.own_KLX)
+        shared = {place: one[0] for place, one in _alone(learner).items()}
+        metaprompt = Metaprompt(scales=shared)
+
+        for which in range(2):
+            composed = compose(metaprompt, learner.factor(which)).scales
+            for place, scale in learner.scales(ALL).items():
+                assert torch.equal(scale[which], composed[place])
+
+    def test_start_from_factors_over_a_frozen_metaprompt(self):
+        """From ones they are the metaprompt's, and the mean of factors is by entry."""
+        metaprompt = Metaprompt(scales={"o": torch.rand(2, D) + 0.5})
+        ones = ones_of(metaprompt, 4)
+        double = Factor(scales={"o": 2 * ones.scales["o"]})
+        learner = learner_over(metaprompt, ["a", "b"], [ones, double], self.shape)
+
+        assert torch.equal(metaprompt.scales["o"], learner.scales(ALL)["o"][0])
+        assert not learner.shared.requires_grad
+        assert torch.equal(1.5 * ones.scales["o"], mean_of([ones, double], 4).scales["o"])
+        assert 2 * D == learner.num_own()
+
+
+def _alone(learner):
+    """The shared scales, as a factor of ones leaves them."""
+    plain = ScaleFactors(TestScales.shape, ["x"])
+    plain.shared.data.copy_(learner.shared)
+    return plain.scales(torch.tensor([0]))
 
 
 def test_what_a_task_had_can_be_put_back():

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from galenic_adapters.backbone.prompted import FixedPrompts, PromptedBackbone, Untuned
+from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone, Untuned
+from galenic_adapters.factor import Composed
 from galenic_adapters.training.batches import Encoded, Row, collate, opened, split
 from galenic_adapters.training.lora import Loras
 from galenic_adapters.training.losses import losses
@@ -172,7 +173,9 @@ def test_text_and_vocabulary_give_as_many_rows_as_asked(backbone):
 def test_prompts_that_stand_are_given_by_number():
     prompts = torch.randn(3, 4, 5)
 
-    assert torch.equal(prompts[[2, 0]], FixedPrompts(prompts).prompts(torch.tensor([2, 0])))
+    fixed = Fixed([Composed(rows_PD) for rows_PD in prompts])
+
+    assert torch.equal(prompts[[2, 0]], fixed.prompts(torch.tensor([2, 0])))
 
 
 class TestOpened:

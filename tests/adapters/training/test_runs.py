@@ -23,13 +23,16 @@ from galenic_adapters.training.recipe import Phase, Recipe
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, sources, backbone_path):
     folder = tmp_path_factory.mktemp("trained")
-    recipe = Recipe(sources, Phase(20, 0.1, 0.03, dev_every=0), num_positions=8, rank=2)
+    recipe = Recipe(
+        sources, Phase(20, 0.1, 0.03, dev_every=0), form="input", num_positions=8, rank=2
+    )
     runs.train(recipe, folder, backbone=backbone_path, say=lambda said: None)
     return folder
 
 
 def product(factor):
-    return factor.u_PR.float() @ factor.v_RD.float()
+    u_PR, v_RD = factor.product
+    return u_PR.float() @ v_RD.float()
 
 
 def run(*arguments):
@@ -61,7 +64,9 @@ def test_training_ends_with_a_metaprompt_and_a_package_for_every_source(trained,
 def test_a_run_goes_on_from_an_earlier_one(trained, sources, backbone_path, tmp_path):
     """With next to no rates it ends where it began: a new source as the mean of its task's."""
     new = replace(sources[0], name="new")
-    still = Recipe((*sources, new), Phase(1, 1e-9, 0.0, dev_every=0), num_positions=8, rank=2)
+    still = Recipe(
+        (*sources, new), Phase(1, 1e-9, 0.0, dev_every=0), form="input", num_positions=8, rank=2
+    )
     still.save(tmp_path / "recipe.json")
 
     result = run(

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from galenic_adapters.refs import SHARED
 from galenic_server.audit.chain import Chain, Tampered
-from galenic_server.audit.ledger import Used
+from galenic_server.audit.ledger import Spent
 from galenic_server.audit.trail import provenance
 from galenic_server.http import routes
 from galenic_server.http.auth import AdminRoute
@@ -278,7 +278,7 @@ class TestTheTrail:
         """
         Whatever is in a ledger.
         """
-        row = provenance({"tenant": "north"}, "sha256:0", Used(1, 2, 3))
+        row = provenance({"tenant": "north"}, "sha256:0", Spent(1, 2, 3))
 
         assert {"north", "answer", "sha256:0", 1, 2, 3} == set(row.values())
 

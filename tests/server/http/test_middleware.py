@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from galenic_server import logs
-from galenic_server.http.middleware import Traced
+from galenic_server.http.middleware import TracingMiddleware
 from galenic_server.metrics import Metrics
 from galenic_server.settings import Settings
 from tests.support.serving import Running, eventually, make_parts, package, serving
@@ -104,7 +104,7 @@ class TestTheLog:
             raise RuntimeError(CANARY)
 
         async def ask() -> httpx.Response:
-            traced = httpx.ASGITransport(Traced(broken, Metrics(), running.parts.trail))
+            traced = httpx.ASGITransport(TracingMiddleware(broken, Metrics(), running.parts.trail))
             async with httpx.AsyncClient(transport=traced, base_url="http://a") as client:
                 return await client.get("/")
 
@@ -239,8 +239,8 @@ class TestReadiness:
         Until the engine has answered, tasks are a 503 with Retry-After, and uploads are taken.
         """
         parts = make_parts(backbone, tmp_path)
-        gate = Gate(parts.service.engine)
-        parts.service.engine = gate
+        gate = Gate(parts.replica.engine)
+        parts.replica.engine = gate
         with serving(parts, ready=False) as server:
             north = server.client("north")
             before = [server.anyone.get(f"/health/{which}") for which in ("live", "ready")]

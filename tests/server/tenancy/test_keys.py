@@ -2,12 +2,14 @@
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
 
+from galenic_server.schemas.admin import KeyInfo
 from galenic_server.tenancy.keyring import PREFIX, Keyring, new_key
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.secret import read_secret
@@ -138,6 +140,36 @@ def every_key(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
         if page["next"] is None:
             return told
         after = {"after": page["next"]}
+
+
+class TestARotatedKey:
+    def test_lasts_as_long_as_the_old_one_was_made_for(self, running: Running):
+        """
+        A key of ten days becomes one of ten days, one without end stays without, and who names an
+        end gets that.
+        """
+        ends = (datetime.now(UTC) + timedelta(days=10)).isoformat()
+        sooner = datetime.now(UTC) + timedelta(days=1)
+
+        def rotated(made: dict[str, str], rotation: dict[str, str]) -> tuple[KeyInfo, KeyInfo]:
+            body = {"tenant": "rotating"} | made
+            old = running.admin.post("/admin/v1/keys", json=body).json()
+            url = f"/admin/v1/keys/{old['id']}/rotate"
+            new = running.admin.post(url, json=rotation).json()
+            return KeyInfo.model_validate(old), KeyInfo.model_validate(new)
+
+        old, new = rotated({"expires": ends}, {})
+        endless = rotated({}, {})
+        _, named = rotated({"expires": ends}, {"expires": sooner.isoformat()})
+
+        assert lifetime(old) == lifetime(new) != timedelta(0)
+        assert [None, None] == [one.expires for one in endless]
+        assert sooner == named.expires
+
+
+def lifetime(key: KeyInfo) -> timedelta:
+    assert key.expires is not None
+    return key.expires - key.created
 
 
 class TestTheList:

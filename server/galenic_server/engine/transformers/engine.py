@@ -35,7 +35,7 @@ class TransformersEngine:
     """An `Engine`; see there for what it promises. Its slots are adapters kept composed."""
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
-        self._config, self._border, self._capacity = fit(config)
+        self._config, self._bounds, self._capacity = fit(config)
         self._num_slots: int = self._config.num_slots or 0
         self._adapters_of = adapters_of
         self._gate = gate
@@ -73,7 +73,7 @@ class TransformersEngine:
 
     def check(self, request: Request) -> None:
         tuning = self._tunings.get(request.adapter or "", Tuning())
-        self._border.check(request, tuning.num_positions)
+        self._bounds.check(request, tuning.num_positions)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         self.check(request)
@@ -90,7 +90,7 @@ class TransformersEngine:
         if backbone is None:
             raise Unavailable("the engine is starting")
         tuning = await self._tuning(request.adapter) if request.adapter else Tuning()
-        self._border.check(request, tuning.num_positions)
+        self._bounds.check(request, tuning.num_positions)
         decoding = Decoding(backbone, request, tuning)
         while decoding.finish is None:
             async with self._turn:

@@ -82,10 +82,11 @@ class VllmEngine:
     """An `Engine`; see there for what it promises."""
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
-        self._config, self._border, self._capacity = fit(config)
+        self._config, self._bounds, self._capacity = fit(config)
         self._adapters_of = adapters_of
         self._gate = gate
-        num_slots = self._config.num_slots or 0
+        num_slots = self._config.num_slots
+        assert num_slots is not None, "fit() chose a number"
         self._layout = ScaleLayout(config.places, num_slots + 1)  # the first is nobody's
         dtype: torch.dtype = getattr(torch, config.dtype)
         _check_memory(self._config, self._layout.num_bytes(self._capacity.scales, dtype))
@@ -151,7 +152,7 @@ class VllmEngine:
         async for _ in self._answer(WARM_UP):
             pass
         self._surface = Surface(
-            PromptingClient(self._llm, self.run, self._border),
+            PromptingClient(self._llm, self.run, self._bounds),
             tool_parser=self._config.tool_parser,
         )
         self._is_ready = True
@@ -193,7 +194,7 @@ class VllmEngine:
 
     def check(self, request: Request) -> None:
         place = self._slots.find(request.adapter) if request.adapter else None
-        self._border.check(request, _num_positions(place or BARE))
+        self._bounds.check(request, _num_positions(place or BARE))
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         self.check(request)
@@ -241,9 +242,9 @@ class VllmEngine:
             num_text = len(work.text_ids)
             assert params.max_tokens is not None, "it was filled in"
             if may_shorten:
-                room = self._border.room(num_positions, num_text)
+                room = self._bounds.room(num_positions, num_text)
                 params.max_tokens = max(1, min(params.max_tokens, room))
-            self._border.check_length(num_positions, num_text, params.max_tokens, field)
+            self._bounds.check_length(num_positions, num_text, params.max_tokens, field)
             prompt = self._prompt(id_, work, place, params)
             more["priority"] = turn.priority
             async with aclosing(self._run(id_, prompt, params, **more)) as outputs:

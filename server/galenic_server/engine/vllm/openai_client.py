@@ -14,7 +14,7 @@ from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from galenic_adapters.errors import BadInput, GalenicError
-from galenic_server.engine.checks import Border
+from galenic_server.engine.checks import Bounds
 from galenic_server.engine.contract import Call, Work
 from galenic_server.engine.vllm.openai_renderer import PromptedRenderer
 from galenic_server.engine.vllm.sampling import structured
@@ -34,10 +34,10 @@ class PromptingClient:
     engine measures every text.
     """
 
-    def __init__(self, llm: AsyncLLM, run: Run, border: Border) -> None:
+    def __init__(self, llm: AsyncLLM, run: Run, bounds: Bounds) -> None:
         self._llm = llm
         self._run = run
-        self._border = border
+        self._bounds = bounds
         self.vllm_config = llm.vllm_config
         self.renderer = PromptedRenderer(
             llm.vllm_config, cached_tokenizer_from_config(llm.model_config)
@@ -72,10 +72,10 @@ class PromptingClient:
         try:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
-            self._border.check_text(ids, call.text_field)
+            self._bounds.check_text(ids, call.text_field)
             if not is_open:
                 num_answer = sampling_params.max_tokens
-                self._border.check_length(0, len(ids), num_answer, call.text_field)
+                self._bounds.check_length(0, len(ids), num_answer, call.text_field)
             outputs = self._run(
                 request_id,
                 _work(call, ids, sampling_params),

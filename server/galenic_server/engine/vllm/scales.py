@@ -85,7 +85,7 @@ class ScaleQKV(nn.Module):
         self.parts = nn.ModuleList(scales.get(place, nn.Identity()) for place in "qkv")
 
     def forward(self, qkv_TW: Tensor) -> Tensor:
-        parts = zip(self.parts, qkv_TW.split(self.widths, dim=-1), strict=True)
+        parts = zip(self.parts, torch.split(qkv_TW, self.widths, dim=-1), strict=True)
         return torch.cat([scale(part_TW) for scale, part_TW in parts], dim=-1)
 
 

@@ -2,11 +2,13 @@
 Aliases: pointed to a version, with a canary beside, promoted, rolled back; and whom names are lent.
 """
 
+from collections.abc import Iterable
+from typing import Annotated
+
 from anyio.to_thread import run_sync
-from fastapi import Response
+from fastapi import Depends, Response
 
 from galenic_adapters.refs import AdapterRef
-from galenic_server.database.replicas import Replicas
 from galenic_server.http.auth import TenantDep
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.http.routes.conditions import MatchDep
@@ -17,34 +19,47 @@ from galenic_server.schemas.admin import AliasBody, AliasInfo, ShareBody, ShareI
 router = admin_router()
 
 
-async def _info(alias: Alias, replicas: Replicas, response: Response) -> AliasInfo:
-    info = AliasInfo.of(alias, await run_sync(replicas.behind, alias.change))
-    response.headers["etag"] = info.etag
-    return info
+class Describer:
+    """Describes aliases, with the replicas that may still answer by what one was before."""
+
+    def __init__(self, replicas: ReplicasDep, response: Response) -> None:
+        self._replicas = replicas
+        self._response = response
+
+    async def one(self, alias: Alias) -> AliasInfo:
+        """Describe *alias*, and give the response its ETag."""
+        info = AliasInfo.of(alias, await run_sync(self._replicas.behind, alias.change))
+        self._response.headers["etag"] = info.etag
+        return info
+
+    async def many(self, aliases: Iterable[Alias]) -> list[AliasInfo]:
+        replicas = await run_sync(self._replicas.all)
+        return [
+            AliasInfo.of(alias, [one.id for one in replicas if one.seen < alias.change])
+            for alias in aliases
+        ]
+
+
+DescriberDep = Annotated[Describer, Depends()]
 
 
 @router.get("/aliases")
 async def list_aliases(
-    tenant: TenantDep, aliases: AliasesDep, replicas: ReplicasDep
+    tenant: TenantDep, aliases: AliasesDep, describer: DescriberDep
 ) -> list[AliasInfo]:
-    found = await run_sync(aliases.of, tenant)
-    every = await run_sync(replicas.all)
-    return [
-        AliasInfo.of(alias, [one.id for one in every if one.seen < alias.change])
-        for alias in found.values()
-    ]
+    return await describer.many((await run_sync(aliases.of, tenant)).values())
 
 
 @router.get("/aliases/{alias}")
 async def get_alias(
-    alias: str, tenant: TenantDep, aliases: AliasesDep, replicas: ReplicasDep, response: Response
+    alias: str, tenant: TenantDep, aliases: AliasesDep, describer: DescriberDep
 ) -> AliasInfo:
     """
     Where it points, and whether every replica answers by that already (*converged*).
 
     Requests sent after that are answered by no other version.
     """
-    return await _info(await run_sync(aliases.get, tenant, alias), replicas, response)
+    return await describer.one(await run_sync(aliases.get, tenant, alias))
 
 
 @router.put("/aliases/{alias}")
@@ -53,9 +68,8 @@ async def move_alias(
     body: AliasBody,
     tenant: TenantDep,
     aliases: AliasesDep,
-    replicas: ReplicasDep,
     match: MatchDep,
-    response: Response,
+    describer: DescriberDep,
 ) -> AliasInfo:
     """
     Point an alias to a version; the task's name as alias makes it that task's default.
@@ -65,35 +79,25 @@ async def move_alias(
     ref = AdapterRef.parse(tenant, body.adapter)
     canary = body.canary.canary(tenant) if body.canary else None
     moved = await run_sync(lambda: aliases.move(tenant, alias, ref, canary=canary, match=match))
-    return await _info(moved, replicas, response)
+    return await describer.one(moved)
 
 
 @router.post("/aliases/{alias}/promote")
 async def promote(
-    alias: str,
-    tenant: TenantDep,
-    aliases: AliasesDep,
-    replicas: ReplicasDep,
-    match: MatchDep,
-    response: Response,
+    alias: str, tenant: TenantDep, aliases: AliasesDep, match: MatchDep, describer: DescriberDep
 ) -> AliasInfo:
     """The canary takes over; a rollback goes back to what was before. Takes If-Match."""
     moved = await run_sync(lambda: aliases.promote(tenant, alias, match=match))
-    return await _info(moved, replicas, response)
+    return await describer.one(moved)
 
 
 @router.post("/aliases/{alias}/rollback")
 async def roll_back(
-    alias: str,
-    tenant: TenantDep,
-    aliases: AliasesDep,
-    replicas: ReplicasDep,
-    match: MatchDep,
-    response: Response,
+    alias: str, tenant: TenantDep, aliases: AliasesDep, match: MatchDep, describer: DescriberDep
 ) -> AliasInfo:
     """The canary is off; where there is none, the version before answers. Takes If-Match."""
     moved = await run_sync(lambda: aliases.roll_back(tenant, alias, match=match))
-    return await _info(moved, replicas, response)
+    return await describer.one(moved)
 
 
 @router.delete("/aliases/{alias}", status_code=204, response_class=Response)

@@ -12,6 +12,7 @@ from galenic_server.answering.service import Ask
 from galenic_server.http.auth import KeyedRoute, OriginDep, bearer
 from galenic_server.http.deps import PartsDep, while_there
 from galenic_server.schemas.tasks import (
+    AnsweredBy,
     Batch,
     NerDocument,
     NerRead,
@@ -26,7 +27,6 @@ from galenic_server.schemas.tasks import (
     SummarizeDocument,
     SummarizeRead,
     Usage,
-    Used,
 )
 
 router = APIRouter(
@@ -57,7 +57,7 @@ class Asking:
         self.headers["x-galenic-adapter"] = str(told.adapter.ref)
         self.headers["x-galenic-digest"] = told.adapter.digest
         return Reply(
-            adapter=Used.of(told.adapter),
+            adapter=AnsweredBy.of(told.adapter),
             model=self.parts.service.backbone.name,
             documents=[read.of(*pair) for pair in zip(batch.ids(), told.answers, strict=True)],
             usage=usage,

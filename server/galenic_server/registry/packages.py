@@ -1,16 +1,15 @@
 """
-Factors by their package's digest: what an engine loads, at its start and on demand.
+Packages by their digest: what is composed for an engine, at its start and on demand.
 
-Packages were checked when they were written; of their bytes only the digest is checked again.
+They were checked when they were written; of their bytes only the digest is checked again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import sqlalchemy as sa
 
 from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import Factor
-from galenic_adapters.package.file import checked_factor, package_digest
+from galenic_adapters.package.file import Package, package_digest
 from galenic_adapters.package.manifest import DIGEST, BackboneId
 from galenic_server.database.database import Database
 from galenic_server.database.tables import adapters
@@ -20,54 +19,57 @@ from galenic_server.registry.rows import IN_ONE_QUERY, intact, live
 IS_LIVE = sa.case((adapters.c.deleted.is_(None), 1), else_=0) == 1
 
 
-class Factors:
-    """Reads factors, and finds the digests of those worth loading."""
+class Packages:
+    """Reads packages, and finds the digests of those worth loading."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, digest: str) -> Factor:
-        """Return a factor; raises `NotFound`, or `Unavailable` where its bytes are damaged."""
+    def get(self, digest: str) -> Package:
+        """Return a package; raises `NotFound`, or `Unavailable` where its bytes are damaged."""
         query = live(adapters.c.payload).where(adapters.c.digest == digest).limit(1)
         with self._database.reading() as db:
             payload: bytes | None = db.scalar(query) if DIGEST.fullmatch(digest) else None
         if payload is None:
             raise NotFound(f"no adapter of digest {digest[:80]!r}")
-        return checked_factor(intact(digest, payload))
+        return Package.trusted(intact(digest, payload))
 
-    def get_many(self, digests: Sequence[str]) -> dict[str, Factor]:
+    def get_many(self, digests: Sequence[str]) -> dict[str, Package]:
         """
-        Return the factors of these digests, in order.
+        Return the packages of these digests, in order.
 
         Missing and damaged packages are left out; `get` raises for them.
         """
-        found: dict[str, Factor] = {}
+        found: dict[str, Package] = {}
         with self._database.reading() as db:
             for first in range(0, len(digests), IN_ONE_QUERY):
                 some = adapters.c.digest.in_(digests[first : first + IN_ONE_QUERY])
                 query = sa.select(adapters.c.digest, adapters.c.payload).where(some, IS_LIVE)
                 for digest, payload in db.execute(query):
                     if digest not in found and package_digest(payload) == digest:
-                        found[digest] = checked_factor(payload)
+                        found[digest] = Package.trusted(payload)
         return {digest: found[digest] for digest in digests if digest in found}
 
     def newest(
         self,
         backbone: BackboneId,
-        metaprompt: str,
+        metaprompts: Collection[str],
         limit: int,
         *,
         among: Sequence[str] | None = None,
     ) -> list[str]:
         """
-        Return the digests of *limit* adapters for this backbone and metaprompt, the newest first.
+        Return the digests of *limit* adapters for this backbone and one of these metaprompts, or
+        for none, the newest first.
 
         With *among*, only those of them that are among these digests.
         """
+        made_for = ["null", *(f'"{one}"' for one in metaprompts)]
+        manifest = adapters.c.manifest
         query = sa.select(adapters.c.digest).where(
             IS_LIVE,
             # Manifests are written by pydantic, in which no string holds a bare quotation mark.
-            adapters.c.manifest.contains(f'"metaprompt":"{metaprompt}"', autoescape=True),
+            sa.or_(*(manifest.contains(f'"metaprompt":{m}', autoescape=True) for m in made_for)),
             adapters.c.manifest.contains(
                 f'"backbone":{backbone.model_dump_json()}', autoescape=True
             ),
