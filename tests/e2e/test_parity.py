@@ -32,7 +32,7 @@ def adapters(zoo: Zoo) -> dict[str, Composed]:
     """One random factor a rank, and every adapter of the zoo."""
     random = {f"rank-{rank}": zoo.random_factor(seed=rank, rank=rank) for rank in RANKS}
     factors = random | {name: package.factor for name, package in zoo.packages.items()}
-    return {name: Composed(compose(zoo.metaprompt, one)) for name, one in factors.items()}
+    return {name: compose(zoo.metaprompt, one) for name, one in factors.items()}
 
 
 @contextmanager
