@@ -245,7 +245,7 @@ class VllmEngine:
                 room = self._bounds.room(num_positions, num_text)
                 params.max_tokens = max(1, min(params.max_tokens, room))
             self._bounds.check_length(num_positions, num_text, params.max_tokens, field)
-            prompt = self._prompt(id_, work, place, params)
+            prompt = self._prompt(work, place, params)
             more["priority"] = turn.priority
             async with aclosing(self._run(id_, prompt, params, **more)) as outputs:
                 async for output in outputs:
@@ -256,7 +256,7 @@ class VllmEngine:
                         self._count_prefix(num_text, shown.num_cached_tokens or 0)
                     yield shown
 
-    def _prompt(self, id_: str, work: Work, place: Place, params: SamplingParams) -> TokensInput:
+    def _prompt(self, work: Work, place: Place, params: SamplingParams) -> TokensInput:
         """What vLLM is given to read; *params* are made to say which adapter it is read by."""
         ids = list(work.text_ids)
         params.extra_args = None  # nobody else's
@@ -264,9 +264,7 @@ class VllmEngine:
             params.extra_args = Seat(place.slot, version_of(work.adapter)).extra_args
         if place.prompt is not None:
             ids = put_before(ids, place.prompt, params)
-        is_own = place.prompt is not None and params.prompt_logprobs is not None
-        salt = self._cache_salt(work.tenant, work.adapter, id_ if is_own else "")
-        return tokens_input(ids, cache_salt=salt)
+        return tokens_input(ids, cache_salt=self._cache_salt(work.tenant, work.adapter))
 
     async def _run(
         self, id_: str, prompt: TokensInput, params: SamplingParams, **more: Any
@@ -288,12 +286,9 @@ class VllmEngine:
         except EngineGenerateError as failure:
             raise Unavailable("the engine failed on this request") from failure
 
-    def _cache_salt(self, tenant: str, adapter: str | None, request: str = "") -> str:
-        """
-        Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat, and what
-        a *request* may share with none.
-        """
-        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}:{request}"
+    def _cache_salt(self, tenant: str, adapter: str | None) -> str:
+        """Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat."""
+        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}"
         return hmac.new(self._config.secret, owner.encode(), hashlib.sha256).hexdigest()
 
     def _count_prefix(self, num_tokens: int, num_cached: int) -> None:

@@ -40,7 +40,7 @@ class TestSlots:
 
         assert 56 < len(set(alone.values()))
         assert [alone[digest] for digest in asked] == [answer.text for answer in answers]
-        assert stats(vllm_engine).slot_evictions > 56
+        assert stats(vllm_engine).slot_evictions >= 56
         assert len(vllm_engine.engine._loader._kept) <= stats(vllm_engine).num_slots
 
     def test_uploads_and_deletes_while_requests_run(self, vllm_engine, transformers_engine):
