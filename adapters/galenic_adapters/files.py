@@ -1,10 +1,11 @@
 """
-Files of text as people save them. A byte order mark says how a file is encoded and is no part of
-its text.
+Files: read as people save them, where a byte order mark says how a text is encoded and is no part
+of it; and written whole or not at all.
 """
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from galenic_adapters.errors import BadInput
@@ -45,3 +46,22 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
     """
     for number, line in enumerate(text.split("\n"), start=1):
         yield number, line.removesuffix("\r").removeprefix(MARK)
+
+
+def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """
+    Write *data* beside *path* and move it there once it is complete.
+
+    Whatever goes wrong, *path* stays as it was. Raises `BadInput` where it cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            for piece in (data,) if isinstance(data, bytes) else data:
+                file.write(piece)
+        part.replace(path)
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # moved by now, or never made
+            part.unlink()

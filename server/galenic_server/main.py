@@ -3,6 +3,7 @@ From settings to a running server; the parts are made here and nowhere else.
 """
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -28,19 +29,19 @@ from galenic_server.audit.trail import Trail
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fleet.follower import Follower
+from galenic_server.fleet.replica import Replica
 from galenic_server.fleet.residents import Residents
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
 from galenic_server.http.protocol import guarded
 from galenic_server.metrics import Metrics
-from galenic_server.registry.publisher import Registry
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.publisher import Publisher
+from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
-from galenic_server.settings import Settings
-from galenic_server.tenancy.keyring import Keys
+from galenic_server.settings import Settings, faults_of, unknown
+from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limiter import Limiter
-from galenic_server.tenancy.limits import SqlLimits
 from galenic_server.tenancy.secret import read_secret
 from galenic_server.tenancy.tenant_limits import TenantLimits
 from galenic_server.tenancy.tokens import Tokens
@@ -53,12 +54,13 @@ SENTENCE = "The patient was diagnosed with colorectal cancer; his mother had ova
 
 
 def main() -> int:
+    for problem in unknown(os.environ):
+        _say(f"galenic: {problem}")
     try:
         settings = Settings()
     except ValidationError as error:
-        for fault in error.errors(include_input=False):
-            name = "_".join(map(str, fault["loc"])).upper()
-            _say(f"galenic: GALENIC_{name or 'settings'}: {fault['msg']}")
+        for fault in faults_of(error):
+            _say(f"galenic: {fault}")
         return 1
     logs.configure(settings.log_level)
     logs.adopt()
@@ -80,7 +82,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
-    store = SqlStore.open(settings.database)
+    store = Store.open(settings.database, default_quota=settings.quota)
     num_slots, num_components = settings.capacity(metaprompt)
     config = EngineConfig(
         backbone=str(found.path),
@@ -95,13 +97,15 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
     )
-    sharing = Sharing(store, backbone, metaprompt, config.max_rank)
+    sharing = Sharing(store.versions, store.aliases, backbone, metaprompt, config.max_rank)
     with acting({"action": "share_zoo", "actor": "server"}):
         new = sharing.share(zoo.folder_of(settings.zoo, backbone), say)
     say(f"galenic: {len(new)} new shared adapters for {backbone}")
-    keys = Keys(
-        store,
-        secret,
+    keys = Keyring(
+        store.keys,
+        store.tenants,
+        store.changes,
+        secret=secret,
         admin_key=_revealed(settings.admin_key),
         stale_seconds=settings.stale_seconds,
         tokens=Tokens(settings.provider) if settings.provider else None,
@@ -111,8 +115,8 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
 
 def join(
     settings: Settings,
-    store: SqlStore,
-    keys: Keys,
+    store: Store,
+    keys: Keyring,
     chain: Chain,
     config: EngineConfig,
     backbone: BackboneId,
@@ -123,16 +127,17 @@ def join(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
     )
     admission = Admission(turns, Quarantine(settings.engine_deaths), spend=limiter.spend)
-    engine = make_engine(settings.engine, config, store.factor, admission, factors_of=store.factors)
-    service = Service(store, engine, backbone=backbone, stale_seconds=settings.stale_seconds)
+    factors = store.factors
+    engine = make_engine(
+        settings.engine, config, factors.get, admission, factors_of=factors.get_many
+    )
     limits = TenantLimits(
-        SqlLimits(store.database),
+        store.limits,
         limiter,
         default=settings.limits,
         stale_seconds=settings.stale_seconds,
     )
-    store.default_quota = settings.quota
-    registry = Registry(store, engine, backbone=backbone, signatures=settings.signatures)
+    publisher = Publisher(store, engine, backbone=backbone, signatures=settings.signatures)
     follower = Follower(
         store,
         engine,
@@ -141,14 +146,23 @@ def join(
         retention=timedelta(days=settings.retention_days),
         num_warm=settings.prewarm,
     )
-    residents = Residents(store, engine, chain, backbone=backbone, num_warm=settings.prewarm)
+    residents = Residents(factors, engine, chain, backbone=backbone, num_warm=settings.prewarm)
+    replica = Replica(engine, residents, follower)
+    service = Service(
+        store.names,
+        store.changes,
+        engine,
+        backbone=backbone,
+        is_open=replica.is_open,
+        stale_seconds=settings.stale_seconds,
+    )
     trail = Trail(chain)
     metrics = Metrics()
     metrics.watch(turns)
-    return Parts(service, registry, keys, metrics, settings, trail, limits, follower, residents)
+    return Parts(service, store, publisher, keys, metrics, settings, trail, limits, replica)
 
 
-def first_key(keys: Keys, settings: Settings) -> str | None:
+def first_key(keys: Keyring, settings: Settings) -> str | None:
     """An admin's key for the first start, when nobody has one yet."""
     if keys.has_admin():
         return None

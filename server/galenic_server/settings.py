@@ -1,14 +1,23 @@
 """
 What an operator may set, each as an environment variable ``GALENIC_<NAME>``.
+
+``python -m galenic_server.settings``, which `galenic settings` runs, prints all of them.
 """
 
+import difflib
 import ipaddress
+import json
+import os
 import secrets
 import socket
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from galenic_adapters.errors import BadInput
@@ -21,84 +30,209 @@ from galenic_server.tenancy.limits import Limits
 from galenic_server.tenancy.tenants import Quota
 from galenic_server.tenancy.tokens import Provider
 
+PREFIX = "GALENIC_"
+READ_ELSEWHERE = ("DEVICE", "PYTHON", "PIP_ARGS", "CACHE", "URL", "API_KEY", "LITELLM_TESTS")
+"""Variables of the setup, the backbones' cache, the client and the tests."""
 GPU = Path("/proc/driver/nvidia")
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
 """On a CPU each request in a batch slows all others, on a GPU hardly."""
 
 
 class Settings(BaseSettings):
-    """
-    home: database, secret and keys.   backbone: a hub name or a local folder; the shipped one if
-    unset.   metaprompt: a safetensors file; the zoo's for this backbone if unset.   secret: keys
-    the hashes of API keys, the tenants' caches and the audit chain; made once in home if unset.
-    num_slots, num_components: adapters resident at once, and their ranks, all together; what memory
-    allows if unset.   prewarm: how many prompts, of those asked lately, are run through after each
-    start of the engine, and of those that are uploaded.
-    requests_per_minute, tokens_per_minute, concurrent_requests: of each tenant that an admin set no
-    others for.   max_running: requests in the engine at once; shared_running: the same while more
-    than one tenant is about.   patience_seconds: how long a client may take to send a request's
-    head, its body, and to read on.   stale_seconds: how long keys, adapters and limits seen before
-    hold while the database is away.   engine_deaths: with so many of them a request is refused.
-    max_adapters, max_adapter_bytes: what a tenant may keep that has no quota of its own.
-    retention_days: how long what was deleted can come back.   signature_policy, signing_keys:
-    whether packages have to be signed, and the folder of the public keys that may.   jwt_…: whose
-    tokens are taken beside keys, and where they say tenant and role (deploy/TENANTS.md).
-    """
+    """What holds for one server. `galenic settings` prints every setting and what it is."""
 
-    model_config = SettingsConfigDict(env_prefix="GALENIC_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".galenic")
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    database_url: str | None = None
-    secret: SecretStr | None = None
-    admin_key: SecretStr | None = None
+    # Where it is
 
-    backbone: str | None = None
-    engine: Literal["vllm", "transformers"] = "vllm"
-    metaprompt: Path | None = None
-    zoo: Path = ZOO
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    num_slots: int | None = Field(default=None, ge=1)
-    num_components: int | None = Field(default=None, ge=1)
-    prewarm: int = Field(default=0, ge=0)
-    max_rank: int = Field(default=16, ge=1)
-    context_tokens: int = Field(default=4096, ge=256)
-    enforce_eager: bool = False
-    tensor_parallel_size: int = Field(default=1, ge=1)
-    tool_parser: str = "hermes"
-
-    max_body_bytes: int = Field(default=4 << 20, ge=1024)
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    tokens_per_minute: int | None = Field(default=None, ge=1)
-    concurrent_requests: int | None = Field(default=512, ge=1)
-    max_running: int = Field(default=256, ge=1)
-    shared_running: int = Field(
-        default_factory=lambda: SHARED_ON_GPU if GPU.exists() else SHARED_ON_CPU, ge=1
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".galenic",
+        description="The folder of the database and the secret.",
     )
-    patience_seconds: float = Field(default=30, gt=0)
-    stale_seconds: float = Field(default=900, ge=0)
-    engine_deaths: int = Field(default=2, ge=1)
+    host: str = Field(default="127.0.0.1", description="The address to bind.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="The port to bind; 0 takes any free one."
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Where keys and adapters are kept: sqlite:///FILE or postgresql://…, for a"
+        " fleet of servers. Unset, a SQLite file in the home folder.",
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        description="Keys the hashes of API keys, the tenants' caches and the audit chain. All"
+        " servers on one database need the same. Unset, it is made once and kept in the home"
+        " folder.",
+    )
+    admin_key: SecretStr | None = Field(
+        default=None, description="An admin's API key that opens without the database."
+    )
 
-    max_archive_bytes: int = Field(default=2 << 30, ge=1024)
-    max_adapters: int | None = Field(default=10_000, ge=0)
-    max_adapter_bytes: int | None = Field(default=4 << 30, ge=0)
-    retention_days: float = Field(default=30, ge=0)
-    signature_policy: Policy = Policy.NONE
-    signing_keys: Path | None = None
+    # The model
 
-    jwt_issuer: str | None = None
-    jwt_audience: str = "galenic"
-    jwt_jwks_url: str | None = None
-    jwt_tenant_claim: str = "tenant"
-    jwt_role_claim: str = "role"
-    jwt_roles: dict[str, Role] = Field(default_factory=lambda: {r.value: r for r in Role})
+    backbone: str | None = Field(
+        default=None, description="A hub name or a local folder. Unset, the default backbone."
+    )
+    engine: Literal["vllm", "transformers"] = Field(
+        default="vllm", description="What runs the backbone. OpenAI's routes need vllm."
+    )
+    metaprompt: Path | None = Field(
+        default=None,
+        description="The safetensors file of the prompt that adapters scale. Unset, the zoo's for"
+        " this backbone.",
+    )
+    zoo: Path = Field(default=ZOO, description="The folder of adapters that all tenants share.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="The number type of weights and adapters in the engine."
+    )
+    num_slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="Adapters resident at once. Unset, as many as a thirty-second of the memory"
+        " holds, at most 131,072.",
+    )
+    num_components: int | None = Field(
+        default=None,
+        ge=1,
+        description="The ranks of all resident adapters together. Unset, four a slot, or what"
+        " memory allows where the slots are unset too.",
+    )
+    prewarm: int = Field(
+        default=0,
+        ge=0,
+        description="Prompts that are computed ahead of requests after each start of the engine,"
+        " the most asked ones first, and of each batch of uploads.",
+    )
+    max_rank: int = Field(default=16, ge=1, description="The highest rank of an adapter.")
+    context_tokens: int = Field(
+        default=4096, ge=256, description="The most tokens of prompt, text and answer together."
+    )
+    enforce_eager: bool = Field(
+        default=False,
+        description="Run vLLM without compiling: it starts sooner and answers more slowly.",
+    )
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share the backbone.")
+    tool_parser: str = Field(
+        default="hermes", description="How the backbone writes tool calls, in vLLM's name for it."
+    )
 
-    max_documents: int = Field(default=256, ge=1)
-    drain_seconds: int = Field(default=30, ge=0)
-    docs_public: bool | None = None
-    metrics_public: bool | None = None
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # What requests may take
+
+    max_body_bytes: int = Field(
+        default=4 << 20, ge=1024, description="The largest request, in bytes."
+    )
+    max_documents: int = Field(default=256, ge=1, description="The most documents in one request.")
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Requests a minute of each tenant that has no limits of its own. Unset, no"
+        " bound.",
+    )
+    tokens_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens a minute, of texts and answers, of each tenant that has no limits of"
+        " its own. Unset, no bound.",
+    )
+    concurrent_requests: int | None = Field(
+        default=512,
+        ge=1,
+        description="Requests open at once of each tenant that has no limits of its own.",
+    )
+    max_running: int = Field(
+        default=256, ge=1, description="Requests in the engine at once while one tenant is alone."
+    )
+    shared_running: int = Field(
+        default_factory=lambda: SHARED_ON_GPU if GPU.exists() else SHARED_ON_CPU,
+        ge=1,
+        description=f"The same while several tenants ask: {SHARED_ON_CPU} on a CPU,"
+        f" {SHARED_ON_GPU} on a GPU.",
+    )
+    patience_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="How long a client may take to send a request's head or body, and how long it"
+        " may read nothing of an answer.",
+    )
+    stale_seconds: float = Field(
+        default=900,
+        ge=0,
+        description="How long keys, adapters and limits seen before hold while the database is"
+        " away.",
+    )
+    engine_deaths: int = Field(
+        default=2,
+        ge=1,
+        description="A request that was running at so many engine crashes is refused.",
+    )
+
+    # What tenants may keep
+
+    max_archive_bytes: int = Field(
+        default=2 << 30, ge=1024, description="The largest archive or bulk upload, in bytes."
+    )
+    max_adapters: int | None = Field(
+        default=10_000,
+        ge=0,
+        description="Versions that a tenant without a quota of its own may keep.",
+    )
+    max_adapter_bytes: int | None = Field(
+        default=4 << 30,
+        ge=0,
+        description="Bytes that a tenant without a quota of its own may keep.",
+    )
+    retention_days: float = Field(
+        default=30, ge=0, description="How long deleted versions can be brought back."
+    )
+    signature_policy: Policy = Field(
+        default=Policy.NONE,
+        description="Whether packages are signed: none; optional (a signature that comes has to"
+        " be good); required.",
+    )
+    signing_keys: Path | None = Field(
+        default=None,
+        description="The folder of the public keys (PEM) that signatures are checked by.",
+    )
+
+    # Who may ask, beside keys (deploy/TENANTS.md)
+
+    jwt_issuer: str | None = Field(
+        default=None,
+        description="The OpenID Connect provider whose tokens open too, as in their iss.",
+    )
+    jwt_audience: str = Field(default="galenic", description="The aud that those tokens must have.")
+    jwt_jwks_url: str | None = Field(
+        default=None, description="Where the provider's public keys are."
+    )
+    jwt_tenant_claim: str = Field(
+        default="tenant", description="The claim that holds the tenant; dots lead inwards."
+    )
+    jwt_role_claim: str = Field(
+        default="role", description="The claim that holds the role; dots lead inwards."
+    )
+    jwt_roles: dict[str, Role] = Field(
+        default_factory=lambda: {role.value: role for role in Role},
+        description="The provider's words for our roles, as JSON.",
+    )
+
+    # How it is run
+
+    drain_seconds: int = Field(
+        default=30, ge=0, description="How long running requests may go on after SIGTERM."
+    )
+    docs_public: bool | None = Field(
+        default=None,
+        description="Whether /docs and /openapi.json are served. Unset, where only this machine"
+        " reaches the server.",
+    )
+    metrics_public: bool | None = Field(
+        default=None,
+        description="Whether /metrics is open without an admin's key. Unset, where only this"
+        " machine reaches the server.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe messages that are logged."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -152,7 +286,9 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        return self.database_url or f"sqlite:///{self.home.absolute() / 'galenic.db'}"
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home.absolute() / 'galenic.db'}"
 
     @property
     def limits(self) -> Limits:
@@ -177,3 +313,58 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def faults_of(error: ValidationError) -> Iterator[str]:
+    """Say which variables hold what is no value of theirs; never the value, which may be secret."""
+    for fault in error.errors(include_input=False):
+        name = "_".join(map(str, fault["loc"])).upper()
+        yield f"{PREFIX}{name or 'settings'}: {fault['msg']}"
+
+
+def unknown(environment: Mapping[str, str]) -> Iterator[str]:
+    """Name every ``GALENIC_`` variable that nothing reads, and the closest one that is read."""
+    known = [PREFIX + name.upper() for name in (*Settings.model_fields, *READ_ELSEWHERE)]
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            yield f"{name} is no setting; " + (
+                f"did you mean {close[0]}?" if close else "`galenic settings` lists them all"
+            )
+
+
+def listing(settings: Settings) -> Iterator[str]:
+    """Yield each setting's name, value, default and description; secrets are hidden."""
+    for name, field in Settings.model_fields.items():
+        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
+        yield f"{PREFIX}{name.upper()} = {_shown(value)}  (default {_shown(default)})"
+        indent = " " * 4
+        yield textwrap.fill(
+            field.description or "", 96, initial_indent=indent, subsequent_indent=indent
+        )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, SecretStr):
+        return "hidden"
+    if isinstance(value, Enum | str | Path):
+        return str(value)
+    return json.dumps(value)
+
+
+def main() -> int:
+    for problem in unknown(os.environ):
+        sys.stderr.write(f"galenic: {problem}\n")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        sys.stderr.writelines(f"galenic: {fault}\n" for fault in faults_of(error))
+        return 1
+    sys.stdout.writelines(f"{line}\n" for line in listing(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.store import Store
 from tests.support.postgres import Postgres
 
 
@@ -28,12 +28,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def open_store(url: str) -> Iterator[Callable[[], SqlStore]]:
+def open_store(url: str) -> Iterator[Callable[[], Store]]:
     """Opens one more replica's store on the same database."""
-    opened: list[SqlStore] = []
+    opened: list[Store] = []
 
-    def open_one() -> SqlStore:
-        opened.append(SqlStore.open(url))
+    def open_one() -> Store:
+        opened.append(Store.open(url))
         return opened[-1]
 
     yield open_one
@@ -42,5 +42,5 @@ def open_store(url: str) -> Iterator[Callable[[], SqlStore]]:
 
 
 @pytest.fixture
-def store(open_store: Callable[[], SqlStore]) -> SqlStore:
+def store(open_store: Callable[[], Store]) -> Store:
     return open_store()

@@ -13,7 +13,8 @@ from galenic_adapters.errors import Conflict, Unavailable
 from galenic_adapters.refs import AdapterRef
 from galenic_server.audit.chain import Chain, Head, Tampered, acting
 from galenic_server.database.database import Database
-from galenic_server.registry.store import Role, SqlStore
+from galenic_server.registry.store import Store
+from galenic_server.tenancy.keys import Role
 from tests.support.packages import make_package
 
 SECRET = b"the server's"
@@ -184,17 +185,17 @@ class TestAnAct:
         """
         Actor, old, new and digest, in the very transaction: a refused one wrote neither.
         """
-        store, chain = SqlStore(database), Chain(database, SECRET)
+        store, chain = Store.over(database), Chain(database, SECRET)
         with acting({"actor": "k1", "action": "publish"}):
-            store.put(NORTH_1, ONE)
-        store.publish("north", "discharge", OTHER)  # nobody's act
+            store.versions.put(NORTH_1, ONE)
+        store.versions.publish("north", "discharge", OTHER)  # nobody's act
         for ref in (NORTH_1, AdapterRef("north", "discharge", 2)):
             with acting({"actor": "k1", "action": "move_alias"}):
-                store.move_alias("north", "ner", ref)
+                store.aliases.move("north", "ner", ref)
         with acting({"actor": "k2", "action": "publish"}) as refused, pytest.raises(Conflict):
-            store.put(NORTH_1, OTHER)
+            store.versions.put(NORTH_1, OTHER)
         with acting({"actor": "k2", "action": "create_key"}):
-            key = store.add_key("north", Role.CALLER, "0" * 64)
+            key = store.keys.add("north", Role.CALLER, "0" * 64)
 
         told = acts(chain)
         assert ["publish", "move_alias", "move_alias", "create_key"] == [
@@ -213,14 +214,14 @@ class TestAnAct:
         """
         With a broken chain nothing is changed any more.
         """
-        store = SqlStore(database)
+        store = Store.over(database)
         Chain(database, SECRET)
         with database.writing() as db:
             db.execute(sa.text("DELETE FROM audit_head"))
 
         with acting({"action": "publish"}), pytest.raises(Tampered):
-            store.put(NORTH_1, ONE)
-        assert [] == store.owned_by("north")
+            store.versions.put(NORTH_1, ONE)
+        assert [] == store.versions.of_tenant("north")
 
 
 class TestADatabaseThatIsAway:

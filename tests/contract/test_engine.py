@@ -205,14 +205,14 @@ class TestABadRequest:
 
     def test_what_does_not_fit_the_context_is_counted(self, running):
         """
-        The error tells prompt, text, answer and context in tokens; what just fits is answered.
+        The error tells text, prompt, answer and context in tokens; what just fits is answered.
         """
         adapter = running.adapters.of_rank[1]
         room = CONTEXT_TOKENS - NUM_POSITIONS
         with pytest.raises(
             TooLong,
-            match=f"{CONTEXT_TOKENS + 1} tokens.*{NUM_POSITIONS} for the "
-            f"prompt, {room - 7} for the text, 8 for the answer.*{CONTEXT_TOKENS}",
+            match=f"{CONTEXT_TOKENS + 1} tokens.*{room - 7} of text, {NUM_POSITIONS} of the "
+            f"adapter's prompt, 8 for the answer.*{CONTEXT_TOKENS}",
         ):
             running.ask("x" * (room - 7), adapter=adapter, max_tokens=8)
 

@@ -26,8 +26,9 @@ from galenic_server.database import database
 from galenic_server.database.changes import Change, Kind
 from galenic_server.registry.aliases import Canary, absent, existing, only, unsaid
 from galenic_server.registry.shares import EVERYONE
-from galenic_server.registry.store import Role, SqlStore
+from galenic_server.registry.store import Store
 from galenic_server.registry.uploads import State
+from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.tenants import Quota
 from tests.support.packages import make_package
 
@@ -39,242 +40,243 @@ NEVER, AT_ONCE = timedelta(days=1), timedelta(seconds=-1)
 
 
 @pytest.fixture
-def two(store: SqlStore) -> SqlStore:
+def two(store: Store) -> Store:
     """With two versions of North's."""
-    store.put_many({NORTH_1: ONE, NORTH_2: OTHER})
+    store.versions.put_many({NORTH_1: ONE, NORTH_2: OTHER})
     return store
 
 
 class TestTenants:
-    def test_are_there_from_their_first_key_or_adapter(self, store: SqlStore) -> None:
-        store.put(NORTH_1, ONE)
-        store.add_key("south", Role.CALLER, "00" * 32)
+    def test_are_there_from_their_first_key_or_adapter(self, store: Store) -> None:
+        store.versions.put(NORTH_1, ONE)
+        store.keys.add("south", Role.CALLER, "00" * 32)
 
-        assert ["north", "south"] == [tenant.name for tenant in store.tenants()]
-        assert (1, SIZE) == (store.tenant("north").num_adapters, store.tenant("north").num_bytes)
-        assert ["south"] == [tenant.name for tenant in store.tenants(after="north")]
+        assert ["north", "south"] == [tenant.name for tenant in store.tenants.page()]
+        assert (1, SIZE) == (
+            store.tenants.get("north").num_adapters,
+            store.tenants.get("north").num_bytes,
+        )
+        assert ["south"] == [tenant.name for tenant in store.tenants.page(after="north")]
         with pytest.raises(NotFound):
-            store.tenant("nobody")
+            store.tenants.get("nobody")
 
-    def test_keep_no_more_than_their_quota(self, two: SqlStore) -> None:
+    def test_keep_no_more_than_their_quota(self, two: Store) -> None:
         """
         Case 31, of the store: what would be too much is not written, and says by how much.
         """
         for quota, said in ((Quota(max_adapters=2), "3 adapters, at most 2"), (
             Quota(max_bytes=2 * SIZE), f"at most {2 * SIZE:,}",
         )):  # fmt: skip
-            two.set_tenant("north", quota=quota)
+            two.tenants.put("north", quota=quota)
             with pytest.raises(QuotaExceeded, match=said):
-                two.publish("north", "discharge", make_package(3))
-            assert 2 == two.tenant("north").num_adapters
-        two.publish("south", "discharge", ONE)
+                two.versions.publish("north", "discharge", make_package(3))
+            assert 2 == two.tenants.get("north").num_adapters
+        two.versions.publish("south", "discharge", ONE)
 
-    def test_have_the_servers_quota_unless_one_of_their_own(self, store: SqlStore) -> None:
-        store.default_quota = Quota(max_adapters=1)
-        store.publish("north", "discharge", ONE)
+    def test_have_the_servers_quota_unless_one_of_their_own(self, store: Store) -> None:
+        store = Store.over(store.database, default_quota=Quota(max_adapters=1))
+        store.versions.publish("north", "discharge", ONE)
         with pytest.raises(QuotaExceeded):
-            store.publish("north", "discharge", OTHER)
-        store.set_tenant("north", quota=Quota(max_adapters=2))
-        store.publish("north", "discharge", OTHER)
+            store.versions.publish("north", "discharge", OTHER)
+        store.tenants.put("north", quota=Quota(max_adapters=2))
+        store.versions.publish("north", "discharge", OTHER)
         for _ in range(2):
-            store.publish(SHARED, "zoo", ONE)
+            store.versions.publish(SHARED, "zoo", ONE)
 
-    def test_do_not_slip_past_the_quota_side_by_side(
-        self, open_store: Callable[[], SqlStore]
-    ) -> None:
+    def test_do_not_slip_past_the_quota_side_by_side(self, open_store: Callable[[], Store]) -> None:
         """Eight uploads at once on two replicas, room for three."""
         replicas = [open_store(), open_store()]
-        replicas[0].set_tenant("north", quota=Quota(max_adapters=3))
+        replicas[0].tenants.put("north", quota=Quota(max_adapters=3))
 
         def upload(i: int) -> bool:
             try:
-                replicas[i % 2].publish("north", "discharge", make_package(i))
+                replicas[i % 2].versions.publish("north", "discharge", make_package(i))
             except QuotaExceeded:
                 return False
             return True
 
         with ThreadPoolExecutor(8) as pool:
             assert 3 == sum(pool.map(upload, range(8)))
-        assert 3 == len(replicas[0].owned_by("north"))
+        assert 3 == len(replicas[0].versions.of_tenant("north"))
 
-    def test_suspended_have_no_key_that_opens(self, store: SqlStore) -> None:
-        key = store.add_key("north", Role.CALLER, "00" * 32)
-        store.set_tenant("north", is_suspended=True)
-        assert not store.is_open("north")
+    def test_suspended_have_no_key_that_opens(self, store: Store) -> None:
+        key = store.keys.add("north", Role.CALLER, "00" * 32)
+        store.tenants.put("north", is_suspended=True)
+        assert not store.tenants.is_open("north")
         with pytest.raises(NotFound):
-            store.find_key("00" * 32)
-        store.set_tenant("north")
-        assert key == store.find_key("00" * 32)
-        assert store.is_open("north")
-        assert not store.is_open("nobody")
+            store.keys.find("00" * 32)
+        store.tenants.put("north")
+        assert key == store.keys.find("00" * 32)
+        assert store.tenants.is_open("north")
+        assert not store.tenants.is_open("nobody")
 
 
 class TestKeysThatEnd:
-    def test_rotated_the_old_one_opens_for_its_grace(self, store: SqlStore) -> None:
+    def test_rotated_the_old_one_opens_for_its_grace(self, store: Store) -> None:
         """The new one has the same tenant, role and label, and is named by the old one."""
-        old = store.add_key("north", Role.TENANT_ADMIN, "00" * 32, label="EHR gateway")
-        new = store.rotate_key(old.id, "11" * 32, grace=timedelta(hours=1))
+        old = store.keys.add("north", Role.TENANT_ADMIN, "00" * 32, label="EHR gateway")
+        new = store.keys.rotate(old.id, "11" * 32, grace=timedelta(hours=1))
 
         assert ("north", Role.TENANT_ADMIN, "EHR gateway") == (new.tenant, new.role, new.label)
-        assert new == store.find_key("11" * 32)
-        going = store.find_key("00" * 32)
+        assert new == store.keys.find("11" * 32)
+        going = store.keys.find("00" * 32)
         assert new.id == going.replaced_by
         assert going.expires is not None
         assert timedelta(minutes=59) < going.expires - datetime.now(UTC) < timedelta(minutes=61)
 
-    def test_rotated_without_grace_it_opens_nothing(self, store: SqlStore) -> None:
-        old = store.add_key("north", Role.CALLER, "00" * 32)
-        store.rotate_key(old.id, "11" * 32, grace=timedelta())
+    def test_rotated_without_grace_it_opens_nothing(self, store: Store) -> None:
+        old = store.keys.add("north", Role.CALLER, "00" * 32)
+        store.keys.rotate(old.id, "11" * 32, grace=timedelta())
         with pytest.raises(NotFound):
-            store.find_key("00" * 32)
+            store.keys.find("00" * 32)
 
-    def test_rotates_once_and_not_for_others(self, store: SqlStore) -> None:
+    def test_rotates_once_and_not_for_others(self, store: Store) -> None:
         """Nor once it is revoked; and a grace never makes an end later."""
         soon = datetime.now(UTC) + timedelta(minutes=1)
-        old = store.add_key("north", Role.CALLER, "00" * 32, expires=soon)
+        old = store.keys.add("north", Role.CALLER, "00" * 32, expires=soon)
         with pytest.raises(NotFound):
-            store.rotate_key(old.id, "11" * 32, grace=NEVER, tenant="south")
-        new = store.rotate_key(old.id, "11" * 32, grace=NEVER)
-        assert soon == store.find_key("00" * 32).expires
+            store.keys.rotate(old.id, "11" * 32, grace=NEVER, tenant="south")
+        new = store.keys.rotate(old.id, "11" * 32, grace=NEVER)
+        assert soon == store.keys.find("00" * 32).expires
         with pytest.raises(Conflict, match=new.id):
-            store.rotate_key(old.id, "22" * 32, grace=NEVER)
-        store.expire_key(new.id, datetime.now(UTC))
+            store.keys.rotate(old.id, "22" * 32, grace=NEVER)
+        store.keys.expire(new.id, datetime.now(UTC))
         with pytest.raises(Conflict, match="has ended"):
-            store.rotate_key(new.id, "22" * 32, grace=NEVER)
-        store.revoke_key(new.id)
+            store.keys.rotate(new.id, "22" * 32, grace=NEVER)
+        store.keys.revoke(new.id)
         with pytest.raises(NotFound):
-            store.rotate_key(new.id, "22" * 32, grace=NEVER)
+            store.keys.rotate(new.id, "22" * 32, grace=NEVER)
 
-    def test_is_given_an_end_which_only_comes_nearer(self, store: SqlStore) -> None:
-        key, now = store.add_key("north", Role.CALLER, "00" * 32), datetime.now(UTC)
-        store.expire_key(key.id, now + timedelta(hours=1), tenant="north")
+    def test_is_given_an_end_which_only_comes_nearer(self, store: Store) -> None:
+        key, now = store.keys.add("north", Role.CALLER, "00" * 32), datetime.now(UTC)
+        store.keys.expire(key.id, now + timedelta(hours=1), tenant="north")
         with pytest.raises(BadInput):
-            store.expire_key(key.id, now + timedelta(hours=2))
+            store.keys.expire(key.id, now + timedelta(hours=2))
         with pytest.raises(NotFound):
-            store.expire_key(key.id, now, tenant="south")
-        store.expire_key(key.id, now)
+            store.keys.expire(key.id, now, tenant="south")
+        store.keys.expire(key.id, now)
         with pytest.raises(NotFound):
-            store.find_key("00" * 32)
+            store.keys.find("00" * 32)
 
 
 class TestDeletion:
-    def test_can_be_undone_until_purged(self, store: SqlStore) -> None:
-        store.put(NORTH_1, ONE)
-        store.delete(NORTH_1)
-        assert [NORTH_1] == [one.ref for one in store.owned_by("north", are_deleted=True)]
-        assert 0 == store.purge(NEVER)
+    def test_can_be_undone_until_purged(self, store: Store) -> None:
+        store.versions.put(NORTH_1, ONE)
+        store.versions.delete(NORTH_1)
+        assert [NORTH_1] == [one.ref for one in store.versions.of_tenant("north", are_deleted=True)]
+        assert 0 == store.versions.purge(NEVER)
 
-        assert NORTH_1 == store.undelete(NORTH_1).ref
-        assert ONE == store.get(NORTH_1)
+        assert NORTH_1 == store.versions.undelete(NORTH_1).ref
+        assert ONE == store.versions.get(NORTH_1)
         with pytest.raises(NotFound):
-            store.undelete(NORTH_1)
+            store.versions.undelete(NORTH_1)
 
-    def test_purged_is_gone_and_no_longer_counts(self, two: SqlStore) -> None:
-        two.delete(NORTH_1)
-        two.delete(NORTH_2, keep=False)
-        assert 1 == two.tenant("north").num_adapters
-        assert 1 == two.purge(AT_ONCE)
+    def test_purged_is_gone_and_no_longer_counts(self, two: Store) -> None:
+        two.versions.delete(NORTH_1)
+        two.versions.delete(NORTH_2, keep=False)
+        assert 1 == two.tenants.get("north").num_adapters
+        assert 1 == two.versions.purge(AT_ONCE)
         for ref in (NORTH_1, NORTH_2):
             with pytest.raises(NotFound):
-                two.undelete(ref)
-        assert (0, 0) == (two.tenant("north").num_adapters, two.tenant("north").num_bytes)
-        assert [] == two.owned_by("north", are_deleted=True)
+                two.versions.undelete(ref)
+        assert (0, 0) == (two.tenants.get("north").num_adapters, two.tenants.get("north").num_bytes)
+        assert [] == two.versions.of_tenant("north", are_deleted=True)
 
-    def test_only_of_what_the_deleter_saw(self, store: SqlStore) -> None:
-        store.put(NORTH_1, ONE)
+    def test_only_of_what_the_deleter_saw(self, store: Store) -> None:
+        store.versions.put(NORTH_1, ONE)
         with pytest.raises(Conflict, match=ONE.digest):
-            store.delete(NORTH_1, digest=OTHER.digest)
-        store.delete(NORTH_1, digest=ONE.digest)
+            store.versions.delete(NORTH_1, digest=OTHER.digest)
+        store.versions.delete(NORTH_1, digest=ONE.digest)
 
-    def test_not_of_a_canary(self, two: SqlStore) -> None:
-        two.move_alias("north", "ner", NORTH_1, canary=Canary(NORTH_2, 5))
+    def test_not_of_a_canary(self, two: Store) -> None:
+        two.aliases.move("north", "ner", NORTH_1, canary=Canary(NORTH_2, 5))
         with pytest.raises(Conflict, match="alias ner"):
-            two.delete(NORTH_2)
+            two.versions.delete(NORTH_2)
 
 
 class TestCanaries:
-    def test_get_their_share_of_requests_always_the_same_ones(self, two: SqlStore) -> None:
+    def test_get_their_share_of_requests_always_the_same_ones(self, two: Store) -> None:
         """By the request's id: a retry, here or on another replica, meets the same version."""
-        two.move_alias("north", "ner", NORTH_1, canary=Canary(NORTH_2, 20))
-        found = two.resolve("north", "ner")
+        two.aliases.move("north", "ner", NORTH_1, canary=Canary(NORTH_2, 20))
+        found = two.names.resolve("north", "ner")
         drawn = [found.for_request(f"request-{i}").ref for i in range(2000)]
 
         assert 320 < drawn.count(NORTH_2) < 480
         assert drawn == [found.for_request(f"request-{i}").ref for i in range(2000)]
-        assert NORTH_1 == two.resolve("north", "discharge@1").for_request("x").ref
+        assert NORTH_1 == two.names.resolve("north", "discharge@1").for_request("x").ref
 
-    def test_take_over_and_go_back(self, two: SqlStore) -> None:
+    def test_take_over_and_go_back(self, two: Store) -> None:
         """One call each; the second way back is none."""
-        two.move_alias("north", "ner", NORTH_1, canary=Canary(NORTH_2, 20))
-        promoted = two.promote("north", "ner")
+        two.aliases.move("north", "ner", NORTH_1, canary=Canary(NORTH_2, 20))
+        promoted = two.aliases.promote("north", "ner")
         assert (NORTH_2, None, NORTH_1) == (promoted.ref, promoted.canary, promoted.previous)
-        assert NORTH_2 == two.resolve("north", "ner").for_request("x").ref
+        assert NORTH_2 == two.names.resolve("north", "ner").for_request("x").ref
         with pytest.raises(Conflict, match="no canary"):
-            two.promote("north", "ner")
+            two.aliases.promote("north", "ner")
 
-        assert NORTH_1 == two.roll_back("north", "ner").ref
+        assert NORTH_1 == two.aliases.roll_back("north", "ner").ref
         with pytest.raises(Conflict, match="nothing to go back to"):
-            two.roll_back("north", "ner")
+            two.aliases.roll_back("north", "ner")
 
-    def test_are_called_off(self, two: SqlStore) -> None:
-        two.move_alias("north", "ner", NORTH_1, canary=Canary(NORTH_2, 99))
-        back = two.roll_back("north", "ner")
+    def test_are_called_off(self, two: Store) -> None:
+        two.aliases.move("north", "ner", NORTH_1, canary=Canary(NORTH_2, 99))
+        back = two.aliases.roll_back("north", "ner")
         assert (NORTH_1, None) == (back.ref, back.canary)
-        assert back == two.alias("north", "ner")
+        assert back == two.aliases.get("north", "ner")
 
-    def test_answer_the_same_task(self, two: SqlStore) -> None:
-        other = two.publish("north", "sums", make_package(task=TaskName.SUMMARIZATION, labels=()))
+    def test_answer_the_same_task(self, two: Store) -> None:
+        other = two.versions.publish(
+            "north", "sums", make_package(task=TaskName.SUMMARIZATION, labels=())
+        )
         with pytest.raises(BadInput, match="sums@1 is for summarization"):
-            two.move_alias("north", "ner", NORTH_1, canary=Canary(other, 5))
+            two.aliases.move("north", "ner", NORTH_1, canary=Canary(other, 5))
         for weight in (0, 100, -1):
             with pytest.raises(BadInput):
                 Canary(NORTH_2, weight)
 
-    def test_rollback_to_what_is_deleted_is_refused(self, two: SqlStore) -> None:
-        two.move_alias("north", "ner", NORTH_1)
-        two.move_alias("north", "ner", NORTH_2)
-        two.delete(NORTH_1)
+    def test_rollback_to_what_is_deleted_is_refused(self, two: Store) -> None:
+        two.aliases.move("north", "ner", NORTH_1)
+        two.aliases.move("north", "ner", NORTH_2)
+        two.versions.delete(NORTH_1)
         with pytest.raises(NotFound):
-            two.roll_back("north", "ner")
-        assert NORTH_2 == two.alias("north", "ner").ref
+            two.aliases.roll_back("north", "ner")
+        assert NORTH_2 == two.aliases.get("north", "ner").ref
 
 
 class TestConditions:
-    def test_move_only_what_they_mean(self, two: SqlStore) -> None:
-        two.move_alias("north", "ner", NORTH_1, match=absent)
-        first = two.alias("north", "ner")
+    def test_move_only_what_they_mean(self, two: Store) -> None:
+        two.aliases.move("north", "ner", NORTH_1, match=absent)
+        first = two.aliases.get("north", "ner")
         for match, error in (
             (absent, Conflict),
             (unsaid, Unconditional),
             (only(first.change + 1), Conflict),
         ):
             with pytest.raises(error):
-                two.move_alias("north", "ner", NORTH_2, match=match)
-        moved = two.move_alias("north", "ner", NORTH_2, match=only(first.change))
+                two.aliases.move("north", "ner", NORTH_2, match=match)
+        moved = two.aliases.move("north", "ner", NORTH_2, match=only(first.change))
         assert moved.change > first.change
-        assert NORTH_2 == two.move_alias("north", "ner", NORTH_2, match=existing).ref
+        assert NORTH_2 == two.aliases.move("north", "ner", NORTH_2, match=existing).ref
 
-    def test_hold_for_what_is_not_there(self, two: SqlStore) -> None:
+    def test_hold_for_what_is_not_there(self, two: Store) -> None:
         for match in (existing, only(7)):
             with pytest.raises(Conflict):
-                two.move_alias("north", "ner", NORTH_1, match=match)
-        two.move_alias("north", "ner", NORTH_1, match=unsaid)
+                two.aliases.move("north", "ner", NORTH_1, match=match)
+        two.aliases.move("north", "ner", NORTH_1, match=unsaid)
 
-    def test_one_of_two_writers_with_one_etag_wins(
-        self, open_store: Callable[[], SqlStore]
-    ) -> None:
+    def test_one_of_two_writers_with_one_etag_wins(self, open_store: Callable[[], Store]) -> None:
         """
         Case 32, of the store: on two replicas, ten times; promote, rollback and drop too.
         """
         left, right = open_store(), open_store()
-        left.put_many({NORTH_1: ONE, NORTH_2: OTHER})
-        left.move_alias("north", "ner", NORTH_1)
+        left.versions.put_many({NORTH_1: ONE, NORTH_2: OTHER})
+        left.aliases.move("north", "ner", NORTH_1)
         for _ in range(10):
-            seen = only(left.alias("north", "ner").change)
+            seen = only(left.aliases.get("north", "ner").change)
 
-            def move(store: SqlStore, ref: AdapterRef, match=seen) -> bool:
+            def move(store: Store, ref: AdapterRef, match=seen) -> bool:
                 try:
-                    store.move_alias("north", "ner", ref, match=match)
+                    store.aliases.move("north", "ner", ref, match=match)
                 except Conflict:
                     return False
                 return True
@@ -282,66 +284,66 @@ class TestConditions:
             with ThreadPoolExecutor(2) as pool:
                 won = list(pool.map(move, (left, right), (NORTH_1, NORTH_2)))
             assert [False, True] == sorted(won)
-        stale = only(left.alias("north", "ner").change - 1)
-        for act in (left.promote, left.roll_back, left.drop_alias):
+        stale = only(left.aliases.get("north", "ner").change - 1)
+        for act in (left.aliases.promote, left.aliases.roll_back, left.aliases.drop):
             with pytest.raises(Conflict):
                 act("north", "ner", match=stale)
 
 
 class TestShares:
-    def test_open_one_name_to_whom_they_name(self, two: SqlStore) -> None:
+    def test_open_one_name_to_whom_they_name(self, two: Store) -> None:
         """By the owner's name before it; for others it is as if it never was."""
         for text in ("north/discharge", "north/discharge@1", "north/nothing"):
             with pytest.raises(NotFound):
-                two.resolve("south", text)
-        two.share("north", "discharge", ["south"])
+                two.names.resolve("south", text)
+        two.shares.put("north", "discharge", ["south"])
 
-        assert NORTH_2 == two.resolve("south", "north/discharge").ref
-        assert NORTH_1 == two.resolve("south", "north/discharge@1").ref
-        assert [("north", "discharge")] == two.lent_to("south")
+        assert NORTH_2 == two.names.resolve("south", "north/discharge").ref
+        assert NORTH_1 == two.names.resolve("south", "north/discharge@1").ref
+        assert [("north", "discharge")] == two.shares.lent_to("south")
         for tenant, text in (("west", "north/discharge"), ("south", "discharge"), (
             "south", "north/other",
         )):  # fmt: skip
             with pytest.raises(NotFound):
-                two.resolve(tenant, text)
-        assert NORTH_1 == two.resolve("north", "north/discharge@1").ref
+                two.names.resolve(tenant, text)
+        assert NORTH_1 == two.names.resolve("north", "north/discharge@1").ref
 
-    def test_to_everyone_and_back(self, two: SqlStore) -> None:
-        two.share("north", "discharge", [EVERYONE])
-        assert NORTH_2 == two.resolve("west", "north/discharge").ref
-        assert [("north", "discharge")] == two.lent_to("west")
-        assert [] == two.lent_to("north")
-        two.share("north", "discharge", [])
+    def test_to_everyone_and_back(self, two: Store) -> None:
+        two.shares.put("north", "discharge", [EVERYONE])
+        assert NORTH_2 == two.names.resolve("west", "north/discharge").ref
+        assert [("north", "discharge")] == two.shares.lent_to("west")
+        assert [] == two.shares.lent_to("north")
+        two.shares.put("north", "discharge", [])
         with pytest.raises(NotFound):
-            two.resolve("west", "north/discharge")
-        assert [] == two.shares("north")
+            two.names.resolve("west", "north/discharge")
+        assert [] == two.shares.of("north")
 
-    def test_an_alias_lends_what_it_points_to(self, two: SqlStore) -> None:
-        two.move_alias("north", "live", NORTH_1)
-        two.share("north", "live", ["south"])
-        assert NORTH_1 == two.resolve("south", "north/live").ref
+    def test_an_alias_lends_what_it_points_to(self, two: Store) -> None:
+        two.aliases.move("north", "live", NORTH_1)
+        two.shares.put("north", "live", ["south"])
+        assert NORTH_1 == two.names.resolve("south", "north/live").ref
         with pytest.raises(NotFound):
-            two.resolve("south", "north/discharge")
+            two.names.resolve("south", "north/discharge")
 
-    def test_never_fall_back_on_the_zoo(self, store: SqlStore) -> None:
+    def test_never_fall_back_on_the_zoo(self, store: Store) -> None:
         """north/x is North's or nothing, though there is a shared x."""
-        store.publish(SHARED, "zoo", ONE)
-        store.share("north", "zoo", [EVERYONE])
+        store.versions.publish(SHARED, "zoo", ONE)
+        store.shares.put("north", "zoo", [EVERYONE])
         with pytest.raises(NotFound):
-            store.resolve("south", "north/zoo")
-        assert SHARED == store.resolve("south", f"{SHARED}/zoo").ref.tenant
+            store.names.resolve("south", "north/zoo")
+        assert SHARED == store.names.resolve("south", f"{SHARED}/zoo").ref.tenant
 
     @pytest.mark.parametrize("text", ["/", "north/", "/a", "north/a/b", "Ä/a", "../a", "north/@1"])
-    def test_what_is_no_name_is_not_found(self, store: SqlStore, text: str) -> None:
+    def test_what_is_no_name_is_not_found(self, store: Store, text: str) -> None:
         with pytest.raises(NotFound):
-            store.resolve("north", text)
+            store.names.resolve("north", text)
 
 
 class TestUploads:
-    def receive(self, store: SqlStore, id_: str = "k", digest: str = ONE.digest) -> State:
-        return store.receive("north", id_, "discharge", None, digest).state
+    def receive(self, store: Store, id_: str = "k", digest: str = ONE.digest) -> State:
+        return store.uploads.receive("north", id_, "discharge", None, digest).state
 
-    def test_of_one_key_make_one_version(self, open_store: Callable[[], SqlStore]) -> None:
+    def test_of_one_key_make_one_version(self, open_store: Callable[[], Store]) -> None:
         """
         Case 33, of the store: eight times at once, over two replicas.
         """
@@ -350,17 +352,17 @@ class TestUploads:
         def upload(i: int) -> AdapterRef:
             store = replicas[i % 2]
             self.receive(store)
-            return store.publish("north", "discharge", ONE, upload="k")
+            return store.versions.publish("north", "discharge", ONE, upload="k")
 
         with ThreadPoolExecutor(8) as pool:
             assert {NORTH_1} == set(pool.map(upload, range(8)))
-        assert 1 == len(replicas[0].owned_by("north"))
+        assert 1 == len(replicas[0].versions.of_tenant("north"))
         assert (State.CHECKED, NORTH_1) == (
-            (known := replicas[0].upload("north", "k")).state,
+            (known := replicas[0].uploads.get("north", "k")).state,
             known.ref,
         )
 
-    def test_of_one_key_are_one_upload(self, store: SqlStore) -> None:
+    def test_of_one_key_are_one_upload(self, store: Store) -> None:
         """Another body, name or version under it is refused; another tenant's key is its own."""
         assert State.RECEIVED == self.receive(store)
         for name, version, digest in (
@@ -369,120 +371,125 @@ class TestUploads:
             ("discharge", 1, ONE.digest),
         ):
             with pytest.raises(BadInput, match="idempotency-key"):
-                store.receive("north", "k", name, version, digest)
-        assert State.RECEIVED == store.receive("south", "k", "x", 3, OTHER.digest).state
+                store.uploads.receive("north", "k", name, version, digest)
+        assert State.RECEIVED == store.uploads.receive("south", "k", "x", 3, OTHER.digest).state
         for wrong in ("", "k" * 129, "é", "a\nb"):
             with pytest.raises(BadInput):
                 self.receive(store, wrong)
 
-    def test_tell_why_they_failed_until_they_are_forgotten(self, store: SqlStore) -> None:
+    def test_tell_why_they_failed_until_they_are_forgotten(self, store: Store) -> None:
         self.receive(store)
         faults = (Fault("manifest.name", "is not a name"),)
-        store.fail("north", "k", faults)
+        store.uploads.fail("north", "k", faults)
 
-        assert (State.FAILED, faults) == ((was := store.upload("north", "k")).state, was.faults)
-        assert ["k"] == [one.id for one in store.uploads("north")]
-        store.forget_uploads(NEVER)
-        assert 1 == len(store.uploads("north"))
-        store.forget_uploads(AT_ONCE)
+        assert (State.FAILED, faults) == (
+            (was := store.uploads.get("north", "k")).state,
+            was.faults,
+        )
+        assert ["k"] == [one.id for one in store.uploads.newest("north")]
+        store.uploads.forget(NEVER)
+        assert 1 == len(store.uploads.newest("north"))
+        store.uploads.forget(AT_ONCE)
         with pytest.raises(NotFound):
-            store.upload("north", "k")
+            store.uploads.get("north", "k")
 
-    def test_carry_their_signature(self, store: SqlStore) -> None:
-        store.publish("north", "discharge", ONE, signed=Signed("pharmacy", "{}"))
-        assert "pharmacy" == store.describe(NORTH_1).signed_by
+    def test_carry_their_signature(self, store: Store) -> None:
+        store.versions.publish("north", "discharge", ONE, signed=Signed("pharmacy", "{}"))
+        assert "pharmacy" == store.versions.describe(NORTH_1).signed_by
 
 
 class TestChanges:
-    def test_are_numbered_and_seen_in_order(self, open_store: Callable[[], SqlStore]) -> None:
+    def test_are_numbered_and_seen_in_order(self, open_store: Callable[[], Store]) -> None:
         """Twenty writers on two replicas: a follower sees every number once, in order, no gap."""
         left, right = open_store(), open_store()
-        seen, found = left.newest_change(), []
+        seen, found = left.changes.newest(), []
         with ThreadPoolExecutor(4) as pool:
             writes = [
-                pool.submit((left, right)[i % 2].publish, "north", f"a{i % 3}", make_package(i))
+                pool.submit(
+                    (left, right)[i % 2].versions.publish, "north", f"a{i % 3}", make_package(i)
+                )
                 for i in range(20)
             ]
-            while not all(one.done() for one in writes) or left.newest_change() > seen:
-                seen, new = left.catch_up(seen)
+            while not all(one.done() for one in writes) or left.changes.newest() > seen:
+                seen, new = left.changes.catch_up(seen)
                 found += new
         assert list(range(1, 21)) == [change.number for change in found]
         assert {Kind.ADAPTER} == {change.kind for change in found}
 
     def test_reach_listeners_here_at_once_and_elsewhere_when_they_look(
-        self, open_store: Callable[[], SqlStore]
+        self, open_store: Callable[[], Store]
     ) -> None:
         here, there = open_store(), open_store()
         told: dict[str, list[Change]] = {"here": [], "there": []}
-        here.listen(lambda found: told["here"].extend(found or ()))
-        there.listen(lambda found: told["there"].extend(found or ()))
-        seen = there.newest_change()
-        here.put(NORTH_1, ONE)
-        here.move_alias("north", "ner", NORTH_1)
+        here.changes.listen(lambda found: told["here"].extend(found or ()))
+        there.changes.listen(lambda found: told["there"].extend(found or ()))
+        seen = there.changes.newest()
+        here.versions.put(NORTH_1, ONE)
+        here.aliases.move("north", "ner", NORTH_1)
 
         assert [Kind.ADAPTER, Kind.ALIAS] == [change.kind for change in told["here"]]
-        assert not told["there"] and not there.is_current
-        there.catch_up(seen)
+        assert not told["there"] and not there.changes.is_current
+        there.changes.catch_up(seen)
         assert told["here"] == told["there"]
-        assert there.is_current
+        assert there.changes.is_current
 
-    def test_that_did_not_happen_have_no_number(self, store: SqlStore) -> None:
+    def test_that_did_not_happen_have_no_number(self, store: Store) -> None:
         """Neither what was refused nor what changed nothing."""
-        store.put(NORTH_1, ONE)
-        before = store.newest_change()
+        store.versions.put(NORTH_1, ONE)
+        before = store.changes.newest()
         with pytest.raises(Conflict):
-            store.put(NORTH_1, OTHER)
-        store.put(NORTH_1, ONE)
+            store.versions.put(NORTH_1, OTHER)
+        store.versions.put(NORTH_1, ONE)
         with pytest.raises(NotFound):
-            store.delete(NORTH_2)
-        assert 0 == store.purge(AT_ONCE)
-        assert before == store.newest_change()
+            store.versions.delete(NORTH_2)
+        assert 0 == store.versions.purge(AT_ONCE)
+        assert before == store.changes.newest()
 
-    def test_lost_to_a_follower_are_everything(self, store: SqlStore, url: str) -> None:
+    def test_lost_to_a_follower_are_everything(self, store: Store, url: str) -> None:
         """Who comes too late to see each of them forgets all that it knew."""
         told: list[object] = []
-        store.listen(told.append)
-        store.put_many({NORTH_1: ONE})
-        store.move_alias("north", "ner", NORTH_1)
+        store.changes.listen(told.append)
+        store.versions.put_many({NORTH_1: ONE})
+        store.aliases.move("north", "ner", NORTH_1)
         engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
         with engine.begin() as db:
             db.execute(sa.text("DELETE FROM changes WHERE number = 1"))
         engine.dispose()
         told.clear()
 
-        assert (2, []) == store.catch_up(0)
+        assert (2, []) == store.changes.catch_up(0)
         assert [None] == told
 
 
 class TestReplicas:
-    def test_say_what_they_have_seen(self, store: SqlStore) -> None:
+    def test_say_what_they_have_seen(self, store: Store) -> None:
         """A change is converged once nobody is behind; a replica that left is not waited for."""
-        assert float("inf") == store.seen_by_all()
-        one, other = store.enter("host:1", 0), store.enter("host:2", 0)
-        store.put(NORTH_1, ONE)
-        number = store.newest_change()
-        assert sorted([one, other]) == store.behind(number)
-        assert store.report(one, number)
-        assert [other] == store.behind(number)
-        assert 0 == store.seen_by_all()
-        store.leave(other)
-        assert [] == store.behind(number)
-        assert not store.report(other, number)
+        assert float("inf") == store.replicas.seen_by_all()
+        one, other = store.replicas.enter("host:1", 0), store.replicas.enter("host:2", 0)
+        store.versions.put(NORTH_1, ONE)
+        number = store.changes.newest()
+        assert sorted([one, other]) == store.replicas.behind(number)
+        assert store.replicas.report(one, number)
+        assert [other] == store.replicas.behind(number)
+        assert 0 == store.replicas.seen_by_all()
+        store.replicas.leave(other)
+        assert [] == store.replicas.behind(number)
+        assert not store.replicas.report(other, number)
         with pytest.raises(NotFound):
-            store.leave(other)
+            store.replicas.leave(other)
 
-    def test_take_the_place_of_the_one_before(self, store: SqlStore) -> None:
+    def test_take_the_place_of_the_one_before(self, store: Store) -> None:
         """A restart on the same address is no second replica that nobody hears of again."""
-        store.enter("host:1", 0)
-        after = store.enter("host:1", 5)
-        assert [(after, 5)] == [(one.id, one.seen) for one in store.replicas()]
+        store.replicas.enter("host:1", 0)
+        after = store.replicas.enter("host:1", 5)
+        assert [(after, 5)] == [(one.id, one.seen) for one in store.replicas.all()]
 
-    def test_silent_ones_are_given_up(self, store: SqlStore) -> None:
-        store.enter("host:1", 0)
-        store.leave_silent(60)
-        assert 1 == len(store.replicas())
-        store.leave_silent(-1)
-        assert [] == store.replicas()
+    def test_silent_ones_are_given_up(self, store: Store) -> None:
+        store.replicas.enter("host:1", 0)
+        store.replicas.leave_silent(60)
+        assert 1 == len(store.replicas.all())
+        store.replicas.leave_silent(-1)
+        assert [] == store.replicas.all()
 
 
 class TestAnOlderDatabase:
@@ -499,13 +506,13 @@ class TestAnOlderDatabase:
                 db.execute(sa.text(OLD_ADAPTER), row | manifest)
             db.execute(sa.text(OLD_KEY.format("00" * 32)))
         old.dispose()
-        store = SqlStore.open(url)
+        store = Store.open(url)
 
         assert [("north", 1, 3), ("south", 0, 0)] == [
-            (one.name, one.num_adapters, one.num_bytes) for one in store.tenants()
+            (one.name, one.num_adapters, one.num_bytes) for one in store.tenants.page()
         ]
-        assert "south" == store.find_key("00" * 32).tenant
-        assert NORTH_1 == store.publish("north", "discharge", ONE)
+        assert "south" == store.keys.find("00" * 32).tenant
+        assert NORTH_1 == store.versions.publish("north", "discharge", ONE)
         store.close()
 
 

@@ -23,9 +23,8 @@ from galenic_server import main as server
 from galenic_server.admission.gate import Admission
 from galenic_server.answering.service import Service
 from galenic_server.engine.contract import AnyTime, Pass, Work
-from galenic_server.http import deps
-from galenic_server.http import middleware as border
-from galenic_server.registry.store import Resolved
+from galenic_server.http import auth, middleware
+from galenic_server.registry.names import Resolved
 from galenic_server.tenancy.keyring import Caller
 from galenic_server.tenancy.keys import Role
 from tests.measure.fleet import KIND, environment, replica
@@ -53,10 +52,10 @@ def take_out() -> None:
 
     async def resolve(self: Service, tenant: str, name: str) -> Resolved:
         if name not in known:
-            known[name] = self.store.resolve(tenant, name)
+            known[name] = self._names.resolve(tenant, name)
         return known[name]
 
-    taken_out: Any = (deps, border.Traced, Admission, Service)
+    taken_out: Any = (auth, middleware.Traced, Admission, Service)
     taken_out[0].authenticate, taken_out[0]._within_limits = anyone, without_limits
     taken_out[1]._audit = lambda *_: None
     taken_out[2].enter = at_once

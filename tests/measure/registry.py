@@ -22,8 +22,8 @@ from anyio.to_thread import run_sync
 
 from galenic_adapters.refs import AdapterRef
 from galenic_server.answering.service import Service
-from galenic_server.registry.store import SqlStore
-from galenic_server.tenancy.keyring import Keys, new_key
+from galenic_server.registry.store import Store
+from galenic_server.tenancy.keyring import Keyring, new_key
 from galenic_server.tenancy.keys import Role
 from tests.support.packages import BACKBONE, make_package
 from tests.support.postgres import Postgres
@@ -50,10 +50,10 @@ def tenant(i: int) -> str:
     return f"hospital-{i:05}"
 
 
-def fill(store: SqlStore) -> None:
+def fill(store: Store) -> None:
     packages = [make_package(i) for i in range(NUM_ADAPTERS)]
     for first in range(0, NUM_TENANTS, 50):
-        store.put_many(
+        store.versions.put_many(
             {
                 AdapterRef(tenant(i), f"task-{j}", 1): package
                 for i in range(first, first + 50)
@@ -61,7 +61,7 @@ def fill(store: SqlStore) -> None:
             }
         )
     for i in range(0, NUM_TENANTS, 10):
-        store.move_alias(tenant(i), "live", AdapterRef(tenant(i), "task-3", 1))
+        store.aliases.move(tenant(i), "live", AdapterRef(tenant(i), "task-3", 1))
 
 
 def told(name: str, seconds: list[float]) -> None:
@@ -79,7 +79,7 @@ def times(act: Callable[[], Any]) -> list[float]:
     return seconds
 
 
-def measure(store: SqlStore) -> None:
+def measure(store: Store) -> None:
     draw = random.Random(0)
 
     def anyone() -> str:
@@ -91,28 +91,28 @@ def measure(store: SqlStore) -> None:
     def paged() -> None:
         who = anyone()
         after = AdapterRef(who, f"task-{draw.randrange(NUM_ADAPTERS)}", 1)
-        store.owned_by(who, after=after, limit=5)
+        store.versions.of_tenant(who, after=after, limit=5)
 
-    told("list a tenant's adapters", times(lambda: store.owned_by(anyone())))
+    told("list a tenant's adapters", times(lambda: store.versions.of_tenant(anyone())))
     told("page through them", times(paged))
-    told("list tenants, a page of 100", times(lambda: store.tenants(after=anyone())))
-    told("list a tenant's aliases", times(lambda: store.aliases(aliased())))
-    told("resolve name@version", times(lambda: store.resolve(anyone(), "task-7@1")))
-    told("resolve a bare name", times(lambda: store.resolve(anyone(), "task-7")))
-    told("resolve an alias", times(lambda: store.resolve(aliased(), "live")))
+    told("list tenants, a page of 100", times(lambda: store.tenants.page(after=anyone())))
+    told("list a tenant's aliases", times(lambda: store.aliases.of(aliased())))
+    told("resolve name@version", times(lambda: store.names.resolve(anyone(), "task-7@1")))
+    told("resolve a bare name", times(lambda: store.names.resolve(anyone(), "task-7")))
+    told("resolve an alias", times(lambda: store.names.resolve(aliased(), "live")))
 
 
-async def added(store: SqlStore) -> None:
+async def added(store: Store) -> None:
     """To a request: who asks, and what it means by a name; met before, and for the first time."""
-    keys = Keys(store, SECRET)
+    keys = Keyring(store.keys, store.tenants, store.changes, secret=SECRET)
     engine: Any = SimpleNamespace()
-    service = Service(store, engine, backbone=BACKBONE)
+    service = Service(store.names, store.changes, engine, backbone=BACKBONE)
     draw, texts = random.Random(1), {}
     for i in draw.sample(range(NUM_TENANTS), 500):
         texts[i] = new_key()
         mac = hmac.new(SECRET, texts[i].encode(), hashlib.sha256).hexdigest()
-        store.add_key(tenant(i), Role.CALLER, mac)
-    seen = store.newest_change()
+        store.keys.add(tenant(i), Role.CALLER, mac)
+    seen = store.changes.newest()
 
     async def once(i: int) -> float:
         began = time.perf_counter()
@@ -121,11 +121,11 @@ async def added(store: SqlStore) -> None:
         await service.resolve(caller.tenant, "task-7")
         return time.perf_counter() - began
 
-    store.catch_up(seen)
+    store.changes.catch_up(seen)
     first = [await once(i) for i in texts]
     again = []
     for _ in range(6):
-        store.catch_up(seen)
+        store.changes.catch_up(seen)
         again += [await once(i) for i in texts]
     told("added to a tenant's first request", first)
     told("added to the next ones", again)
@@ -134,7 +134,7 @@ async def added(store: SqlStore) -> None:
 def main() -> None:
     with databases() as found:
         for name, url in found.items():
-            store = SqlStore.open(url)
+            store = Store.open(url)
             began = time.perf_counter()
             fill(store)
             sys.stdout.write(f"{name}: filled in {time.perf_counter() - began:.0f} s\n")

@@ -29,8 +29,8 @@ from galenic_client.types import ToPush
 from galenic_server.engine.slots import Place, Seated
 from galenic_server.engine.vllm.embedding import Layout, PromptedEmbedding
 from galenic_server.engine.vllm.worker import messages, pack
-from galenic_server.registry.store import SqlStore
-from galenic_server.registry.versions import Wanted
+from galenic_server.registry.offers import Candidate
+from galenic_server.registry.store import Store
 from tests.support.real_server import RealServer, Zoo, real_server
 
 TENANT = "scale"
@@ -58,12 +58,12 @@ def tell(name: str, figure: str) -> None:
 
 def fill(home: Path, zoo: Zoo, num: int) -> None:
     home.mkdir()
-    store = SqlStore.open(f"sqlite:///{home / 'galenic.db'}")
-    wanted: list[Wanted] = []
+    store = Store.open(f"sqlite:///{home / 'galenic.db'}")
+    wanted: list[Candidate] = []
     for i, package in enumerate(packages(zoo, num, seed=0), 1):
-        wanted.append(Wanted(f"a-{i:06}", package))
+        wanted.append(Candidate(f"a-{i:06}", package))
         if len(wanted) == WRITTEN_AT_ONCE or i == num:
-            store.publish_many(TENANT, wanted)
+            store.versions.publish_many(TENANT, wanted)
             wanted.clear()
     store.close()
 

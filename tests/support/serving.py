@@ -28,9 +28,9 @@ from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
 from galenic_server.http.protocol import guarded
 from galenic_server.main import join
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.store import Store
 from galenic_server.settings import Settings
-from galenic_server.tenancy.keyring import Keys
+from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.tokens import Tokens
 from tests.support.tiny_models import WIDTH
@@ -119,7 +119,7 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
     """The parts that ``main.assemble`` would make, over the tiny backbone."""
     usual = {"engine": "transformers", "shared_running": 64}  # tests hold some still, side by side
     chosen = Settings(home=home, **usual | settings)
-    store = SqlStore.open(chosen.database)
+    store = Store.open(chosen.database, default_quota=chosen.quota)
     config = EngineConfig(
         backbone,
         metaprompt(),
@@ -131,9 +131,11 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         options=SMALL if chosen.engine == "vllm" else {},
     )
     tokens = Tokens(chosen.provider) if chosen.provider else None
-    keys = Keys(
-        store,
-        SECRET,
+    keys = Keyring(
+        store.keys,
+        store.tenants,
+        store.changes,
+        secret=SECRET,
         admin_key=ADMIN_KEY,
         stale_seconds=chosen.stale_seconds,
         tokens=tokens,
@@ -167,8 +169,7 @@ def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
         server.should_exit = True
         thread.join()
         gc.collect()  # here, where tests forgive vLLM the context of its sockets
-        if isinstance(parts.service.store, SqlStore):
-            parts.service.store.close()
+        parts.store.close()
 
 
 def eventually(is_so: Any, seconds: float = 300) -> None:

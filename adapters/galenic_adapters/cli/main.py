@@ -88,6 +88,13 @@ def audit(context: typer.Context) -> None:
 
 
 @app.command()
+def settings() -> None:
+    """Print every setting of the server: its name, its value here, its default, what it does."""
+    command = [sys.executable, "-m", "galenic_server.settings"]
+    os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
+
+
+@app.command()
 def doctor() -> None:
     """Say what is wrong with this machine, and how to mend it."""
     from galenic_adapters import doctor as doctors

@@ -2,14 +2,13 @@
 Tenants: listed, bounded, suspended, exported and imported; and the fleet's replicas.
 """
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from galenic_adapters.cli.options import Key, Url, asking, show
+from galenic_adapters.cli.options import Key, Url, asking, show, told
+from galenic_adapters.files import write_whole
 
 app = typer.Typer(help="Tenants: list, set, export, import; replicas.")
 Name = Annotated[str, typer.Argument(help="The tenant.")]
@@ -57,11 +56,8 @@ def export(
     key: Key = None,
 ) -> None:
     """Everything of a tenant but its keys, in one file."""
-    with asking(url, key) as client, tempfile.NamedTemporaryFile(dir=file.parent) as part:
-        for piece in client.export(name):
-            part.write(piece)
-        part.flush()
-        shutil.copyfile(part.name, file)  # whole, or not there
+    with told(), asking(url, key) as client:
+        write_whole(file, client.export(name))
         typer.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 

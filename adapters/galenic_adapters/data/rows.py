@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import write_whole
 from galenic_adapters.tasks.base import Example, Span
 from galenic_adapters.tasks.lists import NOTHING
 from galenic_adapters.tasks.ner import NerFields
@@ -24,15 +25,9 @@ def write_dataset(path: Path, examples: Sequence[Example]) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """A JSON line each, all or nothing; raises `BadInput` where *path* cannot be written."""
+    """Write a JSON line each, all or nothing; raises `BadInput` where *path* cannot be written."""
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(path.name, f"cannot be written: {error.strerror or error}") from error
+    write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def row_of(example: Example) -> dict[str, Any]:

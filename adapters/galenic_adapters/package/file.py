@@ -27,7 +27,8 @@ from torch import Tensor
 
 from galenic_adapters.errors import Fault, RejectedUpload
 from galenic_adapters.factor import Factor, Metaprompt, compose
-from galenic_adapters.package.manifest import BackboneId, DType, Manifest
+from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
+from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.lookup import TASKS
 
 MAX_PACKAGE_BYTES = 8 * 2**20
@@ -286,15 +287,12 @@ def _parse_manifest(header: bytes, faults: list[Fault]) -> Manifest | None:
     return _parse(Manifest, text, "manifest", faults) if isinstance(text, str) else None
 
 
-TORCH_NAMES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-
-
 def _disagreements(header: _PackageHeader, manifest: Manifest) -> Iterator[Fault]:
     shapes = {"u": (manifest.positions, manifest.rank), "v": (manifest.rank, manifest.width)}
     for name, tensor in (("u", header.u), ("v", header.v)):
         if (said := shapes[name]) != tensor.shape:
             yield Fault(f"tensors.{name}", f"has shape {tensor.shape}, manifest says {said}")
-        if (dtype := TORCH_NAMES[tensor.dtype]) != manifest.dtype:
+        if (dtype := SAFETENSORS_DTYPES[tensor.dtype]) != manifest.dtype:
             yield Fault(f"tensors.{name}", f"is {dtype}, manifest says {manifest.dtype}")
 
 

@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -18,8 +17,9 @@ from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, BadInput
 from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.package.dtypes import DTYPE_NAMES
 from galenic_adapters.package.file import MAX_METAPROMPT_BYTES, Package
-from galenic_adapters.package.manifest import BackboneId, DType, Manifest
+from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.package.peft_form import (
     COLS,
     CONFIG,
@@ -34,11 +34,6 @@ from galenic_adapters.tasks.lookup import make_task
 
 MAX_CONFIG_BYTES = 2**20
 NAMES = {DENSE: {SHARED}, MULTITASK: {SHARED, COLS, ROWS}}
-DTYPES: dict[torch.dtype, DType] = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
 
 
 class _Config(BaseModel):
@@ -110,7 +105,7 @@ def import_adapter(
             rank=factor.rank,
             positions=checkpoint.metaprompt.num_positions,
             width=checkpoint.metaprompt.width,
-            dtype=DTYPES[factor.u_PR.dtype],
+            dtype=DTYPE_NAMES[factor.u_PR.dtype],
             licence=licence,
             created=date.today(),
             description=f"Task {task_id} of a PEFT checkpoint, learned under a template of its own:"
@@ -158,7 +153,7 @@ def _read_tensors(path: Path, names: set[str]) -> dict[str, Tensor]:
         there = ", ".join(sorted(tensors))[:200]
         raise BadInput(path.name, f"holds {there or 'nothing'}, not {', '.join(sorted(names))}")
     types = {tensor.dtype for tensor in tensors.values()}
-    if len(types) > 1 or not types <= set(DTYPES):
+    if len(types) > 1 or not types <= set(DTYPE_NAMES):
         raise BadInput(path.name, f"holds {', '.join(map(str, types))}, not floats of one kind")
     return tensors
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from galenic_adapters.errors import Conflict, NotFound
+from galenic_adapters.files import write_whole
 from galenic_adapters.training.loop import CHECKPOINT
 
 DONE = "done.json"
@@ -61,9 +62,7 @@ class Pieces:
         work(folder)
         seconds = time.monotonic() - began
         done = {"seconds": round(seconds, 1), "device": self.device, "gigabytes": _peak()}
-        part = folder / f"{DONE}.part"
-        part.write_text(json.dumps(done) + "\n", "utf-8")
-        part.replace(folder / DONE)
+        write_whole(folder / DONE, json.dumps(done).encode() + b"\n")
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of hundreds of LoRAs, gigabytes
         self.say(f"{name}: {seconds:.0f} s")
 

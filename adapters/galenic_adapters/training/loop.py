@@ -19,6 +19,7 @@ from torch import Tensor
 
 from galenic_adapters.backbone.prompted import Openings, PromptedBackbone
 from galenic_adapters.errors import BadInput
+from galenic_adapters.files import write_whole
 from galenic_adapters.training.batches import Encoded, Row, collate, opened, split
 from galenic_adapters.training.datasets import Course
 from galenic_adapters.training.distributed import make_crew
@@ -231,14 +232,11 @@ class Run:
 
 def _replace(path: Path, data: bytes, step: int) -> None:
     """All or nothing; a full disk ends the run with what it had."""
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        why = f"cannot be written at step {step}: {e.strerror or e}"
-        raise BadInput(str(path), f"{why}; make room and run again, it goes on") from e
+        write_whole(path, data)
+    except BadInput as e:
+        why = f"{e.problem} (at step {step}; make room and run again, it goes on)"
+        raise BadInput(e.field, why) from e
 
 
 def _rows_until(log: Path, step: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from galenic_adapters.errors import BadInput, RejectedUpload
 from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.files import write_whole
 from galenic_adapters.package.file import Package, write_metaprompt
 from galenic_adapters.package.manifest import BackboneId, Manifest, TrainingSet
 from galenic_adapters.package.zoo import METAPROMPT
@@ -45,7 +46,7 @@ def check_claims(source: Source, labels: Sequence[str], licence: str) -> None:
 def publish_metaprompt(learner: Factors, folder: Path) -> Metaprompt:
     """Write the learned metaprompt into *folder*."""
     metaprompt = learner.metaprompt(DTYPE)
-    _write(folder / METAPROMPT, write_metaprompt(metaprompt))
+    write_whole(folder / METAPROMPT, write_metaprompt(metaprompt))
     return metaprompt
 
 
@@ -86,7 +87,7 @@ def publish_factor(
     if earlier := _same(path, manifest, factor):
         return earlier
     package = Package.write(manifest, factor)
-    _write(path, package.data)
+    write_whole(path, package.data)
     path.with_suffix(".md").unlink(missing_ok=True)  # the card of what was there before
     return package
 
@@ -100,13 +101,3 @@ def _same(path: Path, manifest: Manifest, factor: Factor) -> Package | None:
     kept = {name: getattr(earlier.manifest, name) for name in ("scores", "created")}
     same = Package.write(manifest.model_copy(update=kept), factor)
     return earlier if same.data == earlier.data else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise BadInput(str(path), f"cannot be written: {e.strerror or e}") from e

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Completion, Constraint, Message, Task, TaskName
 from galenic_adapters.tasks.lookup import make_task
-from galenic_server.registry.store import Resolved
+from galenic_server.registry.names import Resolved
 from galenic_server.schemas.openai import ChatBody
 from galenic_server.schemas.tasks import (
     Document,

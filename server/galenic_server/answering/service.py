@@ -4,7 +4,7 @@ What Galenic answers, told without HTTP: a batch of documents, or a chat.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from galenic_adapters.backbone import encode as chat
 from galenic_adapters.errors import (
     BadInput,
     NotServed,
-    TooLong,
     Unavailable,
     WrongTask,
 )
@@ -32,7 +31,7 @@ from galenic_adapters.tasks.base import (
 from galenic_adapters.tasks.lookup import make_task
 from galenic_server.answering.chat_task import Clinical
 from galenic_server.database.cache import Remembered
-from galenic_server.database.changes import Change, Kind
+from galenic_server.database.changes import Change, Changes, Kind
 from galenic_server.engine.contract import (
     Call,
     Engine,
@@ -41,8 +40,7 @@ from galenic_server.engine.contract import (
     Sampling,
     complete,
 )
-from galenic_server.fleet.residents import Residents
-from galenic_server.registry.store import Resolved, SqlStore
+from galenic_server.registry.names import Names, Resolved
 from galenic_server.schemas.openai import ChatBody, OpenAIBody
 from galenic_server.schemas.tasks import Used
 
@@ -97,51 +95,40 @@ class Talk:
 
 
 class Service:
-    """Takes its parts as they are; owns none but starts and stops the engine."""
+    """
+    Answers from an engine that others start and stop.
+
+    is_open: whether the engine has started; until then requests are refused.
+    """
 
     def __init__(
         self,
-        store: SqlStore,
+        names: Names,
+        changes: Changes,
         engine: Engine,
         *,
         backbone: BackboneId,
+        is_open: Callable[[], bool],
         stale_seconds: float = 900.0,
     ) -> None:
-        self.store = store
+        self._names = names
         self.engine = engine
         self.backbone = backbone
-        self._is_ready = False
+        self._is_open = is_open
         # True while changes are followed, and good enough while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
             fresh_seconds=RESOLVED_SECONDS,
             stale_seconds=stale_seconds,
-            is_current=lambda: store.is_current,
+            is_current=lambda: changes.is_current,
             most=100_000,
         )
-        store.listen(self._heard)
+        changes.listen(self._heard)
         # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
         self._tokenizing = CapacityLimiter(2)
 
-    # The engine's life
-
-    async def start(self, residents: Residents) -> None:
-        """Returns once the engine has really answered, and holds what the store has for it."""
-        await self.engine.start()
-        await residents.load()
-        self._is_ready = True
-
-    async def stop(self) -> None:
-        self._is_ready = False
-        await self.engine.stop()
-
-    async def is_ready(self) -> bool:
-        return self._is_ready and await self.engine.healthy()
-
-    # Answering
-
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """The whole batch is checked before the first document runs."""
-        self._check_ready()
+        self._check_open()
         adapter = await self._fitting(origin, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
         requests = await self._requests(origin, adapter, task, ask)
@@ -155,7 +142,7 @@ class Service:
 
         A plain chat with an adapter is the adapter's task.
         """
-        self._check_ready()
+        self._check_open()
         body.check()
         bare = body.model == self.backbone.name
         adapter = None if bare else await self._fitting(origin, body.model)
@@ -172,7 +159,7 @@ class Service:
         if (known := self._resolved.recall((tenant, name))) is not None:
             return known
         return await run_sync(
-            self._resolved.get, (tenant, name), lambda: self.store.resolve(tenant, name)
+            self._resolved.get, (tenant, name), lambda: self._names.resolve(tenant, name)
         )
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
@@ -185,8 +172,8 @@ class Service:
 
     # Steps
 
-    def _check_ready(self) -> None:
-        if not self._is_ready:
+    def _check_open(self) -> None:
+        if not self._is_open():
             raise Unavailable("the engine is loading the backbone")
 
     async def _fitting(self, origin: Origin, name: str) -> Resolved:
@@ -207,11 +194,12 @@ class Service:
         requests, nonce = [], _nonce()
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
-            self._check_length(f"documents[{i}]", len(ids), room)
             constraint = task.constraint(fields)
             sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
             id_ = f"{origin.request_id}-{nonce}-{i}"
-            requests.append(Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint))
+            request = Request(id_, origin.tenant, ids, sampling, adapter.digest, constraint)
+            self.engine.check(request, f"documents[{i}]")
+            requests.append(request)
         return requests
 
     def _call(
@@ -244,17 +232,6 @@ class Service:
             return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
 
         return await run_sync(encode, limiter=self._tokenizing)
-
-    def _check_length(self, path: str, num_ids: int, room: int) -> None:
-        """Nothing is cut off in silence: what does not fit is refused with its numbers."""
-        config = self.engine.config
-        context, virtual = config.context_tokens, config.metaprompt.num_positions
-        if num_ids + virtual + room > context:
-            parts = (
-                f"{num_ids:,} of text, {virtual} of the adapter's prompt, {room:,} for the answer"
-            )
-            total = f"needs {num_ids + virtual + room:,} tokens ({parts})"
-            raise TooLong(path, f"{total}; the context holds {context:,}")
 
     async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
         """Side by side; where one fails the others are aborted."""

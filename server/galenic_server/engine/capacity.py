@@ -12,12 +12,13 @@ import os
 from pathlib import Path
 
 from galenic_adapters.factor import Metaprompt
+from galenic_adapters.package.dtypes import TORCH_DTYPES
+from galenic_adapters.package.manifest import DType
 
 SHARE_OF_MEMORY = 32
 MOST_BYTES = 1 << 30
 MOST_SLOTS = 1 << 17
 LINK_BYTES = 8  # an adapter's slot, and the link of its component
-NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -33,12 +34,12 @@ def table_bytes() -> int:
     return min(MOST_BYTES, memory_bytes() // SHARE_OF_MEMORY)
 
 
-def usual_components(metaprompt: Metaprompt, dtype: str) -> int:
+def usual_components(metaprompt: Metaprompt, dtype: DType) -> int:
     """Adapters of rank 1 that fit the tables of vLLM's engine."""
     num_numbers = metaprompt.num_positions + metaprompt.width
-    return max(1, table_bytes() // (num_numbers * NUMBER_BYTES[dtype] + LINK_BYTES))
+    return max(1, table_bytes() // (num_numbers * TORCH_DTYPES[dtype].itemsize + LINK_BYTES))
 
 
-def usual_prompts(metaprompt: Metaprompt, dtype: str) -> int:
+def usual_prompts(metaprompt: Metaprompt, dtype: DType) -> int:
     """Composed prompts that fit the same memory; the other engine keeps those."""
-    return max(1, table_bytes() // (metaprompt.rows_PD.numel() * NUMBER_BYTES[dtype]))
+    return max(1, table_bytes() // (metaprompt.rows_PD.numel() * TORCH_DTYPES[dtype].itemsize))

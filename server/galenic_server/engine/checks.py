@@ -52,9 +52,10 @@ class Border:
     context_tokens: int
     is_guarded: bool = True
 
-    def check(self, request: Request) -> None:
-        """Raises `BadInput`, `TooLong` or `Unsupported`, naming the field."""
-        self.check_text(request.text_ids, request.adapter, request.sampling.max_tokens)
+    def check(self, request: Request, field: str = "text") -> None:
+        """Raises `BadInput`, `TooLong` or `Unsupported`, naming the field (*field*: the text)."""
+        max_tokens = request.sampling.max_tokens
+        self.check_text(request.text_ids, request.adapter, max_tokens, field)
         self.check_penalties(request.sampling)
         _check_sampling(request.sampling)
         if isinstance(request.constraint, Choice) and not request.constraint.labels:
@@ -63,19 +64,19 @@ class Border:
     def check_text(
         self, ids: Sequence[int], adapter: str | None, num_answer: int, field: str = "text"
     ) -> None:
-        """Whether *ids* are the vocabulary's and fit the context with prompt and answer."""
+        """Check that *ids* are the vocabulary's and fit the context with prompt and answer."""
         self._check_ids(ids, field)
         if num_answer < 1:
             raise BadInput("max_tokens", f"is {num_answer}, at least 1 is needed")
         if num_answer > self.room(len(ids), adapter):
             parts = {
-                "prompt": self._num_virtual(adapter),
-                "text": len(ids),
-                "answer": num_answer,
+                "of text": len(ids),
+                "of the adapter's prompt": self._num_virtual(adapter),
+                "for the answer": num_answer,
             }
-            told = ", ".join(f"{count} for the {name}" for name, count in parts.items() if count)
-            needed = f"needs {sum(parts.values())} tokens ({told})"
-            raise TooLong(field, f"{needed}, the context holds {self.context_tokens}")
+            told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+            needed = f"needs {sum(parts.values()):,} tokens ({told})"
+            raise TooLong(field, f"{needed}; the context holds {self.context_tokens:,}")
 
     def check_penalties(self, sampling: Penalties) -> None:
         """Whether this engine can take what *sampling* asks of the tokens of a prompt."""

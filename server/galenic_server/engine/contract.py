@@ -266,6 +266,9 @@ class Engine(Protocol):
     async def healthy(self) -> bool:
         """Whether a request sent now would be answered."""
 
+    def check(self, request: Request, field: str = "text") -> None:
+        """Raise what `generate` refuses before it runs anything; *field* names the text."""
+
     def generate(self, request: Request) -> AsyncIterator[Delta]:
         """
         The answer, piece by piece; closing the iterator aborts the request.

@@ -1,5 +1,5 @@
 """
-A replica's place in the fleet: it looks what has changed, several times a second, and says so.
+Following: a replica reads the changes of the others several times a second, and reports them seen.
 
 What others published is seated here before it is asked for, and what they deleted is evicted.
 """
@@ -16,7 +16,7 @@ from galenic_adapters.errors import GalenicError, Unavailable
 from galenic_server import logs
 from galenic_server.database.changes import Change, Kind
 from galenic_server.engine.contract import Engine
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -31,14 +31,14 @@ class Follower:
     """
     Follows the store's changes until it is cancelled.
 
-    silent_seconds: after so long without a word a replica is no longer waited for; it must then not
-    answer from what it remembers either.   retention: how long deleted versions can come back.
-    num_warm: the prompts of so many new ones are run through at a time, for their owners.
+    silent_seconds: a replica that has not reported for so long is no longer waited for; by then it
+    must not answer from its cache either.   retention: how long deleted versions can be brought
+    back.   num_warm: of so many new adapters at a time the prompts are cached, for their owners.
     """
 
     def __init__(
         self,
-        store: SqlStore,
+        store: Store,
         engine: Engine,
         *,
         place: str,
@@ -58,7 +58,7 @@ class Follower:
         self._warming: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Returns only when cancelled; then nobody waits for this replica any more."""
+        """Follow until cancelled; then leave, so that nobody waits for this replica any more."""
         try:
             while True:
                 try:
@@ -86,31 +86,31 @@ class Follower:
         if self._id is None:
             await run_sync(self._enter)
             return False
-        seen, found = await run_sync(self._store.catch_up, self._seen)
+        seen, found = await run_sync(self._store.changes.catch_up, self._seen)
         has_moved, self._seen = seen != self._seen, seen
         self._warm(found)
         return has_moved
 
     def _enter(self) -> None:
-        self._seen = self._store.newest_change()
-        self._store.forget()
-        self._id = self._store.enter(self._place, self._seen)
+        self._seen = self._store.changes.newest()
+        self._store.changes.forget()
+        self._id = self._store.replicas.enter(self._place, self._seen)
 
     async def _report(self) -> None:
-        """What is seen was forgotten by everyone here who had remembered it."""
+        """Report what is seen: every cache here has dropped what it made stale."""
         assert self._id is not None, "it has entered"
-        if not await run_sync(self._store.report, self._id, self._seen):
+        if not await run_sync(self._store.replicas.report, self._id, self._seen):
             log.warning("replica was told to leave, and enters again")
             self._id = None
 
     def _leave(self) -> None:
         if self._id is not None:
-            self._store.leave(self._id)
+            self._store.replicas.leave(self._id)
 
     def _sweep(self) -> None:
-        self._store.leave_silent(self._silent_seconds)
-        self._store.forget_uploads(UPLOADS_KEPT)
-        if purged := self._store.purge(self._retention):
+        self._store.replicas.leave_silent(self._silent_seconds)
+        self._store.uploads.forget(UPLOADS_KEPT)
+        if purged := self._store.versions.purge(self._retention):
             log.info("deleted adapters purged", count=purged)
 
     def _warm(self, found: Sequence[Change]) -> None:
@@ -122,13 +122,13 @@ class Follower:
             task.add_done_callback(self._warming.discard)
 
     async def _move(self, new: list[Change], gone: list[str]) -> None:
-        """Best effort: what has no seat gets one when it is asked for."""
+        """Seat and evict as well as possible; what has no seat gets one at its first request."""
         try:
             for digest in gone:
                 await self._engine.evict(digest)
             digests = [one.name for one in new if one.name]
             if many := [one.number for one in new if not one.name]:
-                digests += await run_sync(self._store.brought_by, many)
+                digests += await run_sync(self._store.factors.brought_by, many)
             await self._engine.seat(digests[-MOST_SEATED:])
             for one in [one for one in new if one.name][: self._num_warm]:
                 await self._engine.warm(one.tenant, one.name)

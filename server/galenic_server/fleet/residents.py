@@ -1,10 +1,8 @@
 """
-What a server holds from its start on: the adapters of its store, those asked lately first, then the
-newest, as many as have room.
+Loading at start: the adapters used lately, then the newest, as many as have room.
 
-They are in their slots before the server is ready: read in one pass, some hundred at a time. After
-that an adapter is seated when it is uploaded, here or on another replica, and any other when it is
-asked for.
+They are in their slots before the server is ready, read in one pass. After that an adapter is
+seated when it is uploaded, here or on another replica, and any other at its first request.
 """
 
 import asyncio
@@ -19,7 +17,7 @@ from galenic_adapters.package.manifest import BackboneId
 from galenic_server import logs
 from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import Engine
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.factors import Factors
 
 log = structlog.get_logger(__name__)
 
@@ -29,29 +27,33 @@ PROGRESS_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 
 Pair = tuple[str, str]
-"""A tenant, and the digest of an adapter that it asks: the prefix cache knows them together."""
+"""A tenant, and the digest of an adapter that it uses; the prefix cache is keyed by both."""
 
 
 class Residents:
-    """num_warm: so many pairs' prompts are run through after each start of the engine."""
+    """
+    Loads adapters when the server starts, and caches prompts after each start of the engine.
+
+    num_warm: for how many pairs of tenant and adapter.
+    """
 
     def __init__(
         self,
-        store: SqlStore,
+        factors: Factors,
         engine: Engine,
         chain: Chain,
         *,
         backbone: BackboneId,
         num_warm: int = 0,
     ) -> None:
-        self._store = store
+        self._factors = factors
         self._engine = engine
         self._chain = chain
         self._backbone = backbone
         self._num_warm = num_warm
 
     async def load(self) -> None:
-        """Best effort: what is not loaded is seated when it is asked for."""
+        """Load as many as possible; the others are seated at their first request."""
         try:
             await self._load()
         except GalenicError as error:
@@ -61,7 +63,7 @@ class Residents:
         began = told = time.monotonic()
         digests = await run_sync(self._digests)
         for first in range(0, len(digests), READ_AT_ONCE):
-            factors = await run_sync(self._store.factors, digests[first : first + READ_AT_ONCE])
+            factors = await run_sync(self._factors.get_many, digests[first : first + READ_AT_ONCE])
             if not await self._engine.take(factors, may_evict=False):
                 break
             if time.monotonic() - told > PROGRESS_SECONDS:
@@ -75,19 +77,19 @@ class Residents:
         config = self._engine.config
         made_for = self._backbone, config.metaprompt.digest
         asked = list(dict.fromkeys(digest for _, digest in self.hottest()))[:READ_AT_ONCE]
-        fitting = set(self._store.newest(*made_for, len(asked), among=asked))
+        fitting = set(self._factors.newest(*made_for, len(asked), among=asked))
         lately = [digest for digest in asked if digest in fitting]
-        stored = self._store.newest(*made_for, config.num_slots)
+        stored = self._factors.newest(*made_for, config.num_slots)
         return list(dict.fromkeys([*lately, *stored]))
 
     def hottest(self) -> list[Pair]:
-        """Who asked what, of the last answers, the most frequent first."""
+        """Return who used what in the last answers, the most frequent first."""
         answers = (one for one in self._chain.latest(ROWS_READ) if one["action"] == "answer")
         pairs = Counter((one["tenant"], one["digest"]) for one in answers if one["digest"])
         return [pair for pair, _ in pairs.most_common()]
 
     async def keep_warm(self) -> None:
-        """After each start of the engine, until cancelled."""
+        """Cache the hottest pairs' prompts after each start of the engine, until cancelled."""
         while self._num_warm:
             await self._until_healthy(True)
             try:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-import structlog
 from fastapi import FastAPI
 
 from galenic_server import logs
@@ -28,8 +27,6 @@ from galenic_server.http.routes import (
     tenants,
 )
 
-log = structlog.get_logger(__name__)
-
 
 def make_app(
     parts: Parts,
@@ -47,19 +44,14 @@ def make_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logs.tell_of_tasks(asyncio.get_running_loop())
         parts.trail.start()
-        tasks = [
-            asyncio.create_task(_start(parts, on_ready, on_failed_start)),
-            asyncio.create_task(parts.follower.run()),
-            asyncio.create_task(parts.residents.keep_warm()),
-        ]
+        life = parts.replica.live(on_ready=on_ready, on_failed_start=on_failed_start)
+        living = asyncio.create_task(life)
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-            await parts.service.stop()
+            living.cancel()
+            with suppress(asyncio.CancelledError):
+                await living
             await parts.trail.stop()
 
     shown = parts.settings.shows_docs
@@ -88,17 +80,3 @@ def make_app(
     )
     app.add_middleware(Traced, metrics=parts.metrics, trail=parts.trail)
     return app
-
-
-async def _start(
-    parts: Parts, on_ready: Callable[[], None], on_failure: Callable[[], None]
-) -> None:
-    log.info("engine starting", backbone=str(parts.service.backbone))
-    try:
-        await parts.service.start(parts.residents)
-    except Exception as error:  # noqa: BLE001  whatever it is, the operator has to see it
-        log.critical("engine did not start", message=str(error), **logs.where(error))
-        on_failure()
-    else:
-        log.info("engine ready")
-        on_ready()

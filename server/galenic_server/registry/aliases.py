@@ -1,5 +1,5 @@
 """
-Aliases: names that move from version to version, with a canary beside if need be, and back again.
+Aliases: names that point to a version and can be moved, with an optional canary, and rolled back.
 """
 
 import json
@@ -13,14 +13,14 @@ import sqlalchemy as sa
 from galenic_adapters.errors import BadInput, Conflict, NotFound, Unconditional
 from galenic_adapters.refs import NAME, AdapterRef, check_name
 from galenic_server.audit.chain import note
-from galenic_server.database.changes import Kind, Writing, now
+from galenic_server.database.changes import Changes, Kind, Writing, now
 from galenic_server.database.tables import adapters, aliases
-from galenic_server.tenancy.keys import SqlKeys
+from galenic_server.registry.rows import is_version
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Another version that answers *weight* of a hundred requests."""
+    """A version that answers *weight* of a hundred requests instead of the alias's target."""
 
     ref: AdapterRef
     weight: int
@@ -32,7 +32,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """change: the number of its last one. previous: what a rollback goes back to."""
+    """change: the number of its last change.   previous: the target of a rollback."""
 
     tenant: str
     name: str
@@ -44,32 +44,33 @@ class Alias:
 
 
 Match = Callable[[Alias | None], None]
-"""Raises where the alias as it stands (none: it does not) is not the one that its mover means."""
+"""A precondition: raises where the alias as it is (None: there is none) is not the one meant."""
 
 
 def anyhow(alias: Alias | None) -> None:
-    """Whatever it is: for those who alone move it."""
+    """No precondition. For callers that are the only writer."""
 
 
 def absent(alias: Alias | None) -> None:
-    """A new one."""
+    """The alias must be new."""
     if alias is not None:
         raise Conflict(f"alias {alias.name} exists already")
 
 
 def unsaid(alias: Alias | None) -> None:
-    """The mover has not said; a new one harms nobody."""
+    """The caller has named no precondition: a new alias may be made, none may be changed."""
     if alias is not None:
         raise Unconditional(f"alias {alias.name} exists: send If-Match with its ETag, or with *")
 
 
 def existing(alias: Alias | None) -> None:
+    """There must be such an alias."""
     if alias is None:
         raise Conflict("there is no such alias any more")
 
 
 def only(*changes: int) -> Match:
-    """As it was left by one of these changes."""
+    """The alias must be as one of these changes left it."""
 
     def match(alias: Alias | None) -> None:
         existing(alias)
@@ -80,10 +81,18 @@ def only(*changes: int) -> Match:
     return match
 
 
-class SqlAliases(SqlKeys):
-    """The part of the store that knows aliases. Each raises `NotFound` for another tenant's."""
+class Aliases:
+    """
+    Keeps each tenant's aliases; for another tenant's, methods raise `NotFound`.
 
-    def move_alias(
+    *match* is the precondition of a change, and raises where it does not hold.
+    """
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._database = changes.database
+
+    def move(
         self,
         tenant: str,
         alias: str,
@@ -92,8 +101,8 @@ class SqlAliases(SqlKeys):
         canary: Canary | None = None,
         match: Match = anyhow,
     ) -> Alias:
-        """Point *alias* to *ref*; what it pointed to before is what a rollback goes back to."""
-        with self._changing(Kind.ALIAS, tenant, check_name("alias", alias)) as writing:
+        """Point *alias* to *ref*; a rollback goes back to its previous target."""
+        with self._changes.writing(Kind.ALIAS, tenant, check_name("alias", alias)) as writing:
             was = _find(writing.db, tenant, alias)
             match(was)
             _check_alike(writing.db, tenant, ref, canary)
@@ -101,8 +110,8 @@ class SqlAliases(SqlKeys):
             return self._write(writing, was, Alias(tenant, alias, ref, 0, now(), canary, previous))
 
     def promote(self, tenant: str, alias: str, *, match: Match = anyhow) -> Alias:
-        """The canary takes over."""
-        with self._changing(Kind.ALIAS, tenant, alias) as writing:
+        """Point the alias to its canary."""
+        with self._changes.writing(Kind.ALIAS, tenant, alias) as writing:
             was = _get(writing.db, tenant, alias)
             match(was)
             if was.canary is None:
@@ -112,8 +121,8 @@ class SqlAliases(SqlKeys):
             return self._write(writing, was, moved)
 
     def roll_back(self, tenant: str, alias: str, *, match: Match = anyhow) -> Alias:
-        """The canary is off; where there is none, the version before answers again."""
-        with self._changing(Kind.ALIAS, tenant, alias) as writing:
+        """Remove the canary; where there is none, go back to the previous version."""
+        with self._changes.writing(Kind.ALIAS, tenant, alias) as writing:
             was = _get(writing.db, tenant, alias)
             match(was)
             if was.canary is not None:
@@ -125,17 +134,18 @@ class SqlAliases(SqlKeys):
                 raise Conflict(f"alias {alias} has nothing to go back to")
             return self._write(writing, was, moved)
 
-    def drop_alias(self, tenant: str, alias: str, *, match: Match = anyhow) -> None:
-        with self._changing(Kind.ALIAS, tenant, alias[:64]) as writing:
+    def drop(self, tenant: str, alias: str, *, match: Match = anyhow) -> None:
+        with self._changes.writing(Kind.ALIAS, tenant, alias[:64]) as writing:
             match(was := _get(writing.db, tenant, alias))
             note(alias=alias, old=str(was.ref), new=None)
             writing.db.execute(aliases.delete().where(_is_alias(tenant, alias)))
 
-    def alias(self, tenant: str, alias: str) -> Alias:
+    def get(self, tenant: str, alias: str) -> Alias:
         with self._database.reading() as db:
             return _get(db, tenant, alias)
 
-    def aliases(self, tenant: str) -> dict[str, Alias]:
+    def of(self, tenant: str) -> dict[str, Alias]:
+        """Return the tenant's aliases by name."""
         query = sa.select(aliases).where(aliases.c.tenant == tenant).order_by(aliases.c.alias)
         with self._database.reading() as db:
             return {row.alias: _alias(row) for row in db.execute(query)}
@@ -169,28 +179,28 @@ class SqlAliases(SqlKeys):
 
 
 def pointing(ref: AdapterRef) -> sa.Select[Any]:
-    """The aliases of which a part of the requests goes to *ref*."""
+    """Select the aliases that point to *ref*, or have it as their canary."""
     first = sa.and_(aliases.c.name == ref.name, aliases.c.version == ref.version)
     second = sa.and_(aliases.c.canary_name == ref.name, aliases.c.canary_version == ref.version)
     return sa.select(aliases.c.alias).where(aliases.c.tenant == ref.tenant, sa.or_(first, second))
 
 
 def _before(was: Alias | None, ref: AdapterRef) -> AdapterRef | None:
-    """What a rollback will go back to, once the alias points to *ref*."""
+    """The target of a rollback, once the alias points to *ref*."""
     if was is None:
         return None
     return was.previous if was.ref == ref else was.ref
 
 
 def _check_alike(db: sa.Connection, tenant: str, ref: AdapterRef, canary: Canary | None) -> None:
-    """Both are the tenant's and there, and answer the same task."""
+    """Check that both versions exist, are the tenant's, and answer the same task."""
     task = _task(db, tenant, ref)
     if canary is not None and (other := _task(db, tenant, canary.ref)) != task:
         raise BadInput("canary", f"{canary.ref} is for {other}, {ref} is for {task}")
 
 
 def _task(db: sa.Connection, tenant: str, ref: AdapterRef) -> str:
-    query = sa.select(adapters.c.manifest).where(_is(ref), adapters.c.deleted.is_(None))
+    query = sa.select(adapters.c.manifest).where(is_version(ref), adapters.c.deleted.is_(None))
     text: str | None = db.scalar(query) if ref.tenant == tenant else None
     if text is None:
         raise NotFound(f"no adapter {str(ref)!r}")
@@ -198,15 +208,7 @@ def _task(db: sa.Connection, tenant: str, ref: AdapterRef) -> str:
 
 
 def _digest(db: sa.Connection, ref: AdapterRef) -> str | None:
-    return db.scalar(sa.select(adapters.c.digest).where(_is(ref)))
-
-
-def _is(ref: AdapterRef) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        adapters.c.tenant == ref.tenant,
-        adapters.c.name == ref.name,
-        adapters.c.version == ref.version,
-    )
+    return db.scalar(sa.select(adapters.c.digest).where(is_version(ref)))
 
 
 def _is_alias(tenant: str, alias: str) -> sa.ColumnElement[bool]:

@@ -1,5 +1,5 @@
 """
-A tenant in one stream of JSON lines: adapters with their bytes, aliases, whom it shares with.
+A tenant as one stream of JSON lines: adapters with their bytes, aliases, and shares.
 
     {"kind": "tenant", "form": 1, "tenant": …}
     {"kind": "adapter", "name", "version", "digest", "package": base64, "signature": bundle or null}
@@ -7,8 +7,8 @@ A tenant in one stream of JSON lines: adapters with their bytes, aliases, whom i
     {"kind": "alias", …}  {"kind": "share", …}
     {"kind": "end", "num_lines", "sha256"}                           of every byte before this line
 
-No key is in it. What is deleted travels as its number only. An archive is a stranger's file like
-any upload: every line is parsed as data, and every package is checked again where it arrives.
+It holds no keys, and no bytes of deleted versions. An archive is trusted no more than any upload:
+every line is parsed as data, and every package is checked again where it arrives.
 """
 
 import base64
@@ -25,7 +25,9 @@ from galenic_adapters.package.manifest import Digest, Manifest, Name
 from galenic_adapters.package.signature import MAX_BUNDLE_BYTES
 from galenic_adapters.refs import AdapterRef
 from galenic_server.registry.aliases import Alias, Canary
-from galenic_server.registry.store import Entry, SqlStore
+from galenic_server.registry.offers import Offer
+from galenic_server.registry.rows import Entry
+from galenic_server.registry.store import Store
 
 MAX_LINE_BYTES = MAX_PACKAGE_BYTES * 3 // 2 + 2 * MAX_BUNDLE_BYTES
 PAGE = 200
@@ -44,8 +46,8 @@ class Head(_Line):
     tenant: Name
 
 
-class Offered(_Line):
-    """A line of a bulk of uploads; those of an archive are some, with nothing left open."""
+class PackageLine(_Line):
+    """A line of a bulk of uploads: a package, and the name and version to publish it as."""
 
     kind: Literal["adapter"] = "adapter"
     name: Name
@@ -54,8 +56,12 @@ class Offered(_Line):
     package: str
     signature: Annotated[str, Field(max_length=MAX_BUNDLE_BYTES)] | None = None
 
-    def data(self) -> bytes:
-        """The package's bytes; raises `RejectedUpload` where they are not of its digest."""
+    def offer(self, tenant: str) -> Offer:
+        """Read the line as an offer; raises `RejectedUpload` where its digest is another."""
+        bundle = self.signature.encode() if self.signature else None
+        return Offer(tenant, self.name, self._data(), self.version, bundle=bundle)
+
+    def _data(self) -> bytes:
         try:
             data = base64.b64decode(self.package, validate=True)
         except (binascii.Error, ValueError):
@@ -65,17 +71,27 @@ class Offered(_Line):
         return data
 
 
-class Adapter(Offered):
+class Adapter(PackageLine):
+    """A version in an archive, which leaves nothing open."""
+
     version: Version
     digest: Digest
 
+    def ref(self, tenant: str) -> AdapterRef:
+        return AdapterRef(tenant, self.name, self.version)
+
 
 class Deleted(_Line):
+    """A version that was deleted; its number stays taken."""
+
     kind: Literal["deleted"] = "deleted"
     name: Name
     version: Version
     digest: Digest
     manifest: Manifest
+
+    def ref(self, tenant: str) -> AdapterRef:
+        return AdapterRef(tenant, self.name, self.version)
 
 
 class Pointer(_Line):
@@ -109,8 +125,8 @@ AnyLine = Annotated[Head | Item | End, Field(discriminator="kind")]
 LINE: TypeAdapter[Head | Item | End] = TypeAdapter(AnyLine)
 
 
-def write(store: SqlStore, tenant: str) -> Iterator[bytes]:
-    """The archive, line by line; a version that is deleted meanwhile is left out."""
+def write(store: Store, tenant: str) -> Iterator[bytes]:
+    """Yield the archive, line by line; a version that is deleted meanwhile is left out."""
     seen, num_lines = hashlib.sha256(), 0
     for line in _lines(store, tenant):
         text = _text(line)
@@ -124,11 +140,11 @@ def _text(line: BaseModel) -> bytes:
     return line.model_dump_json(exclude_none=True).encode() + b"\n"
 
 
-def _lines(store: SqlStore, tenant: str) -> Iterator[Head | Item]:
+def _lines(store: Store, tenant: str) -> Iterator[Head | Item]:
     yield Head(tenant=tenant)
-    # Aliases first read, last written: what they point to is there, and is not deleted meanwhile.
-    aliases, shares = store.aliases(tenant), store.shares(tenant)
-    for entry, data, signature in store.everything_of(tenant, page=PAGE):
+    # Aliases are read first and written last, so that every version they point to is in between.
+    aliases, shares = store.aliases.of(tenant), store.shares.of(tenant)
+    for entry, data, signature in store.versions.everything_of(tenant, page=PAGE):
         yield _line(entry, data, signature)
     for alias in aliases.values():
         yield _pointer(alias)
@@ -163,10 +179,10 @@ def _pointer(alias: Alias) -> Pointer:
 
 def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
     """
-    Each item with its line's number, once per call.
+    Yield each item with its line's number.
 
     Raises `BadInput` where it is no archive, or was cut or changed on its way; that is known at its
-    end only, so go through it once before anything is believed.
+    end only, so read all of it once before using any of it.
     """
     seen, num_lines, end = hashlib.sha256(), 0, None
     for text in lines:
@@ -188,10 +204,10 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
         raise BadInput("archive", "is not what its last line says; it was changed or cut")
 
 
-def parse_offered(text: bytes) -> Offered:
-    """Raises `BadInput` where it is no line of a bulk."""
+def parse_package_line(text: bytes) -> PackageLine:
+    """Read a line of a bulk; raises `BadInput` where it is none."""
     try:
-        return Offered.model_validate_json(text)
+        return PackageLine.model_validate_json(text)
     except ValidationError as error:
         raise BadInput("line", f"{_place(error)} is not valid") from None
     except RecursionError:

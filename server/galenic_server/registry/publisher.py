@@ -1,11 +1,11 @@
 """
-What comes into the registry and what leaves it: uploads, tried or real, deletions, whole tenants.
+Publishing: uploads are checked, written and made resident, one, many, or a whole archive of them.
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -33,54 +33,24 @@ from galenic_adapters.package.signature import Signatures, Signed
 from galenic_adapters.refs import AdapterRef, check_name
 from galenic_server.engine.contract import Engine
 from galenic_server.registry import archive
-from galenic_server.registry.store import Entry, SqlStore
-from galenic_server.registry.versions import Placed, Wanted
+from galenic_server.registry.offers import Candidate, Offer, Published
+from galenic_server.registry.store import Store
 
 BATCH = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A package as it came. upload: its sender's key for it.   bundle: the signature beside it."""
-
-    tenant: str
-    name: str
-    data: bytes
-    version: int | None = None
-    upload: str | None = None
-    bundle: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """is_new: whether this upload made it, and not an earlier one of the same key."""
-
-    entry: Entry
-    is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """What an import has brought, or found there already."""
-
-    num_adapters: int = 0
-    num_deleted: int = 0
-    num_aliases: int = 0
-    num_shares: int = 0
-
-
-class Registry:
-    """Checks whatever is to be written, and keeps the engine in step with it."""
+class Publisher:
+    """Checks packages before they are written, and keeps the engine in step with the store."""
 
     def __init__(
         self,
-        store: SqlStore,
+        store: Store,
         engine: Engine,
         *,
         backbone: BackboneId,
         signatures: Signatures | None = None,
     ) -> None:
-        self.store = store
+        self._store = store
         self.engine = engine
         self.backbone = backbone
         self.signatures = signatures or Signatures()
@@ -89,58 +59,61 @@ class Registry:
 
     async def publish(self, offer: Offer) -> Published:
         """
-        Check, write and make servable at once, as its version or as the next one.
+        Check, write and seat a package, as its version or as the next one.
 
-        Raises `RejectedUpload`, `QuotaExceeded`, or `Conflict` where it holds other bytes.
+        It is not new where an earlier upload of the same key made it. Raises `RejectedUpload`,
+        `QuotaExceeded`, or `Conflict` where its version has other bytes.
         """
         ref, package = await run_sync(self._write, offer)
-        entry = await run_sync(self.store.describe, ref)
-        # What is written stands: an engine that is away seats it when it is asked for.
+        # What is written stays: an engine that is away seats it at its first request.
         with suppress(Unavailable):
             if package is not None:
                 await self.engine.take({package.digest: package.factor})
             else:
-                await self.engine.seat([entry.digest])
-        return Published(entry, is_new=package is not None)
+                await self.engine.seat([package_digest(offer.data)])
+        return Published(ref, is_new=package is not None)
 
     def _write(self, offer: Offer) -> tuple[AdapterRef, Package | None]:
-        """Where it is, and what was written; none where an earlier upload of that key did so."""
+        """Write a package, and return it; None where an earlier upload of that key did so."""
         id_ = offer.upload or f"auto-{secrets.token_hex(8)}"
-        digest = package_digest(offer.data)
-        known = self.store.receive(offer.tenant, id_, offer.name, offer.version, digest)
+        digest, uploads = package_digest(offer.data), self._store.uploads
+        known = uploads.receive(offer.tenant, id_, offer.name, offer.version, digest)
         if known.ref is not None:
             return known.ref, None
         try:
-            package, signed = self._checked(offer.data, offer.bundle)
-            ref = self.store.publish(
+            checked = self._checked(offer)
+            ref = self._store.versions.publish(
                 offer.tenant,
                 offer.name,
-                package,
+                checked.package,
                 version=offer.version,
                 upload=id_,
-                signed=signed,
+                signed=checked.signed,
             )
         except RejectedUpload as rejected:
-            self.store.fail(offer.tenant, id_, rejected.faults)
+            uploads.fail(offer.tenant, id_, rejected.faults)
             raise
         except (Conflict, QuotaExceeded) as refused:
-            self.store.fail(offer.tenant, id_, [Fault("upload", str(refused))])
+            uploads.fail(offer.tenant, id_, [Fault("upload", str(refused))])
             raise
-        return ref, package
+        return ref, checked.package
 
-    def _checked(self, data: bytes, bundle: bytes | None) -> tuple[Package, Signed | None]:
-        package = Package.read(data)
+    def _checked(self, offer: Offer) -> Candidate:
+        """Check that the package is sound, fits this server, and is signed as it has to be."""
+        package = Package.read(offer.data)
         self._check_fits(package)
-        return package, self.signatures.check(package.digest, bundle)
+        signed = self.signatures.check(package.digest, offer.bundle)
+        return Candidate(offer.name, package, offer.version, signed)
 
     def try_out(self, offer: Offer) -> list[Fault]:
-        """Everything that an upload of it would be refused for; nothing is written. Blocks."""
+        """Return every fault that an upload would be refused for, and write nothing. Blocks."""
+        room = self._store.tenants.check_room
         return [
             *self._faults_of_package(offer),
-            *_told("signature", lambda: self._check_signature(offer)),
-            *_told("name", lambda: check_name("name", offer.name)),
-            *_told("version", lambda: self._check_version(offer)),
-            *_told("quota", lambda: self.store.check_room(offer.tenant, len(offer.data))),
+            *_faults_at("signature", lambda: self._check_signature(offer)),
+            *_faults_at("name", lambda: check_name("name", offer.name)),
+            *_faults_at("version", lambda: self._check_version(offer)),
+            *_faults_at("quota", lambda: room(offer.tenant, len(offer.data))),
         ]
 
     def _faults_of_package(self, offer: Offer) -> Iterator[Fault]:
@@ -149,7 +122,7 @@ class Registry:
         wrong = [] if found.manifest is None else self._misfits(found.manifest)
         yield from wrong
         if not found.faults and not wrong:
-            yield from _told("tensors", lambda: self._check_fits(found.package()))
+            yield from _faults_at("tensors", lambda: self._check_fits(found.package()))
 
     def _check_signature(self, offer: Offer) -> None:
         self.signatures.check(package_digest(offer.data), offer.bundle)
@@ -157,7 +130,7 @@ class Registry:
     def _check_version(self, offer: Offer) -> None:
         if offer.version is not None:
             ref = AdapterRef(offer.tenant, offer.name, offer.version)
-            self.store.check_free(ref, package_digest(offer.data))
+            self._store.versions.check_free(ref, package_digest(offer.data))
 
     def _misfits(self, manifest: Manifest) -> list[Fault]:
         config = self.engine.config
@@ -173,105 +146,92 @@ class Registry:
         )
 
     async def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool) -> None:
-        """Nobody finds it any more; with *keep* it can come back until its retention ends."""
-        entry = await run_sync(self.store.describe, ref)
-        await run_sync(lambda: self.store.delete(ref, digest=digest, keep=keep))
+        """Delete a version and evict it; with *keep* it can be brought back until it is purged."""
+        versions = self._store.versions
+        entry = await run_sync(versions.describe, ref)
+        await run_sync(lambda: versions.delete(ref, digest=digest, keep=keep))
         await self.engine.evict(entry.digest)
 
     # Many packages
 
     async def publish_many(
         self, tenant: str, offers: Sequence[Offer]
-    ) -> list[Placed | GalenicError]:
+    ) -> list[Published | GalenicError]:
         """
-        Check all of them, write those that can be in one transaction, and make them servable.
+        Check all packages, write in one transaction those that can be, and seat them.
 
-        Says of each where it is, or why it is not. Raises `Unavailable`, and has written nothing.
+        Returns for each where it is, or why it is not. Raises `Unavailable`, having written none.
         """
-        checked = await run_sync(lambda: [self._wanted(offer) for offer in offers])
-        wanted = [one for one in checked if isinstance(one, Wanted)]
-        placed = await run_sync(self.store.publish_many, tenant, wanted)
+        checked = await run_sync(lambda: [self._checked_or_not(offer) for offer in offers])
+        candidates = [one for one in checked if isinstance(one, Candidate)]
+        placed = await run_sync(self._store.versions.publish_many, tenant, candidates)
         with suppress(Unavailable):
             await self.engine.take(
                 {
                     what.package.digest: what.package.factor
-                    for what, where in zip(wanted, placed, strict=True)
-                    if isinstance(where, Placed)
+                    for what, where in zip(candidates, placed, strict=True)
+                    if isinstance(where, Published)
                 }
             )
-        told = iter(placed)
-        return [next(told) if isinstance(one, Wanted) else one for one in checked]
+        outcomes = iter(placed)
+        return [next(outcomes) if isinstance(one, Candidate) else one for one in checked]
 
-    def _wanted(self, offer: Offer) -> Wanted | RejectedUpload:
+    def _checked_or_not(self, offer: Offer) -> Candidate | RejectedUpload:
         try:
-            package, signed = self._checked(offer.data, offer.bundle)
+            return self._checked(offer)
         except RejectedUpload as rejected:
             return rejected
-        return Wanted(offer.name, package, offer.version, signed)
 
     # A whole tenant
 
-    def bring(self, tenant: str, lines: Callable[[], Iterable[bytes]]) -> Brought:
+    def bring(self, tenant: str, lines: Callable[[], Iterable[bytes]]) -> Counter[str]:
         """
-        What an archive holds, as *tenant*'s; what is there already is no change. Blocks.
+        Import an archive as *tenant*'s, and count its items by kind. Blocks.
 
-        All of it is checked as uploads are before the first of it is written. Raises
-        `RejectedUpload` with the faults by line, `BadInput` where it is no archive.
+        All of it is checked as uploads are before the first of it is written; what is there already
+        stays. Raises `RejectedUpload` with the faults by line, `BadInput` where it is no archive.
         """
         faults = list(self._faults_of_archive(tenant, archive.read(lines())))
         if faults:
             raise RejectedUpload(*faults[:MAX_FAULTS])
-        brought = Brought()
+        counts = Counter[str]()
         for batch in _batches(item for _, item in archive.read(lines())):
-            brought = self._bring_batch(tenant, batch, brought)
-        return brought
+            self._bring_batch(tenant, batch)
+            counts.update(item.kind for item in batch)
+        return counts
 
     def _faults_of_archive(
         self, tenant: str, items: Iterable[tuple[int, archive.Item]]
     ) -> Iterator[Fault]:
         for number, item in items:
-            for fault in _told("", partial(self._check_item, tenant, item)):
+            for fault in _faults_at("", partial(self._check_item, tenant, item)):
                 yield Fault(f"line[{number}].{fault.path}".rstrip("."), fault.problem)
 
     def _check_item(self, tenant: str, item: archive.Item) -> None:
         if isinstance(item, archive.Adapter):
-            data = item.data()
-            self._checked(data, item.signature.encode() if item.signature else None)
-            self.store.check_free(AdapterRef(tenant, item.name, item.version), item.digest)
+            self._checked(item.offer(tenant))
+            self._store.versions.check_free(item.ref(tenant), item.digest)
 
-    def _bring_batch(self, tenant: str, batch: list[archive.Item], before: Brought) -> Brought:
-        adapters = [item for item in batch if isinstance(item, archive.Adapter)]
+    def _bring_batch(self, tenant: str, batch: list[archive.Item]) -> None:
+        packages, signed = self._packages(tenant, batch)
+        self._store.versions.put_many(packages, signed=signed)
         tombs = [item for item in batch if isinstance(item, archive.Deleted)]
-        pointers = [item for item in batch if isinstance(item, archive.Pointer)]
-        lent = [item for item in batch if isinstance(item, archive.Lent)]
-        packages, signed = self._packages(tenant, adapters)
-        self.store.put_many(packages, signed=signed)
-        self.store.bury(
-            {AdapterRef(tenant, t.name, t.version): (t.digest, t.manifest) for t in tombs}
-        )
-        for pointer in pointers:
-            ref, canary = pointer.target(tenant)
-            self.store.move_alias(tenant, pointer.alias, ref, canary=canary)
-        for share in lent:
-            self.store.share(tenant, share.name, share.tenants)
-        return Brought(
-            before.num_adapters + len(adapters),
-            before.num_deleted + len(tombs),
-            before.num_aliases + len(pointers),
-            before.num_shares + len(lent),
-        )
+        self._store.versions.bury({t.ref(tenant): (t.digest, t.manifest) for t in tombs})
+        for item in batch:
+            if isinstance(item, archive.Pointer):
+                ref, canary = item.target(tenant)
+                self._store.aliases.move(tenant, item.alias, ref, canary=canary)
+        for item in batch:
+            if isinstance(item, archive.Lent):
+                self._store.shares.put(tenant, item.name, item.tenants)
 
     def _packages(
-        self, tenant: str, items: Iterable[archive.Adapter]
+        self, tenant: str, batch: Iterable[archive.Item]
     ) -> tuple[dict[AdapterRef, Package], dict[AdapterRef, Signed]]:
-        packages, signatures = {}, {}
-        for item in items:
-            ref = AdapterRef(tenant, item.name, item.version)
-            bundle = item.signature.encode() if item.signature else None
-            packages[ref], signed = self._checked(item.data(), bundle)
-            if signed is not None:
-                signatures[ref] = signed
-        return packages, signatures
+        adapters = [item for item in batch if isinstance(item, archive.Adapter)]
+        checked = {item.ref(tenant): self._checked(item.offer(tenant)) for item in adapters}
+        packages = {ref: one.package for ref, one in checked.items()}
+        return packages, {ref: one.signed for ref, one in checked.items() if one.signed}
 
 
 def _batches(items: Iterable[archive.Item]) -> Iterator[list[archive.Item]]:
@@ -280,8 +240,8 @@ def _batches(items: Iterable[archive.Item]) -> Iterator[list[archive.Item]]:
         yield batch
 
 
-def _told(path: str, check: Callable[[], object]) -> Iterator[Fault]:
-    """What *check* raises, as faults; of those without a path of their own, at *path*."""
+def _faults_at(path: str, check: Callable[[], object]) -> Iterator[Fault]:
+    """Yield what *check* raises as faults; those without a path of their own get *path*."""
     try:
         check()
     except RejectedUpload as rejected:

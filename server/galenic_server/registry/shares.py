@@ -1,7 +1,7 @@
 """
-Whom a tenant lets ask its adapters, by the name of an adapter or an alias: some tenants, or all.
+Shares: names of adapters or aliases that a tenant lends to some other tenants, or to all.
 
-Who may, calls it ``owner/name`` or ``owner/name@version``; for all others there is no such thing.
+A borrower asks for ``owner/name`` or ``owner/name@version``; for all others it does not exist.
 """
 
 from collections.abc import Iterable
@@ -11,30 +11,33 @@ import sqlalchemy as sa
 
 from galenic_adapters.refs import check_name
 from galenic_server.audit.chain import note
-from galenic_server.database.changes import Kind
+from galenic_server.database.changes import Changes, Kind
 from galenic_server.database.tables import shares
-from galenic_server.registry.aliases import SqlAliases
 
 EVERYONE = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """*tenants* may ask *owner*'s *name*; `EVERYONE` among them stands for all."""
+    """*tenants* may use *owner*'s *name*; `EVERYONE` among them stands for all."""
 
     owner: str
     name: str
     tenants: tuple[str, ...]
 
 
-class SqlShares(SqlAliases):
-    """The part of the store that knows who may ask what is another's."""
+class Shares:
+    """Keeps who may use which of another tenant's names."""
 
-    def share(self, owner: str, name: str, tenants: Iterable[str]) -> Share:
-        """Let these and no others ask it; none takes it back from all."""
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._database = changes.database
+
+    def put(self, owner: str, name: str, tenants: Iterable[str]) -> Share:
+        """Lend *name* to these tenants and to no others; to none ends the share."""
         grantees = sorted({_grantee(one) for one in tenants})
         check_name("tenant", owner)
-        with self._changing(Kind.SHARE, owner, check_name("name", name)) as writing:
+        with self._changes.writing(Kind.SHARE, owner, check_name("name", name)) as writing:
             note(name=name, shared_with=grantees)
             known = sa.and_(shares.c.tenant == owner, shares.c.name == name)
             writing.db.execute(shares.delete().where(known))
@@ -43,8 +46,8 @@ class SqlShares(SqlAliases):
                 writing.db.execute(shares.insert(), rows)
         return Share(owner, name, tuple(grantees))
 
-    def shares(self, owner: str) -> list[Share]:
-        """Everything that *owner* shares."""
+    def of(self, owner: str) -> list[Share]:
+        """Return everything that *owner* lends."""
         query = sa.select(shares).where(shares.c.tenant == owner)
         found: dict[str, list[str]] = {}
         with self._database.reading() as db:
@@ -53,7 +56,7 @@ class SqlShares(SqlAliases):
         return [Share(owner, name, tuple(tenants)) for name, tenants in found.items()]
 
     def lent_to(self, tenant: str) -> list[tuple[str, str]]:
-        """Owner and name of everything that others let *tenant* ask."""
+        """Return owner and name of everything that others lend to *tenant*."""
         query = sa.select(shares.c.tenant, shares.c.name).distinct()
         query = query.where(shares.c.grantee.in_((tenant, EVERYONE)), shares.c.tenant != tenant)
         with self._database.reading() as db:
@@ -66,6 +69,7 @@ def _grantee(text: str) -> str:
 
 
 def is_shared(db: sa.Connection, owner: str, name: str, tenant: str) -> bool:
+    """Whether *owner* lends *name* to *tenant*."""
     found = sa.select(shares.c.name).where(
         shares.c.tenant == owner, shares.c.name == name, shares.c.grantee.in_((tenant, EVERYONE))
     )

@@ -1,5 +1,5 @@
 """
-Uploads, each under a key of its sender's: sent twice it makes one version; what failed says why.
+Records of uploads, each under its sender's key: a key makes one version, however often it is sent.
 """
 
 import json
@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from galenic_adapters.errors import BadInput, Fault, NotFound
 from galenic_adapters.refs import AdapterRef, check_name
 from galenic_server.database.changes import now
+from galenic_server.database.database import Database
 from galenic_server.database.tables import uploads
-from galenic_server.registry.shares import SqlShares
 
 
 class State(StrEnum):
-    """How far a version, or the upload that brings it, has come."""
+    """The progress of a version, or of the upload that makes it."""
 
     RECEIVED = "received"  # the bytes are here whole, and nothing else is known
     CHECKED = "checked"  # written: every check passed
@@ -41,14 +41,17 @@ class Upload:
     faults: tuple[Fault, ...] = ()
 
 
-class SqlUploads(SqlShares):
-    """The part of the store that remembers uploads."""
+class Uploads:
+    """Remembers uploads and their outcome; none of it is part of an audited act."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def receive(self, tenant: str, id_: str, name: str, version: int | None, digest: str) -> Upload:
         """
-        The upload of that key, a new one or the one that is known.
+        Return the upload of that key, recorded now or before.
 
-        Raises `BadInput` where the key was used for another body or another name.
+        Raises `BadInput` where the key was used for another body, name or version.
         """
         row = {
             "tenant": check_name("tenant", tenant),
@@ -67,37 +70,40 @@ class SqlUploads(SqlShares):
         return _upload(found)
 
     def fail(self, tenant: str, id_: str, faults: Iterable[Fault]) -> None:
-        """It was refused. Sent again under its key, it is checked again."""
-        told = json.dumps([[fault.path, fault.problem] for fault in faults])
+        """Record that it was refused. Sent again under its key, it is checked again."""
+        text = json.dumps([[fault.path, fault.problem] for fault in faults])
         change = uploads.update().where(_is(tenant, id_))
         with self._database.writing(is_act=False) as db:
-            db.execute(change.values(state=State.FAILED.value, faults=told))
+            db.execute(change.values(state=State.FAILED.value, faults=text))
 
-    def upload(self, tenant: str, id_: str) -> Upload:
+    def get(self, tenant: str, id_: str) -> Upload:
         with self._database.reading() as db:
             row = db.execute(sa.select(uploads).where(_is(tenant, id_))).first()
         if row is None:
             raise NotFound("no such upload")
         return _upload(row)
 
-    def uploads(self, tenant: str, limit: int = 100) -> list[Upload]:
-        """The tenant's newest, newest first."""
+    def newest(self, tenant: str, limit: int = 100) -> list[Upload]:
+        """Return the tenant's last uploads, the newest first."""
         query = sa.select(uploads).where(uploads.c.tenant == tenant)
         query = query.order_by(uploads.c.created.desc(), uploads.c.id).limit(limit)
         with self._database.reading() as db:
             return [_upload(row) for row in db.execute(query)]
 
-    def forget_uploads(self, older: timedelta) -> None:
-        """Their keys may be used anew; the versions stay."""
+    def forget(self, older: timedelta) -> None:
+        """Drop the records that are older, so that their keys are free; the versions stay."""
         with self._database.writing(is_act=False) as db:
             db.execute(uploads.delete().where(uploads.c.created < now() - older))
 
-    def _made_by(self, db: sa.Connection, tenant: str, id_: str) -> AdapterRef | None:
-        """The version that this upload has made, perhaps a moment ago on another replica."""
+    # For `Versions`, within its transactions
+
+    def made_by(self, db: sa.Connection, tenant: str, id_: str) -> AdapterRef | None:
+        """Return the version that this upload has made, perhaps just now on another replica."""
         row = db.execute(sa.select(uploads).where(_is(tenant, id_))).first()
         return None if row is None else _upload(row).ref
 
-    def _settle(self, db: sa.Connection, id_: str, ref: AdapterRef) -> None:
+    def settle(self, db: sa.Connection, id_: str, ref: AdapterRef) -> None:
+        """Record that the upload has made *ref*."""
         change = uploads.update().where(_is(ref.tenant, id_))
         db.execute(change.values(state=State.CHECKED.value, version=ref.version, faults="[]"))
 

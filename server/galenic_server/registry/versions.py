@@ -1,206 +1,299 @@
 """
-Adapters by the thousand: what a server seats at its start, and what comes in bulk.
+Versions of adapters: written once, never changed, deleted, and listed.
 
-Of bytes that were checked when they were written only the digest is checked again.
+A published version never changes, so readers may cache it for good; its number is never given
+again. Of a deleted one the bytes are kept until it is purged.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 
 import sqlalchemy as sa
 
-from galenic_adapters.errors import Conflict, QuotaExceeded
-from galenic_adapters.factor import Factor
-from galenic_adapters.package.file import Package, checked_factor, package_digest
-from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.errors import Conflict, NotFound
+from galenic_adapters.package.file import Package
+from galenic_adapters.package.manifest import DIGEST, Manifest
 from galenic_adapters.package.signature import Signed
 from galenic_adapters.refs import AdapterRef, check_name
 from galenic_server.audit.chain import note
-from galenic_server.database.changes import Kind, now
-from galenic_server.database.tables import adapters, tenants
-from galenic_server.registry.uploads import SqlUploads
-from galenic_server.tenancy.tenants import Tenant, tenant_of
-
-IN_ONE_QUERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A package to be written; without a *version*, as the next one of its name."""
-
-    name: str
-    package: Package
-    version: int | None = None
-    signed: Signed | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where its bytes are; *is_new* where they were not there before."""
-
-    ref: AdapterRef
-    is_new: bool
+from galenic_server.database.changes import Changes, Kind, Writing, now
+from galenic_server.database.tables import adapters
+from galenic_server.registry.aliases import pointing
+from galenic_server.registry.offers import Candidate, Published, Refused, Shelf, check_same
+from galenic_server.registry.rows import (
+    ENTRY,
+    HAS_BYTES,
+    IN_ONE_QUERY,
+    Entry,
+    deleted,
+    entry_of,
+    intact,
+    is_version,
+    live,
+    row_of,
+    tombstone_of,
+)
+from galenic_server.registry.uploads import Uploads
+from galenic_server.tenancy.tenants import Tenants
 
 
-Refused = Conflict | QuotaExceeded
+class Versions:
+    """Writes versions within their tenant's quota, and reads them."""
 
+    def __init__(self, changes: Changes, tenants: Tenants, uploads: Uploads) -> None:
+        self._changes = changes
+        self._database = changes.database
+        self._tenants = tenants
+        self._uploads = uploads
 
-class SqlMany(SqlUploads):
-    """The part of the store that reads and writes many adapters at a time."""
+    # Writing
 
-    def newest(
+    def put(self, ref: AdapterRef, package: Package) -> str:
+        """Write *ref* and return its digest; `Conflict` where it has other bytes already."""
+        self.put_many({ref: package})
+        return package.digest
+
+    def put_many(
         self,
-        backbone: BackboneId,
-        metaprompt: str,
-        limit: int,
+        packages: Mapping[AdapterRef, Package],
         *,
-        among: Sequence[str] | None = None,
-    ) -> list[str]:
-        """Digests of what was made for these two, the newest first; *among* a few, if given."""
-        query = sa.select(adapters.c.digest).where(
-            IS_LIVE,
-            # Manifests are written by pydantic, in which no string holds a bare quotation mark.
-            adapters.c.manifest.contains(f'"metaprompt":"{metaprompt}"', autoescape=True),
-            adapters.c.manifest.contains(
-                f'"backbone":{backbone.model_dump_json()}', autoescape=True
-            ),
-        )
-        if among is not None:
-            query = query.where(adapters.c.digest.in_(among))
-        with self._database.reading() as db:
-            found = db.scalars(query.order_by(adapters.c.change.desc()).limit(limit))
-            return list(dict.fromkeys(found))
+        signed: Mapping[AdapterRef, Signed] | None = None,
+    ) -> None:
+        """Write all of them as `put` does, or none."""
+        owners = {ref.tenant for ref in packages}
+        owner = owners.pop() if len(owners) == 1 else ""
+        with self._changes.writing(Kind.ADAPTER, owner) as writing:
+            new = [
+                self._put(writing, ref, package, (signed or {}).get(ref))
+                for ref, package in sorted(packages.items(), key=lambda pair: pair[0])
+            ]
+            writing.is_change = any(new)
+            if len(packages) > 1:
+                digests = {str(ref): package.digest for ref, package in packages.items()}
+                note(adapter=None, digest=None, signed_by=None, digests=digests)
 
-    def brought_by(self, numbers: Iterable[int]) -> list[str]:
-        """Digests of the versions that came with these changes and are there still."""
-        wanted, found = list(numbers), list[str]()
-        with self._database.reading() as db:
-            for first in range(0, len(wanted), IN_ONE_QUERY):
-                some = adapters.c.change.in_(wanted[first : first + IN_ONE_QUERY])
-                found += db.scalars(sa.select(adapters.c.digest).where(some, IS_LIVE))
-        return found
+    def publish(
+        self,
+        tenant: str,
+        name: str,
+        package: Package,
+        *,
+        version: int | None = None,
+        upload: str | None = None,
+        signed: Signed | None = None,
+    ) -> AdapterRef:
+        """Write *package* as *version*, or as the next one of *name*; an *upload* does so once."""
+        with self._changes.writing(Kind.ADAPTER, tenant, package.digest) as writing:
+            if upload and (made := self._uploads.made_by(writing.db, tenant, upload)):
+                writing.is_change = False
+                return made
+            ref = AdapterRef(tenant, name, version or _next_version(writing.db, tenant, name))
+            writing.is_change = self._put(writing, ref, package, signed)
+            if upload:
+                self._uploads.settle(writing.db, upload, ref)
+            return ref
 
-    def factors(self, digests: Sequence[str]) -> dict[str, Factor]:
+    def publish_many(
+        self, tenant: str, candidates: Sequence[Candidate]
+    ) -> list[Published | Refused]:
         """
-        Those that are there, whole, in that order; a damaged one is left to who asks it alone.
-        """
-        found: dict[str, Factor] = {}
-        with self._database.reading() as db:
-            for first in range(0, len(digests), IN_ONE_QUERY):
-                some = adapters.c.digest.in_(digests[first : first + IN_ONE_QUERY])
-                query = sa.select(adapters.c.digest, adapters.c.payload).where(some, IS_LIVE)
-                for digest, payload in db.execute(query):
-                    if digest not in found and package_digest(payload) == digest:
-                        found[digest] = checked_factor(payload)
-        return {digest: found[digest] for digest in digests if digest in found}
+        Write in one transaction all that can be; say of each where it is, or why it is not.
 
-    def publish_many(self, tenant: str, wanted: Sequence[Wanted]) -> list[Placed | Refused]:
+        Bytes that a name has already are not written again, so repeating a call changes nothing.
         """
-        Write all that can be, in one transaction, and say of each where it is or why it is not.
-
-        Bytes that a name has already are not written again, so that twice is as once.
-        """
-        with self._changing(Kind.ADAPTER, check_name("tenant", tenant)) as writing:
-            shelf = self._shelf(writing.db, tenant, {one.name for one in wanted})
-            told = [shelf.place(one) for one in wanted]
+        with self._changes.writing(Kind.ADAPTER, check_name("tenant", tenant)) as writing:
+            shelf = self._shelf(writing.db, tenant, {one.name for one in candidates})
+            placed = [shelf.place(candidate) for candidate in candidates]
             new = {
-                one.ref: what
-                for one, what in zip(told, wanted, strict=True)
-                if isinstance(one, Placed) and one.is_new
+                where.ref: what
+                for where, what in zip(placed, candidates, strict=True)
+                if isinstance(where, Published) and where.is_new
             }
             writing.is_change = bool(new)
-            if new:
-                rows = [row_of(r, w.package, w.signed, writing.number) for r, w in new.items()]
-                writing.db.execute(adapters.insert(), rows)
-                self._charge(writing.db, tenant, len(new), sum(row["num_bytes"] for row in rows))
+            self._put_new(writing, tenant, new)
             note(digests={str(ref): what.package.digest for ref, what in new.items()})
-        return told
+        return placed
 
-    def _shelf(self, db: sa.Connection, tenant: str, names: Iterable[str]) -> "Shelf":
-        self._ensure_tenant(db, tenant)
-        kept = tenant_of(db.execute(sa.select(tenants).where(tenants.c.name == tenant)).one())
-        shelf, asked = Shelf(kept, self._check_quota), sorted(names)
+    def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool = True) -> None:
+        """
+        Delete a version; until it is purged, `undelete` brings it back.
+
+        Raises `Conflict` while an alias points to it, or where it is not of that *digest*. Without
+        *keep* it is purged at once.
+        """
+        with self._changes.writing(Kind.DELETION, ref.tenant) as writing:
+            entry = _describe(writing.db, ref)
+            if digest is not None and digest != entry.digest:
+                raise Conflict(f"{ref} is {entry.digest}, not {digest[:80]}")
+            if names := sorted(writing.db.scalars(pointing(ref))):
+                raise Conflict(f"{ref} is what alias {', '.join(names)} points to")
+            writing.db.execute(adapters.update().where(is_version(ref)).values(deleted=now()))
+            writing.change = replace(writing.change, name=entry.digest)
+            note(adapter=str(ref), digest=entry.digest, purged=not keep)
+            if not keep:
+                self._purge(writing.db, is_version(ref))
+
+    def undelete(self, ref: AdapterRef) -> Entry:
+        """Bring back a version that was deleted and not yet purged."""
+        with self._changes.writing(Kind.ADAPTER, ref.tenant) as writing:
+            there = sa.and_(is_version(ref), adapters.c.deleted.is_not(None), HAS_BYTES)
+            back = adapters.update().where(there).values(deleted=None, change=writing.number)
+            if not writing.db.execute(back).rowcount:
+                raise NotFound(f"no deleted adapter {str(ref)!r}")
+            entry = _describe(writing.db, ref)
+            writing.change = replace(writing.change, name=entry.digest)
+            note(adapter=str(ref), digest=entry.digest)
+            return entry
+
+    def purge(self, older: timedelta) -> int:
+        """Drop the bytes of what was deleted longer ago; return of how many."""
+        with self._changes.writing(Kind.DELETION, "") as writing:
+            num = self._purge(writing.db, adapters.c.deleted < now() - older)
+            writing.is_change = num > 0
+            return num
+
+    def bury(self, digests: Mapping[AdapterRef, tuple[str, Manifest]]) -> None:
+        """Reserve version numbers that were deleted elsewhere. Existing versions are kept."""
+        with self._database.writing() as db:
+            for ref, (digest, manifest) in digests.items():
+                self._database.insert_new(db, adapters, tombstone_of(ref, digest, manifest))
+
+    # Reading
+
+    def check_free(self, ref: AdapterRef, digest: str) -> None:
+        """Raise `Conflict` where *ref* could not be written with these bytes."""
+        with self._database.reading() as db:
+            _check_same(db, ref, digest)
+
+    def get(self, ref: AdapterRef) -> Package:
+        """Return the package; raises `Unavailable` where its bytes are damaged."""
+        query = live(adapters.c.digest, adapters.c.payload).where(is_version(ref))
+        with self._database.reading() as db:
+            row = db.execute(query).first()
+        if row is None:
+            raise NotFound(f"no adapter {str(ref)!r}")
+        return Package.read(intact(row.digest, row.payload), max_bytes=len(row.payload))
+
+    def describe(self, ref: AdapterRef) -> Entry:
+        with self._database.reading() as db:
+            return _describe(db, ref)
+
+    def of_tenant(
+        self,
+        tenant: str,
+        *,
+        after: AdapterRef | None = None,
+        limit: int = 100,
+        are_deleted: bool = False,
+    ) -> list[Entry]:
+        """Return *limit* of the tenant's versions by name and number, from the one *after*."""
+        place = sa.tuple_(adapters.c.name, adapters.c.version)
+        query = deleted(*ENTRY) if are_deleted else live(*ENTRY)
+        query = query.where(adapters.c.tenant == tenant)
+        if after is not None:
+            query = query.where(place > (after.name, after.version))
+        query = query.order_by(adapters.c.name, adapters.c.version).limit(limit)
+        with self._database.reading() as db:
+            return [entry_of(row) for row in db.execute(query)]
+
+    def of_name(self, tenant: str, name: str) -> list[Entry]:
+        """Return every version of one name, the oldest first."""
+        query = live(*ENTRY).where(adapters.c.tenant == tenant, adapters.c.name == name)
+        with self._database.reading() as db:
+            return [entry_of(row) for row in db.execute(query.order_by(adapters.c.version))]
+
+    def of_digest(self, tenant: str, digest: str) -> Entry:
+        """Return the tenant's oldest version of these bytes."""
+        query = live(*ENTRY).where(adapters.c.tenant == tenant, adapters.c.digest == digest)
+        query = query.order_by(adapters.c.name, adapters.c.version).limit(1)
+        with self._database.reading() as db:
+            row = db.execute(query).first() if DIGEST.fullmatch(digest) else None
+        if row is None:
+            raise NotFound(f"no adapter of digest {digest[:80]!r}")
+        return entry_of(row)
+
+    def everything_of(
+        self, tenant: str, *, page: int = 200
+    ) -> Iterator[tuple[Entry, bytes | None, str | None]]:
+        """Yield every version with its bytes and its signature; deleted ones without bytes."""
+        place = sa.tuple_(adapters.c.name, adapters.c.version)
+        query = sa.select(adapters).where(adapters.c.tenant == tenant)
+        query = query.order_by(adapters.c.name, adapters.c.version).limit(page)
+        after: tuple[str, int] = ("", 0)
+        while True:
+            with self._database.reading() as db:
+                rows = db.execute(query.where(place > after)).all()
+            for row in rows:
+                yield entry_of(row), None if row.deleted else row.payload, row.signature
+            if len(rows) < page:
+                return
+            after = (rows[-1].name, rows[-1].version)
+
+    # Steps
+
+    def _put(
+        self, writing: Writing, ref: AdapterRef, package: Package, signed: Signed | None
+    ) -> bool:
+        """Write one version, and return whether it was new."""
+        note(adapter=str(ref), digest=package.digest, signed_by=signed and signed.by)
+        row = row_of(ref, package, signed, writing.number)
+        if self._database.insert_new(writing.db, adapters, row):
+            self._tenants.charge(writing.db, ref.tenant, 1, len(package.data))
+            return True
+        _check_same(writing.db, ref, package.digest)
+        return False
+
+    def _put_new(self, writing: Writing, tenant: str, new: Mapping[AdapterRef, Candidate]) -> None:
+        """Write versions that are known to be new."""
+        rows = [row_of(r, one.package, one.signed, writing.number) for r, one in new.items()]
+        if rows:
+            writing.db.execute(adapters.insert(), rows)
+            num_bytes = sum(row["num_bytes"] for row in rows)
+            self._tenants.charge(writing.db, tenant, len(rows), num_bytes)
+
+    def _shelf(self, db: sa.Connection, tenant: str, names: Iterable[str]) -> Shelf:
+        shelf = Shelf(self._tenants.ensured(db, tenant), self._tenants.check_quota)
+        asked = sorted(names)
         for first in range(0, len(asked), IN_ONE_QUERY):
             some = adapters.c.name.in_(asked[first : first + IN_ONE_QUERY])
-            query = sa.select(*THERE).where(adapters.c.tenant == tenant, some)
-            for name, version, digest, deleted in db.execute(query):
-                shelf.add(name, version, There(digest, deleted is not None))
+            query = sa.select(*HELD).where(adapters.c.tenant == tenant, some)
+            for name, version, digest, gone in db.execute(query):
+                shelf.add(name, version, None if gone else digest)
         return shelf
 
-
-# Said so that SQLite does not go by the index of what is deleted, past every row that is not.
-IS_LIVE = sa.case((adapters.c.deleted.is_(None), 1), else_=0) == 1
-THERE = [adapters.c[name] for name in ("name", "version", "digest", "deleted")]
-
-
-class There(NamedTuple):
-    """What a version is; once deleted, its number is not given again."""
-
-    digest: str
-    is_deleted: bool
-
-    def check_same(self, ref: AdapterRef, digest: str) -> None:
-        """Raises `Conflict` where *ref*, which is this, could not be written with these bytes."""
-        if self.is_deleted:
-            raise Conflict(f"{ref} was deleted; its number is not given again")
-        if self.digest != digest:
-            raise Conflict(f"{ref} is {self.digest} and never changes; these bytes are {digest}")
-
-
-@dataclass(slots=True)
-class Shelf:
-    """What a tenant has of some names, and how much it keeps, while more is put beside it."""
-
-    kept: Tenant
-    check: Callable[[Tenant], None]  # raises `QuotaExceeded`
-    there: dict[str, dict[int, There]] = field(default_factory=dict)
-
-    def add(self, name: str, version: int, what: There) -> None:
-        self.there.setdefault(name, {})[version] = what
-
-    def place(self, one: Wanted) -> Placed | Refused:
-        version = one.version or self._version(one)
-        ref = AdapterRef(self.kept.name, one.name, version)
-        try:
-            if found := self.there.get(one.name, {}).get(version):
-                found.check_same(ref, one.package.digest)
-                return Placed(ref, is_new=False)
-            self._count(len(one.package.data))
-        except (Conflict, QuotaExceeded) as refused:
-            return refused
-        self.add(one.name, version, There(one.package.digest, is_deleted=False))
-        return Placed(ref, is_new=True)
-
-    def _version(self, one: Wanted) -> int:
-        """The newest that holds these bytes, else the next."""
-        versions = self.there.get(one.name, {})
-        same = There(one.package.digest, is_deleted=False)
-        holding = [version for version, found in versions.items() if found == same]
-        return max(holding, default=max(versions, default=0) + 1)
-
-    def _count(self, num_bytes: int) -> None:
-        kept = self.kept
-        after = replace(
-            kept, num_adapters=kept.num_adapters + 1, num_bytes=kept.num_bytes + num_bytes
+    def _purge(self, db: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+        drop = adapters.update().where(which, adapters.c.deleted.is_not(None), HAS_BYTES)
+        dropped = drop.values(payload=None, signature=None).returning(
+            adapters.c.tenant, adapters.c.num_bytes
         )
-        self.check(after)
-        self.kept = after
+        rows = db.execute(dropped).all()
+        for row in rows:
+            self._tenants.charge(db, row.tenant, -1, -row.num_bytes)
+        return len(rows)
 
 
-def row_of(
-    ref: AdapterRef, package: Package, signed: Signed | None, change: int
-) -> Mapping[str, Any]:
-    return {
-        "tenant": ref.tenant,
-        "name": ref.name,
-        "version": ref.version,
-        "digest": package.digest,
-        "manifest": package.manifest.model_dump_json(),
-        "num_bytes": len(package.data),
-        "created": now(),
-        "change": change,
-        "signed_by": signed and signed.by,
-        "signature": signed and signed.bundle,
-        "payload": package.data,
-    }
+HELD = [adapters.c[name] for name in ("name", "version", "digest", "deleted")]
+
+
+def _next_version(db: sa.Connection, tenant: str, name: str) -> int:
+    newest = sa.select(sa.func.max(adapters.c.version)).where(
+        adapters.c.tenant == tenant, adapters.c.name == name
+    )
+    return (db.scalar(newest) or 0) + 1
+
+
+def _describe(db: sa.Connection, ref: AdapterRef) -> Entry:
+    row = db.execute(live(*ENTRY).where(is_version(ref))).first()
+    if row is None:
+        raise NotFound(f"no adapter {str(ref)!r}")
+    return entry_of(row)
+
+
+def _check_same(db: sa.Connection, ref: AdapterRef, digest: str) -> None:
+    """Raise `Conflict` where *ref* is taken by other bytes, or was deleted."""
+    row = db.execute(
+        sa.select(adapters.c.digest, adapters.c.deleted).where(is_version(ref))
+    ).first()
+    if row is not None:
+        check_same(ref, None if row.deleted else row.digest, digest)

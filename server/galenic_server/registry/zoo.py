@@ -1,5 +1,5 @@
 """
-The zoo's adapters, shared with every tenant when a server starts.
+The zoo: adapters that a server shares with every tenant when it starts.
 """
 
 import json
@@ -13,20 +13,22 @@ from galenic_adapters.package.file import Package, check_fits
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import DEFAULTS, METAPROMPT
 from galenic_adapters.refs import SHARED, AdapterRef
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.aliases import Aliases
+from galenic_server.registry.versions import Versions
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Where shared adapters go, and what they have to fit."""
+    """Publishes shared adapters that fit this server, and names the defaults of tasks."""
 
-    store: SqlStore
+    versions: Versions
+    aliases: Aliases
     backbone: BackboneId
     metaprompt: Metaprompt
     max_rank: int
 
     def share(self, folder: Path, say: Callable[[str], None]) -> list[AdapterRef]:
-        """Publish what the store does not have yet, name each task's default; returns the new."""
+        """Publish what is not there yet, name each task's default; return the new versions."""
         new = []
         for path in _packages(folder):
             try:
@@ -43,33 +45,35 @@ class Sharing:
             package, backbone=self.backbone, metaprompt=self.metaprompt, max_rank=self.max_rank
         )
         known = self._find(path.stem, package.digest)
-        ref = known or self.store.publish(SHARED, path.stem, package)
+        ref = known or self.versions.publish(SHARED, path.stem, package)
         self._make_default(package.manifest.task, ref)
         return ref, known is None
 
     def _find(self, name: str, digest: str) -> AdapterRef | None:
-        """The version of *name* that holds these bytes."""
-        entries = self.store.versions(SHARED, name)
+        """Return the newest version of *name* that has these bytes."""
+        entries = self.versions.of_name(SHARED, name)
         same = [entry.ref for entry in entries if entry.digest == digest]
         return max(same, default=None)
 
     def _make_default(self, task: str, ref: AdapterRef) -> None:
         """
-        An alias that stands already stays, unless this is a newer version of what it points to, or
-        that was made for another server.
+        Point the task's alias to *ref*.
+
+        An existing one is kept, unless *ref* is a newer version of its target, or its target does
+        not fit this server.
         """
-        current = self.store.aliases(SHARED).get(task)
+        current = self.aliases.of(SHARED).get(task)
         if current is None or self._is_outdated(current.ref, ref):
-            self.store.move_alias(SHARED, task, ref)
+            self.aliases.move(SHARED, task, ref)
 
     def _is_outdated(self, current: AdapterRef, ref: AdapterRef) -> bool:
-        manifest = self.store.describe(current).manifest
+        manifest = self.versions.describe(current).manifest
         is_older = current.name == ref.name and current.version < ref.version
         return is_older or manifest.misfit(self.backbone, self.metaprompt.digest) is not None
 
 
 def _packages(folder: Path) -> list[Path]:
-    """Its packages, those first that shall be their task's default."""
+    """List the folder's packages; those that are to be their task's default come first."""
     listed = folder / DEFAULTS
     defaults = json.loads(listed.read_text("utf-8")) if listed.is_file() else []
     paths = (path for path in folder.glob("*.safetensors") if path.name != METAPROMPT)

@@ -2,6 +2,7 @@
 What travels over HTTP for the admin API. Unknown fields are refused by name.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -12,10 +13,10 @@ from galenic_adapters.errors import Fault
 from galenic_adapters.package.manifest import Manifest
 from galenic_adapters.package.signature import Policy
 from galenic_adapters.refs import AdapterRef
-from galenic_server.database.changes import Replica
+from galenic_server.database.replicas import Replica
 from galenic_server.registry.aliases import Alias, Canary
+from galenic_server.registry.rows import Entry
 from galenic_server.registry.shares import EVERYONE, Share
-from galenic_server.registry.store import Entry
 from galenic_server.registry.uploads import State, Upload
 from galenic_server.schemas.tasks import Body, Flag, Real
 from galenic_server.tenancy.keys import Key, Role
@@ -347,6 +348,16 @@ class BroughtInfo(BaseModel):
     num_deleted: int
     num_aliases: int
     num_shares: int
+
+    @classmethod
+    def of(cls, counts: Counter[str]) -> Self:
+        """*counts*: how many items the archive had of each kind."""
+        return cls(
+            num_adapters=counts["adapter"],
+            num_deleted=counts["deleted"],
+            num_aliases=counts["alias"],
+            num_shares=counts["share"],
+        )
 
 
 class LoadBody(Body):

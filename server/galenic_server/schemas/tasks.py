@@ -14,7 +14,7 @@ from galenic_adapters.tasks.nli import NliFields
 from galenic_adapters.tasks.qa import QaFields
 from galenic_adapters.tasks.re import ReFields
 from galenic_adapters.tasks.summarization import SummarizationFields
-from galenic_server.registry.store import Resolved
+from galenic_server.registry.names import Resolved
 
 Flag = Annotated[bool, Field(strict=True)]
 Real = Annotated[float, Field(strict=True)]

@@ -1,5 +1,5 @@
 """
-Who may ask: 256-bit keys, of which the database holds only an HMAC under the server's secret.
+Who a request's key belongs to: 256-bit keys, of which the database holds only an HMAC.
 """
 
 import base64
@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from galenic_adapters.errors import BadInput, NotFound
 from galenic_adapters.refs import SHARED
 from galenic_server.database.cache import Remembered
-from galenic_server.database.changes import Change, Kind
-from galenic_server.tenancy.keys import Key, Role, SqlKeys
+from galenic_server.database.changes import Change, Changes, Kind
+from galenic_server.tenancy.keys import Key, Keys, Role
+from galenic_server.tenancy.tenants import Tenants
 from galenic_server.tenancy.tokens import Bearer, Tokens, is_token
 
 PREFIX = "gal_"
@@ -25,7 +26,7 @@ REMEMBERED_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose key it was, and what it opens."""
+    """The holder of a request's key, and what the key opens."""
 
     tenant: str
     role: Role
@@ -36,9 +37,9 @@ def new_key() -> str:
     return PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
 
 
-class Keys:
+class Keyring:
     """
-    The keys of every tenant.
+    Makes keys of *keys*, hashed under *secret*, and finds the holder of one.
 
     A key that was found is remembered for two seconds: a revocation on another replica is heard
     of soon, and a busy caller does not ask the database each time. While the database is away, a
@@ -47,14 +48,17 @@ class Keys:
 
     def __init__(
         self,
-        store: SqlKeys,
-        secret: bytes,
+        keys: Keys,
+        tenants: Tenants,
+        changes: Changes,
         *,
+        secret: bytes,
         admin_key: str | None = None,
         stale_seconds: float = 900.0,
         tokens: Tokens | None = None,
     ) -> None:
-        self._store = store
+        self._keys = keys
+        self._tenants = tenants
         self._secret = secret
         self._tokens = tokens
         self._admin_hash = self._hash(admin_key) if admin_key else None
@@ -64,15 +68,15 @@ class Keys:
         self._open = Remembered[str, bool](
             fresh_seconds=REMEMBERED_SECONDS, stale_seconds=stale_seconds
         )
-        store.listen(self._heard)
+        changes.listen(self._heard)
 
     def create(
         self, tenant: str, role: Role, *, expires: datetime | None = None, label: str = ""
     ) -> tuple[str, Key]:
-        """A new key's text, which is nowhere to be had again, and its record."""
+        """Make a key; return its text, which is not kept anywhere, and its record."""
         _check_ahead(expires)
         text = new_key()
-        made = self._store.add_key(tenant, role, self._hash(text), expires=expires, label=label)
+        made = self._keys.add(tenant, role, self._hash(text), expires=expires, label=label)
         return text, made
 
     def rotate(
@@ -83,19 +87,19 @@ class Keys:
         expires: datetime | None = None,
         tenant: str | None = None,
     ) -> tuple[str, Key]:
-        """A new key instead of *key_id*, which goes on opening for *grace*."""
+        """Make a key to replace *key_id*, which goes on opening for *grace*."""
         _check_ahead(expires)
         text = new_key()
-        made = self._store.rotate_key(
+        made = self._keys.rotate(
             key_id, self._hash(text), grace=grace, expires=expires, tenant=tenant
         )
         return text, made
 
     def expire(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
-        return self._store.expire_key(key_id, at, tenant=tenant)
+        return self._keys.expire(key_id, at, tenant=tenant)
 
     def find(self, text: str) -> Caller | None:
-        """Who holds the key *text*; none where it is unknown, revoked or no key at all."""
+        """Return who holds the key *text*; None where it is unknown, revoked or no key at all."""
         if self._tokens and is_token(text):
             return self._holder(self._tokens.read(text))
         if len(text) > 256 or not text.isascii():
@@ -106,38 +110,38 @@ class Keys:
         if not KEY.fullmatch(text):
             return None
         try:
-            key = self._remembered.get(hashed, lambda: self._store.find_key(hashed))
+            key = self._remembered.get(hashed, lambda: self._keys.find(hashed))
         except NotFound:
             return None
         return _caller(key)
 
     def recall(self, text: str) -> Caller | None:
-        """The same for a key that was seen a moment ago, without asking the database."""
+        """Do as `find` for a key that was seen a moment ago, without asking the database."""
         if not KEY.fullmatch(text):
             return None
         key = self._remembered.recall(self._hash(text))
         return None if key is None else _caller(key)
 
     def _holder(self, bearer: Bearer | None) -> Caller | None:
-        """A token's, where its tenant is one of ours and not suspended."""
+        """Return a token's holder, unless its tenant is unknown or suspended."""
         if bearer is None:
             return None
         tenant = bearer.tenant
-        is_open = tenant == SHARED or self._open.get(tenant, lambda: self._store.is_open(tenant))
+        is_open = tenant == SHARED or self._open.get(tenant, lambda: self._tenants.is_open(tenant))
         return Caller(tenant, bearer.role, bearer.subject) if is_open else None
 
     def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
-        self._store.revoke_key(key_id, tenant=tenant)
+        self._keys.revoke(key_id, tenant=tenant)
 
     def of(self, tenant: str | None, *, after: str | None = None, limit: int = 100) -> list[Key]:
-        return self._store.list_keys(tenant, after=after, limit=limit)
+        return self._keys.page(tenant, after=after, limit=limit)
 
     def has_admin(self) -> bool:
-        """Whether someone can administer: by a key that still opens, or the environment's."""
-        return bool(self._admin_hash) or self._store.has_open_key(SHARED, Role.ADMIN)
+        """Whether there is an admin's key: one that still opens, or the environment's."""
+        return bool(self._admin_hash) or self._keys.has_open(SHARED, Role.ADMIN)
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
-        """Keys and tenants changed, here or on another replica: what was known is asked again."""
+        """Forget what is remembered when keys or tenants change, here or on another replica."""
         if changes is None or any(one.kind in (Kind.KEY, Kind.TENANT) for one in changes):
             self._remembered.forget()
             self._open.forget()
@@ -152,6 +156,6 @@ def _check_ahead(expires: datetime | None) -> None:
 
 
 def _caller(key: Key) -> Caller | None:
-    """Who holds it, if it has not expired since."""
+    """Return who holds it, unless it has expired since."""
     is_expired = key.expires is not None and key.expires <= datetime.now(UTC)
     return None if is_expired else Caller(key.tenant, key.role, key.id)

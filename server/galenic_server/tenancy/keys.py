@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from galenic_adapters.errors import BadInput, Conflict, NotFound
 from galenic_adapters.refs import check_name
 from galenic_server.audit.chain import note
-from galenic_server.database.changes import Kind, now
+from galenic_server.database.changes import Changes, Kind, now
 from galenic_server.database.tables import api_keys, tenants
-from galenic_server.tenancy.tenants import NOT_SUSPENDED, SqlTenants
+from galenic_server.tenancy.tenants import NOT_SUSPENDED, Tenants
 
 
 class Role(StrEnum):
@@ -39,10 +39,15 @@ class Key:
     replaced_by: str | None = None
 
 
-class SqlKeys(SqlTenants):
-    """The part of the store that knows who may ask."""
+class Keys:
+    """Keeps API keys. Methods that take a *tenant* raise `NotFound` for another tenant's key."""
 
-    def add_key(
+    def __init__(self, changes: Changes, tenants: Tenants) -> None:
+        self._changes = changes
+        self._database = changes.database
+        self._tenants = tenants
+
+    def add(
         self,
         tenant: str,
         role: Role,
@@ -62,13 +67,13 @@ class SqlKeys(SqlTenants):
             expires,
             label=label,
         )
-        with self._changing(Kind.KEY, tenant, key.id) as writing:
+        with self._changes.writing(Kind.KEY, tenant, key.id) as writing:
             note(key=key.id, role=key.role.value, of=tenant)
-            self._ensure_tenant(writing.db, tenant)
-            self._insert_key(writing.db, key, hmac_sha256)
+            self._tenants.ensure(writing.db, tenant)
+            self._insert(writing.db, key, hmac_sha256)
         return key
 
-    def rotate_key(
+    def rotate(
         self,
         key_id: str,
         hmac_sha256: str,
@@ -78,27 +83,27 @@ class SqlKeys(SqlTenants):
         tenant: str | None = None,
     ) -> Key:
         """
-        A new key for who has *key_id*, which goes on opening for *grace*.
+        Make a new key for the holder of *key_id*, which goes on opening for *grace*.
 
         Raises `NotFound` where that was revoked, `Conflict` where it has ended or was rotated.
         """
-        with self._changing(Kind.KEY, tenant or "", key_id) as writing:
+        with self._changes.writing(Kind.KEY, tenant or "", key_id) as writing:
             old = _unrevoked(writing.db, key_id, tenant)
             if old.replaced_by is not None:
                 raise Conflict(f"key {key_id} was replaced by {old.replaced_by} already")
             if old.expires is not None and old.expires <= now():
                 raise Conflict(f"key {key_id} has ended; make a new one")
             new = Key(secrets.token_hex(8), old.tenant, old.role, now(), expires, label=old.label)
-            self._insert_key(writing.db, new, hmac_sha256)
+            self._insert(writing.db, new, hmac_sha256)
             until = min(filter(None, (old.expires, now() + grace)))
             ending = api_keys.update().where(api_keys.c.id == key_id)
             writing.db.execute(ending.values(replaced_by=new.id, expires=until))
             note(key=key_id, new=new.id, of=old.tenant, expires=until.isoformat())
         return new
 
-    def expire_key(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
-        """The key opens nothing from *at* on, which may not be later than it was."""
-        with self._changing(Kind.KEY, tenant or "", key_id) as writing:
+    def expire(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
+        """Let the key end at *at*, which may not be later than its end was."""
+        with self._changes.writing(Kind.KEY, tenant or "", key_id) as writing:
             was = _unrevoked(writing.db, key_id, tenant)
             if was.expires is not None and at > was.expires:
                 raise BadInput("expires", "is later than the key's own end; rotate it instead")
@@ -107,8 +112,12 @@ class SqlKeys(SqlTenants):
             note(key=key_id, expires=at.isoformat())
             return replace(was, expires=at)
 
-    def find_key(self, hmac_sha256: str) -> Key:
-        """The key of that HMAC; a revoked, expired or suspended tenant's one is `NotFound`."""
+    def find(self, hmac_sha256: str) -> Key:
+        """
+        Return the key of that HMAC.
+
+        Raises `NotFound` where there is none, or it is revoked, expired or a suspended tenant's.
+        """
         query = sa.select(*KEY).join(tenants, tenants.c.name == api_keys.c.tenant)
         query = query.where(api_keys.c.hmac_sha256 == hmac_sha256, _opens(), NOT_SUSPENDED)
         with self._database.reading() as db:
@@ -117,13 +126,13 @@ class SqlKeys(SqlTenants):
             raise NotFound("no such key")
         return _key(row)
 
-    def list_keys(
+    def page(
         self, tenant: str | None = None, *, after: str | None = None, limit: int = 100
     ) -> list[Key]:
         """
-        *limit* keys of *tenant*, or of all, the oldest first, from the one *after*; revoked too.
+        Return *limit* keys of *tenant*, or of all, the oldest first; revoked ones too.
 
-        Raises `NotFound` where there is no such key to begin after.
+        They begin behind the key *after*; raises `NotFound` where there is no such key.
         """
         query = sa.select(*KEY).order_by(*AGE).limit(limit)
         if tenant is not None:
@@ -134,23 +143,23 @@ class SqlKeys(SqlTenants):
                 query = query.where(sa.tuple_(*AGE) > sa.tuple_(*_age(last)))
             return [_key(row) for row in db.execute(query)]
 
-    def has_open_key(self, tenant: str, role: Role) -> bool:
-        """Whether a key of that role opens just now."""
+    def has_open(self, tenant: str, role: Role) -> bool:
+        """Whether the tenant has a key of that role that opens now."""
         is_its = sa.and_(api_keys.c.tenant == tenant, api_keys.c.role == role.value)
         query = sa.select(sa.exists().where(is_its, _opens()))
         with self._database.reading() as db:
             return bool(db.scalar(query))
 
-    def revoke_key(self, key_id: str, *, tenant: str | None = None) -> None:
-        """The key opens nothing from now on. With *tenant*, only where it is that tenant's."""
+    def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
+        """Let the key open nothing from now on."""
         first = sa.func.coalesce(api_keys.c.revoked, sa.literal(now(), api_keys.c.revoked.type))
         change = api_keys.update().where(_is(key_id, tenant)).values(revoked=first)
-        with self._changing(Kind.KEY, tenant or "", key_id[:64]) as writing:
+        with self._changes.writing(Kind.KEY, tenant or "", key_id[:64]) as writing:
             note(key=key_id)
             if not writing.db.execute(change).rowcount:
                 raise NotFound("no such key")
 
-    def _insert_key(self, db: sa.Connection, key: Key, hmac_sha256: str) -> None:
+    def _insert(self, db: sa.Connection, key: Key, hmac_sha256: str) -> None:
         row = {
             "id": key.id,
             "tenant": key.tenant,
@@ -169,7 +178,7 @@ AGE = (api_keys.c.created, api_keys.c.id)
 
 
 def _age(key: Key) -> Iterator[sa.ColumnElement[Any]]:
-    """Where *key* stands among all by age."""
+    """The position of *key* in the order by `AGE`."""
     for column, value in zip(AGE, (key.created, key.id), strict=True):
         yield sa.literal(value, column.type)
 

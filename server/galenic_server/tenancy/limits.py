@@ -1,5 +1,5 @@
 """
-How much a tenant may use, as rows: what an admin has set for it.
+Limits as rows: how much an admin lets a tenant use.
 """
 
 import math
@@ -19,7 +19,7 @@ MOST = 2**31 - 1
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    What one tenant may use; none is no bound.
+    How much one tenant may use; None is no bound.
 
     concurrent: requests open at once.   weight: its share of the engine beside another's.
     """
@@ -38,8 +38,8 @@ class Limits:
             raise BadInput("weight", f"is {self.weight}, not within 0.001 to 1,000")
 
 
-class SqlLimits:
-    """The limits that were set for tenants; methods block, and raise as the store's do."""
+class LimitRows:
+    """Keeps the limits of tenants that have their own; for others, methods raise `NotFound`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

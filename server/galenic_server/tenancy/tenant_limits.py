@@ -7,7 +7,7 @@ from anyio.to_thread import run_sync
 from galenic_adapters.errors import NotFound
 from galenic_server.database.cache import Remembered
 from galenic_server.tenancy.limiter import Limiter
-from galenic_server.tenancy.limits import Limits, SqlLimits
+from galenic_server.tenancy.limits import LimitRows, Limits
 
 LIMITS_SECONDS = 5.0
 
@@ -16,7 +16,7 @@ class TenantLimits:
     """What each tenant may use, and what it has left; a change is heard of within five seconds."""
 
     def __init__(
-        self, rows: SqlLimits, limiter: Limiter, *, default: Limits, stale_seconds: float
+        self, rows: LimitRows, limiter: Limiter, *, default: Limits, stale_seconds: float
     ) -> None:
         self.rows = rows
         self.limiter = limiter

@@ -29,7 +29,7 @@ class TestTwoReplicas:
         url = database.new_database()
         parts = [make_parts(backbone, tmp_path / name, database_url=url) for name in "ab"]
         with serving(parts[0]) as one, serving(parts[1]) as other:
-            made = one.publish("north", "shared-file", package())
+            made = one.versions.publish("north", "shared-file", package())
             alias = {"adapter": "shared-file@1"}
             one.admin.put("/admin/v1/aliases/ner?tenant=north", json=alias).raise_for_status()
             body = {"documents": [{"text": "He has gout."}], "max_tokens": 8}
@@ -57,9 +57,9 @@ class TestADatabaseThatIsAway:
             server.publish("north", "never-asked", package(seed=1))
             body = {"documents": [{"text": "a"}], "adapter": "kept", "max_tokens": 8}
             north, south = server.client("north"), server.client("south")
-            store = server.parts.service.store
+            store = server.parts.store
             # A replica that has yet to follow these keys would forget what it has seen till then.
-            eventually(lambda: not store.behind(store.newest_change()))
+            eventually(lambda: not store.replicas.behind(store.changes.newest()))
             before = north.post("/v1/ner", json=body)
             database.stop()
             time.sleep(2.5)  # longer than a key is fresh

@@ -20,7 +20,7 @@ def shared_and_asked(running: Running) -> str:
     made = running.publish("galenic", "common", package())
     for tenant in ("south", "north", "south"):
         ner(running, tenant, "common")
-    residents = running.parts.residents
+    residents = running.parts.replica.residents
     eventually(lambda: len(residents.hottest()) == 2)
     eventually(lambda: residents.hottest()[0][0] == "south")
     return str(made["digest"])
@@ -52,7 +52,7 @@ class TestAStart:
         """
         with serving(make_parts(backbone, tmp_path)) as server:
             digest = shared_and_asked(server)
-            pairs = server.parts.residents.hottest()
+            pairs = server.parts.replica.residents.hottest()
 
         assert [("south", digest), ("north", digest)] == pairs
 

@@ -375,8 +375,8 @@ class TestAnAdapterFromAnEarlierServer:
         """
         The store outlives backbone and metaprompt; a factor of others would answer nonsense.
         """
-        store = running.parts.service.store
-        ref = store.publish("relic", "old", package(**made_for))
+        store = running.parts.store
+        ref = store.versions.publish("relic", "old", package(**made_for))
         asked = {"documents": [{"text": "a"}], "adapter": str(ref)}
         chat = {"model": str(ref), "messages": [{"role": "user", "content": "a"}]}
         relic = running.client("relic")

@@ -11,7 +11,7 @@ from galenic_adapters.package.file import write_metaprompt
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import folder_of, metaprompt_of
 from galenic_adapters.refs import SHARED, AdapterRef
-from galenic_server.registry.store import SqlStore
+from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
 from tests.support.serving import BACKBONE, metaprompt, package
 from tests.support.tiny_models import WIDTH
@@ -20,8 +20,8 @@ OTHER = BackboneId(name="meta/Other-8B", revision="1")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SqlStore:
-    return SqlStore.open(f"sqlite:///{tmp_path}/galenic.db")
+def store(tmp_path: Path) -> Store:
+    return Store.open(f"sqlite:///{tmp_path}/galenic.db")
 
 
 @pytest.fixture
@@ -33,12 +33,14 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def share(store: SqlStore, folder: Path, backbone: BackboneId = BACKBONE) -> list[AdapterRef]:
-    return Sharing(store, backbone, metaprompt(), 16).share(folder, lambda text: None)
+def share(store: Store, folder: Path, backbone: BackboneId = BACKBONE) -> list[AdapterRef]:
+    return Sharing(store.versions, store.aliases, backbone, metaprompt(), 16).share(
+        folder, lambda text: None
+    )
 
 
 class TestSharing:
-    def test_publishes_once_and_names_the_default(self, store: SqlStore, folder: Path):
+    def test_publishes_once_and_names_the_default(self, store: Store, folder: Path):
         """
         A second start changes nothing.
         """
@@ -46,9 +48,9 @@ class TestSharing:
 
         assert [diseases] == share(store, folder)
         assert [] == share(store, folder)
-        assert diseases == store.alias(SHARED, "ner").ref
+        assert diseases == store.aliases.get(SHARED, "ner").ref
 
-    def test_moves_the_default_to_a_newer_version_of_the_same(self, store: SqlStore, folder: Path):
+    def test_moves_the_default_to_a_newer_version_of_the_same(self, store: Store, folder: Path):
         """
         So an upgrade of Galenic upgrades what is asked by default.
         """
@@ -56,9 +58,9 @@ class TestSharing:
         (folder / "diseases.safetensors").write_bytes(package(seed=1).data)
 
         assert [AdapterRef(SHARED, "diseases", 2)] == share(store, folder)
-        assert 2 == store.alias(SHARED, "ner").ref.version
+        assert 2 == store.aliases.get(SHARED, "ner").ref.version
 
-    def test_the_listed_adapter_is_its_tasks_default(self, store: SqlStore, folder: Path):
+    def test_the_listed_adapter_is_its_tasks_default(self, store: Store, folder: Path):
         """
         Whatever the others are called.
         """
@@ -66,19 +68,19 @@ class TestSharing:
         (folder / "defaults.json").write_text('["diseases"]')
         share(store, folder)
 
-        assert "diseases" == store.alias(SHARED, "ner").ref.name
+        assert "diseases" == store.aliases.get(SHARED, "ner").ref.name
 
-    def test_leaves_a_default_that_an_admin_has_set(self, store: SqlStore, folder: Path):
+    def test_leaves_a_default_that_an_admin_has_set(self, store: Store, folder: Path):
         """
         Even where the zoo has another adapter for the task.
         """
-        chosen = store.publish(SHARED, "chosen", package(seed=2))
-        store.move_alias(SHARED, "ner", chosen)
+        chosen = store.versions.publish(SHARED, "chosen", package(seed=2))
+        store.aliases.move(SHARED, "ner", chosen)
         share(store, folder)
 
-        assert chosen == store.alias(SHARED, "ner").ref
+        assert chosen == store.aliases.get(SHARED, "ner").ref
 
-    def test_replaces_a_default_of_another_backbone(self, store: SqlStore, folder: Path):
+    def test_replaces_a_default_of_another_backbone(self, store: Store, folder: Path):
         """
         Its answers would mean nothing here; on the way back it is replaced again.
         """
@@ -89,17 +91,21 @@ class TestSharing:
         defaults = []
         for backbone in (OTHER, BACKBONE):
             share(store, folder_of(folder.parent, backbone), backbone)
-            defaults.append(store.describe(store.alias(SHARED, "ner").ref).manifest.backbone)
+            defaults.append(
+                store.versions.describe(store.aliases.get(SHARED, "ner").ref).manifest.backbone
+            )
 
         assert [OTHER, BACKBONE] == defaults
 
-    def test_leaves_out_what_does_not_fit_and_says_so(self, store: SqlStore, folder: Path):
+    def test_leaves_out_what_does_not_fit_and_says_so(self, store: Store, folder: Path):
         """
         The server starts with the rest.
         """
         (folder / "broken.safetensors").write_bytes(b"\x80\x04K\x01.")
         said: list[str] = []
-        new = Sharing(store, BACKBONE, metaprompt(), 16).share(folder, said.append)
+        new = Sharing(store.versions, store.aliases, BACKBONE, metaprompt(), 16).share(
+            folder, said.append
+        )
 
         assert [AdapterRef(SHARED, "diseases", 1)] == new
         assert "broken.safetensors is left out" in said[0]

@@ -70,8 +70,11 @@ class TransformersEngine:
     async def healthy(self) -> bool:
         return self._backbone is not None
 
+    def check(self, request: Request, field: str = "text") -> None:
+        self._border.check(request, field)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        self._border.check(request)
+        self.check(request)
         async with (
             self._gate.enter(Work.of(request)) as turn,
             aclosing(self._decode(request)) as deltas,

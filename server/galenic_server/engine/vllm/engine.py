@@ -205,8 +205,11 @@ class VllmEngine:
 
     # Requests
 
+    def check(self, request: Request, field: str = "text") -> None:
+        self._border.check(request, field)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
-        self._border.check(request)
+        self.check(request)
         if not await self.healthy():
             raise Unavailable("the engine is starting")
         async with aclosing(self._answer(request)) as deltas:

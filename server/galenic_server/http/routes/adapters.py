@@ -4,6 +4,8 @@ Versions of adapters: uploaded, tried out, listed, fetched, deleted and brought 
 
 import base64
 import binascii
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -12,13 +14,21 @@ from fastapi import Depends, Header, Query, Request, Response
 from galenic_adapters.errors import BadInput
 from galenic_adapters.package.file import package_digest
 from galenic_adapters.refs import AdapterRef
-from galenic_server.http.deps import RegistryDep, TenantDep
+from galenic_server.http.auth import TenantDep
 from galenic_server.http.faults import WrongMedia
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.http.routes.conditions import DigestDep
-from galenic_server.registry.publisher import Offer, Registry
-from galenic_server.registry.store import Entry
-from galenic_server.registry.uploads import State, Upload
+from galenic_server.http.stores import (
+    NamesDep,
+    PublisherDep,
+    ReplicasDep,
+    UploadsDep,
+    VersionsDep,
+)
+from galenic_server.registry.offers import Offer
+from galenic_server.registry.publisher import Publisher
+from galenic_server.registry.rows import Entry
+from galenic_server.registry.uploads import State
 from galenic_server.schemas.admin import AdapterInfo, AdapterPage, TriedOut, UploadInfo
 
 router = admin_router()
@@ -51,116 +61,132 @@ def _bundle(x_galenic_signature: Annotated[str | None, Header()] = None) -> byte
         raise BadInput("x-galenic-signature", "is no base64") from None
 
 
-class Sent:
-    """What comes with an upload, whatever its version."""
-
-    def __init__(
-        self,
-        name: str,
-        tenant: TenantDep,
-        data: Annotated[bytes, Depends(_package_bytes)],
-        bundle: Annotated[bytes | None, Depends(_bundle)],
-        idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
-    ) -> None:
-        self.name, self.tenant, self.data = name, tenant, data
-        self.bundle, self.key = bundle, idempotency_key
-
-    def offer(self, version: int | None = None) -> Offer:
-        return Offer(self.tenant, self.name, self.data, version, self.key, self.bundle)
+async def _offer(
+    name: str,
+    tenant: TenantDep,
+    data: Annotated[bytes, Depends(_package_bytes)],
+    bundle: Annotated[bytes | None, Depends(_bundle)],
+    idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
+) -> Offer:
+    """Read what was sent; the version, if it names one, is the route's."""
+    return Offer(tenant, name, data, upload=idempotency_key, bundle=bundle)
 
 
-SentDep = Annotated[Sent, Depends()]
+OfferDep = Annotated[Offer, Depends(_offer)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-async def _info(registry: Registry, entry: Entry) -> AdapterInfo:
-    seen = await run_sync(registry.store.seen_by_all)
-    return AdapterInfo.of(entry, seen, registry.signatures.policy)
+class Describer:
+    """Describes versions, with their state on all replicas and this server's signature policy."""
+
+    def __init__(
+        self, versions: VersionsDep, replicas: ReplicasDep, publisher: PublisherDep
+    ) -> None:
+        self._versions = versions
+        self._replicas = replicas
+        self._policy = publisher.signatures.policy
+
+    async def many(self, entries: Sequence[Entry]) -> list[AdapterInfo]:
+        seen = await run_sync(self._replicas.seen_by_all)
+        return [AdapterInfo.of(entry, seen, self._policy) for entry in entries]
+
+    async def one(self, ref: AdapterRef) -> AdapterInfo:
+        [info] = await self.many([await run_sync(self._versions.describe, ref)])
+        return info
 
 
-async def _publish(registry: Registry, offer: Offer, response: Response) -> AdapterInfo:
-    made = await registry.publish(offer)
-    response.headers["etag"] = f'"{made.entry.digest}"'
-    if not made.is_new:
+DescriberDep = Annotated[Describer, Depends()]
+
+
+def _tagged(info: AdapterInfo, response: Response) -> AdapterInfo:
+    response.headers["etag"] = f'"{info.digest}"'
+    return info
+
+
+async def _publish(
+    offer: Offer, publisher: Publisher, describer: Describer, response: Response
+) -> AdapterInfo:
+    published = await publisher.publish(offer)
+    if not published.is_new:
         response.headers["idempotency-replayed"] = "true"
-    return await _info(registry, made.entry)
+    return _tagged(await describer.one(published.ref), response)
 
 
 @router.put("/adapters/{name}", status_code=201, openapi_extra=PACKAGE)
-async def publish(sent: SentDep, registry: RegistryDep, response: Response) -> AdapterInfo:
+async def publish(
+    offer: OfferDep, publisher: PublisherDep, describer: DescriberDep, response: Response
+) -> AdapterInfo:
     """
     Publish a package as the next version of *name*; it answers at once.
 
     Under one Idempotency-Key it makes one version, however often it is sent.
     """
-    return await _publish(registry, sent.offer(), response)
+    return await _publish(offer, publisher, describer, response)
 
 
 @router.put("/adapters/{name}/{version:int}", status_code=201, openapi_extra=PACKAGE)
 async def put(
-    version: int, sent: SentDep, registry: RegistryDep, response: Response
+    version: int,
+    offer: OfferDep,
+    publisher: PublisherDep,
+    describer: DescriberDep,
+    response: Response,
 ) -> AdapterInfo:
     """Publish a package as this version; the same bytes again change nothing, others are a 412."""
-    return await _publish(registry, sent.offer(version), response)
+    return await _publish(replace(offer, version=version), publisher, describer, response)
 
 
 @router.post("/adapters/{name}/try", openapi_extra=PACKAGE)
 async def try_out(
-    sent: SentDep,
-    registry: RegistryDep,
+    offer: OfferDep,
+    publisher: PublisherDep,
     version: Annotated[int | None, Query(ge=1, lt=10**9)] = None,
 ) -> TriedOut:
     """Every fault that an upload of this package would be refused for; nothing is written."""
-    faults = await run_sync(registry.try_out, sent.offer(version))
-    return TriedOut.of(package_digest(sent.data), faults)
+    faults = await run_sync(publisher.try_out, replace(offer, version=version))
+    return TriedOut.of(package_digest(offer.data), faults)
 
 
 @router.get("/adapters")
 async def list_adapters(
     tenant: TenantDep,
-    registry: RegistryDep,
+    versions: VersionsDep,
+    describer: DescriberDep,
     after: Annotated[str | None, Query(max_length=80)] = None,
     limit: Limit = 100,
     deleted: bool = False,
 ) -> AdapterPage:
     """A tenant's adapters by name and version; with *deleted*, those that can be brought back."""
-    last, store = AdapterRef.parse(tenant, after) if after else None, registry.store
+    last = AdapterRef.parse(tenant, after) if after else None
     entries = await run_sync(
-        lambda: store.owned_by(tenant, after=last, limit=limit + 1, are_deleted=deleted)
+        lambda: versions.of_tenant(tenant, after=last, limit=limit + 1, are_deleted=deleted)
     )
-    seen, policy = await run_sync(store.seen_by_all), registry.signatures.policy
-    page = [AdapterInfo.of(entry, seen, policy) for entry in entries[:limit]]
     return AdapterPage(
-        adapters=page, next=str(entries[limit - 1].ref) if len(entries) > limit else None
+        adapters=await describer.many(entries[:limit]),
+        next=str(entries[limit - 1].ref) if len(entries) > limit else None,
     )
 
 
 @router.get("/adapters/{name}")
 async def get_current(
-    name: str, tenant: TenantDep, registry: RegistryDep, response: Response
+    name: str, tenant: TenantDep, names: NamesDep, describer: DescriberDep, response: Response
 ) -> AdapterInfo:
     """What *name* means to the tenant just now: its alias, or its newest version."""
-    found = await run_sync(registry.store.resolve, tenant, name)
-    return await _described(registry, found.ref, response)
+    found = await run_sync(names.resolve, tenant, name)
+    return _tagged(await describer.one(found.ref), response)
 
 
 @router.get("/adapters/{name}/{version:int}")
 async def describe(
-    name: str, version: int, tenant: TenantDep, registry: RegistryDep, response: Response
+    name: str, version: int, tenant: TenantDep, describer: DescriberDep, response: Response
 ) -> AdapterInfo:
-    return await _described(registry, AdapterRef(tenant, name, version), response)
-
-
-async def _described(registry: Registry, ref: AdapterRef, response: Response) -> AdapterInfo:
-    entry = await run_sync(registry.store.describe, ref)
-    response.headers["etag"] = f'"{entry.digest}"'
-    return await _info(registry, entry)
+    return _tagged(await describer.one(AdapterRef(tenant, name, version)), response)
 
 
 @router.get("/adapters/{name}/{version:int}/package", response_class=Response)
-async def download(name: str, version: int, tenant: TenantDep, registry: RegistryDep) -> Response:
+async def download(name: str, version: int, tenant: TenantDep, versions: VersionsDep) -> Response:
     """The package's bytes, as they were published."""
-    package = await run_sync(registry.store.get, AdapterRef(tenant, name, version))
+    package = await run_sync(versions.get, AdapterRef(tenant, name, version))
     return Response(package.data, media_type=MEDIA[0], headers={"etag": f'"{package.digest}"'})
 
 
@@ -169,7 +195,7 @@ async def delete(
     name: str,
     version: int,
     tenant: TenantDep,
-    registry: RegistryDep,
+    publisher: PublisherDep,
     digest: DigestDep,
     purge: bool = False,
 ) -> None:
@@ -178,35 +204,34 @@ async def delete(
 
     It can be brought back until its retention ends; with *purge* it is gone at once.
     """
-    await registry.delete(AdapterRef(tenant, name, version), digest=digest, keep=not purge)
+    await publisher.delete(AdapterRef(tenant, name, version), digest=digest, keep=not purge)
 
 
 @router.post("/adapters/{name}/{version:int}/undelete")
 async def undelete(
-    name: str, version: int, tenant: TenantDep, registry: RegistryDep
+    name: str, version: int, tenant: TenantDep, versions: VersionsDep, describer: DescriberDep
 ) -> AdapterInfo:
     """Bring back a deleted version, as it was."""
-    ref = AdapterRef(tenant, name, version)
-    return await _info(registry, await run_sync(registry.store.undelete, ref))
+    back = await run_sync(versions.undelete, AdapterRef(tenant, name, version))
+    return await describer.one(back.ref)
 
 
 @router.get("/uploads")
 async def list_uploads(
-    tenant: TenantDep, registry: RegistryDep, limit: Limit = 100
+    tenant: TenantDep, uploads: UploadsDep, limit: Limit = 100
 ) -> list[UploadInfo]:
     """The tenant's uploads of the last days, the newest first; those that failed say why."""
-    found = await run_sync(registry.store.uploads, tenant, limit)
+    found = await run_sync(uploads.newest, tenant, limit)
     return [UploadInfo.of(upload) for upload in found]
 
 
 @router.get("/uploads/{upload_id}")
-async def get_upload(upload_id: str, tenant: TenantDep, registry: RegistryDep) -> UploadInfo:
+async def get_upload(
+    upload_id: str, tenant: TenantDep, uploads: UploadsDep, describer: DescriberDep
+) -> UploadInfo:
     """One upload by its Idempotency-Key: received, checked, ready everywhere, or failed."""
-    upload = await run_sync(registry.store.upload, tenant, upload_id)
-    return UploadInfo.of(upload, is_ready=await run_sync(_is_ready, registry, upload))
-
-
-def _is_ready(registry: Registry, upload: Upload) -> bool:
+    upload = await run_sync(uploads.get, tenant, upload_id)
     if upload.ref is None or upload.state is not State.CHECKED:
-        return False
-    return registry.store.describe(upload.ref).change <= registry.store.seen_by_all()
+        return UploadInfo.of(upload)
+    made = await describer.one(upload.ref)
+    return UploadInfo.of(upload, is_ready=made.state is State.READY)

@@ -4,7 +4,7 @@ What the admin API's routes share.
 
 from fastapi import APIRouter, Depends
 
-from galenic_server.http.deps import AdminRoute, bearer
+from galenic_server.http.auth import AdminRoute, bearer
 
 
 class StreamedRoute(AdminRoute):

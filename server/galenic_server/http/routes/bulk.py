@@ -17,13 +17,14 @@ from fastapi.responses import StreamingResponse
 from galenic_adapters.errors import BadInput, GalenicError, Unavailable
 from galenic_adapters.package.file import package_digest
 from galenic_server.audit import chain
-from galenic_server.http.deps import RegistryDep, TenantDep
+from galenic_server.http.auth import TenantDep
 from galenic_server.http.faults import body_of
 from galenic_server.http.routes.admin import StreamedRoute, admin_router
 from galenic_server.http.routes.lines import LINES, LINES_MEDIA, lines_of, received
-from galenic_server.registry.archive import Offered, parse_offered
-from galenic_server.registry.publisher import Offer, Registry
-from galenic_server.registry.versions import Placed
+from galenic_server.http.stores import PublisherDep
+from galenic_server.registry.archive import parse_package_line
+from galenic_server.registry.offers import Offer, Published
+from galenic_server.registry.publisher import Publisher
 from galenic_server.schemas.admin import BulkEnd, BulkLine
 
 streamed = admin_router(route_class=StreamedRoute)
@@ -35,7 +36,7 @@ Numbered = tuple[int, bytes]
 
 @streamed.post("/adapters", openapi_extra=LINES, response_class=StreamingResponse)
 async def publish_many(
-    tenant: TenantDep, request: Request, registry: RegistryDep
+    tenant: TenantDep, request: Request, publisher: PublisherDep
 ) -> StreamingResponse:
     """
     Publish many packages: ``{"name", "package": base64, "version"?, "signature"?}`` a line.
@@ -48,29 +49,29 @@ async def publish_many(
     if not file.tell():
         file.close()
         raise BadInput("body", "is empty; a line for each adapter is wanted")
-    told = _told(registry, tenant, file, chain.under_way())
-    return StreamingResponse(told, media_type=LINES_MEDIA)
+    lines = _answers(publisher, tenant, file, chain.under_way())
+    return StreamingResponse(lines, media_type=LINES_MEDIA)
 
 
-async def _told(
-    registry: Registry, tenant: str, file: IO[bytes], record: chain.Record
+async def _answers(
+    publisher: Publisher, tenant: str, file: IO[bytes], record: chain.Record
 ) -> AsyncIterator[bytes]:
     counts = Counter[str]()
     with file:
         batches = _batches(lines_of(file))
         while batch := await run_sync(next, batches, None):
             with chain.acting(record):
-                lines = await _publish(registry, tenant, batch)
+                lines = await _publish(publisher, tenant, batch)
             counts.update(line.state for line in lines)
             yield b"".join(_text(line) for line in lines)
     yield _text(BulkEnd(new=counts["new"], there=counts["there"], failed=counts["failed"]))
 
 
-async def _publish(registry: Registry, tenant: str, batch: Sequence[Numbered]) -> list[BulkLine]:
+async def _publish(publisher: Publisher, tenant: str, batch: Sequence[Numbered]) -> list[BulkLine]:
     read = await run_sync(lambda: [_read(tenant, text) for _, text in batch])
     offers = [offer for offer in read if isinstance(offer, Offer)]
     try:
-        placed = iter(await registry.publish_many(tenant, offers))
+        placed = iter(await publisher.publish_many(tenant, offers))
     except Unavailable as away:
         placed = iter([away] * len(offers))
     return [
@@ -81,14 +82,12 @@ async def _publish(registry: Registry, tenant: str, batch: Sequence[Numbered]) -
 
 def _read(tenant: str, text: bytes) -> Offer | GalenicError:
     try:
-        line: Offered = parse_offered(text)
-        bundle = line.signature.encode() if line.signature else None
-        return Offer(tenant, line.name, line.data(), line.version, bundle=bundle)
+        return parse_package_line(text).offer(tenant)
     except GalenicError as error:
         return error
 
 
-def _line(number: int, offer: Offer | GalenicError, outcome: Placed | GalenicError) -> BulkLine:
+def _line(number: int, offer: Offer | GalenicError, outcome: Published | GalenicError) -> BulkLine:
     name = offer.name if isinstance(offer, Offer) else None
     digest = package_digest(offer.data) if isinstance(offer, Offer) else None
     if isinstance(outcome, GalenicError):

@@ -15,14 +15,8 @@ from starlette.types import Receive, Scope, Send
 from galenic_server import logs
 from galenic_server.answering.service import Origin, Talk
 from galenic_server.http import faults
-from galenic_server.http.deps import (
-    KeyedRoute,
-    OriginDep,
-    Parts,
-    PartsDep,
-    bearer,
-    while_there,
-)
+from galenic_server.http.auth import KeyedRoute, OriginDep, bearer
+from galenic_server.http.deps import Parts, PartsDep, while_there
 from galenic_server.schemas.openai import ChatBody, CompletionBody, OpenAIBody
 from galenic_server.schemas.responses import ResponsesBody
 

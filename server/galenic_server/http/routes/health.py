@@ -6,9 +6,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from galenic_adapters.errors import Unavailable
-from galenic_server.http.deps import PartsDep, authenticate
-from galenic_server.http.faults import Forbidden
-from galenic_server.tenancy.keys import Role
+from galenic_server.http.auth import authenticate, check_admin
+from galenic_server.http.deps import PartsDep
 
 router = APIRouter(tags=["health"])
 
@@ -22,7 +21,7 @@ async def live() -> dict[str, str]:
 @router.get("/health/ready")
 async def ready(parts: PartsDep) -> dict[str, str]:
     """A request sent now would be answered; no key is needed."""
-    if not await parts.service.is_ready():
+    if not await parts.replica.is_ready():
         raise Unavailable("the engine is not ready")
     return {"status": "ready", "backbone": str(parts.service.backbone)}
 
@@ -31,8 +30,6 @@ async def ready(parts: PartsDep) -> dict[str, str]:
 async def metrics(request: Request, parts: PartsDep) -> Response:
     """Prometheus' text; open on a loopback bind, else for an admin's key."""
     if not parts.settings.shows_metrics:
-        caller = await authenticate(request)
-        if caller.role is not Role.ADMIN:
-            raise Forbidden("metrics need an admin's key")
+        check_admin(await authenticate(request))
     page = parts.metrics.page(await parts.service.engine.stats())
     return Response(page, media_type=CONTENT_TYPE_LATEST)

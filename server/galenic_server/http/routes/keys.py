@@ -9,8 +9,8 @@ from anyio.to_thread import run_sync
 from fastapi import Query, Response
 
 from galenic_adapters.errors import BadInput
-from galenic_server.http.deps import ManagerDep, PartsDep
-from galenic_server.http.faults import Forbidden
+from galenic_server.http.auth import CallerDep, ReachDep, check_admin, check_scope
+from galenic_server.http.deps import PartsDep
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.schemas.admin import (
     ExpireBody,
@@ -20,23 +20,17 @@ from galenic_server.schemas.admin import (
     NewKey,
     RotateBody,
 )
-from galenic_server.tenancy.keyring import Caller
 from galenic_server.tenancy.keys import Role
 
 router = admin_router()
 
 
-def _own(caller: Caller) -> str | None:
-    """Whose keys the caller may touch: any tenant's for an admin."""
-    return None if caller.role is Role.ADMIN else caller.tenant
-
-
 @router.post("/keys", status_code=201)
-async def create_key(body: KeyBody, caller: ManagerDep, parts: PartsDep) -> NewKey:
+async def create_key(body: KeyBody, caller: CallerDep, parts: PartsDep) -> NewKey:
     """A new key, shown this once. A tenant-admin makes keys of its own tenant, below admin."""
-    allowed = body.tenant == caller.tenant and body.role is not Role.ADMIN
-    if caller.role is not Role.ADMIN and not allowed:
-        raise Forbidden("a tenant-admin makes keys of its own tenant, below admin")
+    check_scope(caller, body.tenant)
+    if body.role is Role.ADMIN:
+        check_admin(caller)
     if body.expires is not None and body.expires <= datetime.now(UTC):
         raise BadInput("expires", "has passed")
     made = await run_sync(
@@ -47,41 +41,41 @@ async def create_key(body: KeyBody, caller: ManagerDep, parts: PartsDep) -> NewK
 
 @router.get("/keys")
 async def list_keys(
-    caller: ManagerDep,
+    reach: ReachDep,
     parts: PartsDep,
     tenant: Annotated[str | None, Query(max_length=64)] = None,
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> KeyPage:
     """Keys by what they open, the oldest first, revoked ones too; never the key itself."""
-    owner = tenant if caller.role is Role.ADMIN else caller.tenant
+    owner = reach if tenant is None else tenant
     found = await run_sync(lambda: parts.keys.of(owner, after=after, limit=limit + 1))
     page = [KeyInfo.of(key) for key in found[:limit]]
     return KeyPage(keys=page, next=page[-1].id if len(found) > limit else None)
 
 
 @router.post("/keys/{key_id}/rotate", status_code=201)
-async def rotate_key(key_id: str, body: RotateBody, caller: ManagerDep, parts: PartsDep) -> NewKey:
+async def rotate_key(key_id: str, body: RotateBody, reach: ReachDep, parts: PartsDep) -> NewKey:
     """A new key for the same tenant and role, shown this once; the old one opens for its grace."""
     made = await run_sync(
         lambda: parts.keys.rotate(
             key_id,
             grace=timedelta(seconds=body.grace_seconds),
             expires=body.expires,
-            tenant=_own(caller),
+            tenant=reach,
         )
     )
     return NewKey.made(*made)
 
 
 @router.post("/keys/{key_id}/expire")
-async def expire_key(key_id: str, body: ExpireBody, caller: ManagerDep, parts: PartsDep) -> KeyInfo:
+async def expire_key(key_id: str, body: ExpireBody, reach: ReachDep, parts: PartsDep) -> KeyInfo:
     """The key opens nothing from that moment on, which may only come nearer."""
-    ended = await run_sync(lambda: parts.keys.expire(key_id, body.expires, tenant=_own(caller)))
+    ended = await run_sync(lambda: parts.keys.expire(key_id, body.expires, tenant=reach))
     return KeyInfo.of(ended)
 
 
 @router.delete("/keys/{key_id}", status_code=204, response_class=Response)
-async def revoke_key(key_id: str, caller: ManagerDep, parts: PartsDep) -> None:
+async def revoke_key(key_id: str, reach: ReachDep, parts: PartsDep) -> None:
     """The key opens nothing from now on, here at once, on every replica within five seconds."""
-    await run_sync(lambda: parts.keys.revoke(key_id, tenant=_own(caller)))
+    await run_sync(lambda: parts.keys.revoke(key_id, tenant=reach))

@@ -9,13 +9,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import TaskName
 from galenic_server.answering.service import Ask
-from galenic_server.http.deps import (
-    KeyedRoute,
-    OriginDep,
-    PartsDep,
-    bearer,
-    while_there,
-)
+from galenic_server.http.auth import KeyedRoute, OriginDep, bearer
+from galenic_server.http.deps import PartsDep, while_there
 from galenic_server.schemas.tasks import (
     Batch,
     NerDocument,

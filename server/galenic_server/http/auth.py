@@ -1,0 +1,187 @@
+"""
+Who asks, and what that key opens: decided here for every route, before a byte of its body is read.
+"""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any
+
+import structlog
+from anyio.to_thread import run_sync
+from fastapi import Depends, Query, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+
+from galenic_adapters.refs import NAME, check_name
+from galenic_server.answering.service import Origin
+from galenic_server.audit.chain import acting
+from galenic_server.http.deps import parts_of
+from galenic_server.http.faults import Forbidden, Unauthorized
+from galenic_server.tenancy.keyring import Caller
+from galenic_server.tenancy.keys import Role
+
+bearer = HTTPBearer(auto_error=False, description="A key of `galenic keys create`")
+"""Tells the OpenAPI document about keys; `KeyedRoute` asks for them."""
+
+
+async def authenticate(request: Request) -> Caller:
+    """Return who holds the request's key; raises `Unauthorized`."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized("send your key as 'Authorization: Bearer gal_...'")
+    keys = parts_of(request).keys
+    caller = keys.recall(token.strip()) or await run_sync(keys.find, token.strip())
+    if caller is None:
+        raise Unauthorized("no such key")
+    return caller
+
+
+def check_admin(caller: Caller) -> Caller:
+    """Raise `Forbidden` unless the key is an admin's."""
+    if caller.role is not Role.ADMIN:
+        raise Forbidden("this takes an admin's key")
+    return caller
+
+
+def check_scope(caller: Caller, tenant: str) -> None:
+    """
+    Raise `Forbidden` unless *caller* may manage *tenant*: an admin any, a tenant-admin its own.
+
+    Nobody looks first whether there is such a tenant: that is private too.
+    """
+    if caller.role is not Role.ADMIN and tenant != caller.tenant:
+        raise Forbidden("only an admin names another tenant")
+
+
+class KeyedRoute(APIRoute):
+    """Checks the key, and what its tenant may still use, before it reads the body."""
+
+    reads_body_first = True
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def keyed(request: Request) -> Response:
+            request.state.caller = caller = await authenticate(request)
+            structlog.contextvars.bind_contextvars(tenant=caller.tenant, key=caller.key_id)
+            async with self.entered(request, caller):
+                # Read here, where one that is too large is not yet taken for one that is no JSON.
+                if self.reads_body_first:
+                    await request.body()
+                return await handler(request)
+
+        return keyed
+
+    def entered(self, request: Request, caller: Caller) -> AbstractAsyncContextManager[None]:
+        return _within_limits(request, caller)
+
+
+@asynccontextmanager
+async def _within_limits(request: Request, caller: Caller) -> AsyncIterator[None]:
+    """Count the request against its tenant's limits until it is answered to the last byte."""
+    parts = parts_of(request)
+    parts.trail.check_room()
+    limiter, limits = parts.limits.limiter, await parts.limits.of(caller.tenant)
+    opened = limiter.open(caller.tenant, limits)
+    try:
+        request.state.ending.enter_context(opened)
+    finally:  # also where it is refused
+        request.state.headers.update(limiter.headers(caller.tenant))
+    yield
+
+
+class AdminRoute(KeyedRoute):
+    """
+    Audits every request, and refuses callers' keys and those for another tenant.
+
+    The tenant is the one in the path or the query, whether or not the route declares it: a route
+    cannot forget to check. One that takes a tenant in its body calls `check_scope`.
+    """
+
+    def entered(self, request: Request, caller: Caller) -> AbstractAsyncContextManager[None]:
+        return _audited(request, caller)
+
+
+@asynccontextmanager
+async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
+    """
+    Audit the request.
+
+    A change commits together with its audit row; reads and refusals are queued and written shortly
+    after.
+    """
+    trail, record = parts_of(request).trail, _act(request, caller)
+    trail.check_room()
+    try:
+        with acting(record) as act:
+            _check_manager(request, caller)
+            yield
+    except Exception as error:  # whatever it was, it was tried; and it is raised on
+        trail.add(act.told(outcome=type(error).__name__))
+        raise
+    if not act.num_written:
+        trail.add(act.told(outcome="done"))
+
+
+def _check_manager(request: Request, caller: Caller) -> None:
+    if caller.role is Role.CALLER:
+        raise Forbidden("this takes the key of an admin or tenant-admin, yours is a caller's")
+    in_path = request.path_params.get("tenant", caller.tenant)
+    for tenant in (in_path, *request.query_params.getlist("tenant")):
+        check_scope(caller, tenant)
+
+
+def _act(request: Request, caller: Caller) -> dict[str, Any]:
+    """Return who does what to what: values that are names, and nothing else that was sent."""
+    sent = {**request.path_params, **request.query_params}
+    named = {k: v for k, v in sent.items() if k in ACT_FIELDS and NAME.fullmatch(str(v))}
+    return {
+        "action": request.scope["route"].name,
+        "tenant": caller.tenant,
+        "actor": caller.key_id,
+        "actor_role": caller.role.value,
+        "request_id": request.state.request_id,
+        "subject": named,
+    }
+
+
+ACT_FIELDS = frozenset({"name", "version", "alias", "key_id", "tenant", "replica"})
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+def _admin(caller: CallerDep) -> Caller:
+    return check_admin(caller)
+
+
+def _origin(request: Request, caller: CallerDep) -> Origin:
+    return Origin(caller.tenant, request.state.request_id)
+
+
+def _reach(caller: CallerDep) -> str | None:
+    return None if caller.role is Role.ADMIN else caller.tenant
+
+
+def _tenant_in_path(tenant: str) -> str:
+    return check_name("tenant", tenant)
+
+
+def _tenant_in_query(
+    caller: CallerDep, tenant: Annotated[str | None, Query(max_length=64)] = None
+) -> str:
+    return caller.tenant if tenant is None else check_name("tenant", tenant)
+
+
+AdminDep = Annotated[Caller, Depends(_admin)]
+OriginDep = Annotated[Origin, Depends(_origin)]
+ReachDep = Annotated[str | None, Depends(_reach)]
+"""The one tenant whose things the key may touch; none for an admin's, which touches all."""
+NamedTenantDep = Annotated[str, Depends(_tenant_in_path)]
+TenantDep = Annotated[str, Depends(_tenant_in_query)]
+"""The tenant whose things are managed: one's own unless an admin names another."""
