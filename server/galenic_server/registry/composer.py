@@ -1,5 +1,5 @@
 """
-Stored adapters as an engine takes them.
+Composes stored adapters for an engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Composer:
     fit: Fit
 
     def __call__(self, digests: Sequence[str]) -> Mapping[str, Composed]:
-        """Compose these adapters; those not stored, or for another server, are left out."""
+        """Compose these adapters; those that are missing, or do not fit, are left out."""
         backbone, metaprompts = self.fit.backbone, self.fit.metaprompts
         return {
             digest: self.fit.composed(package)
