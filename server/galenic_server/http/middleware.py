@@ -1,6 +1,5 @@
 """
-What every request passes first and last: an id, bounds on its bytes and its time, a line in the
-log, a count, and the rows that tell who got which answer.
+Wraps every request: gives it an id, bounds its bytes and time, and logs, counts and audits it.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ SLOWEST_BYTES_PER_SECOND = 16 << 10
 
 
 def request_id(headers: Headers) -> str:
-    """The caller's own id where it sent one that is safe to repeat, else a new one."""
+    """Return the caller's id if it sent one that is safe to repeat, else a new one."""
     sent = headers.getlist("x-request-id")
     if len(sent) == 1 and REQUEST_ID.fullmatch(sent[0]):
         return sent[0]
@@ -37,11 +36,11 @@ def request_id(headers: Headers) -> str:
 
 class TracingMiddleware:
     """
-    Gives a request its id, and tells log, metrics and audit how it went.
+    Gives a request its id, and reports its outcome to log, metrics and audit.
 
-    An error that no table knows ends here: the caller learns the id, the log its type and place.
-    A request's state holds *ending*, where what is held for it is let go when it is answered, and
-    *headers*, which its reply carries whatever becomes of it.
+    Errors that are not in the table end here: the reply has the request's id, the log the error's
+    type and place. The request's state holds *ending*, an exit stack that is closed when it is
+    answered, and *headers*, which every reply to it carries.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, trail: Trail) -> None:
@@ -71,7 +70,7 @@ class TracingMiddleware:
         with ExitStack() as state["ending"]:
             try:
                 await self.app(scope, receive, named)
-            except Exception as error:  # noqa: BLE001 the last place that can keep its message from the log
+            except Exception as error:  # noqa: BLE001 beyond here its message would be logged
                 log.error("request failed", **logs.where(error))
                 if status == 0:
                     await faults.reply(error)(scope, receive, named)
@@ -80,18 +79,18 @@ class TracingMiddleware:
                 self._audit(scope, status, ledger)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        """A status of 0: nothing was answered, the client having left before."""
+        """Log and count the request; a status of 0 means that the client left before a reply."""
         state: dict[str, Any] = scope["state"]
         route = getattr(scope.get("route"), "path", "")
         tenant = state["caller"].tenant if "caller" in state else ""
         self.metrics.count_request(route, tenant, status)
         if "task" in state:
             self.metrics.observe_seconds(state["task"], tenant, seconds)
-        told = {"method": scope["method"], "route": route, "status": status, "tenant": tenant}
-        log.info("request", **told, seconds=round(seconds, 4))
+        facts = {"method": scope["method"], "route": route, "status": status, "tenant": tenant}
+        log.info("request", **facts, seconds=round(seconds, 4))
 
     def _audit(self, scope: Scope, status: int, ledger: Ledger) -> None:
-        """A row for each adapter that worked for the request, whatever came of it."""
+        """Queue an audit row for each adapter that worked for the request, even if it failed."""
         state: dict[str, Any] = scope["state"]
         for digest, spent in ledger.by_digest.items():
             origin = {
@@ -106,9 +105,11 @@ class TracingMiddleware:
 
 class BodyLimitMiddleware:
     """
-    Refuses a body of more than *max_bytes*, said or sent, before it fills the memory, and one that
-    comes more slowly than 16 KiB a second, *patience_seconds* aside. *larger* has the paths whose
-    bodies are not held in memory, and how much they may send.
+    Refuses bodies that are too large or too slow.
+
+    A body may have *max_bytes*, announced or sent, and must arrive at 16 KiB a second after an
+    initial *patience_seconds*. *larger* maps paths whose bodies are not held in memory to their own
+    limits.
     """
 
     def __init__(
@@ -126,16 +127,16 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        said = Headers(scope=scope).get("content-length", "")
+        length = Headers(scope=scope).get("content-length", "")
         most = self._most(scope["path"])
-        if said.isascii() and said.isdigit() and int(said[:20]) > most:
+        if length.isascii() and length.isdigit() and int(length[:20]) > most:
             return await faults.reply(_too_large(most))(scope, receive, send)
         num_bytes, is_whole, began = 0, False, time.monotonic()
 
         async def counted() -> Message:
             nonlocal num_bytes, is_whole
             if is_whole:
-                return await receive()  # which now waits for the client to leave
+                return await receive()  # from here on, only waits for a disconnect
             until = began + self.patience_seconds + num_bytes / SLOWEST_BYTES_PER_SECOND
             message = await self._in_time(receive, until)
             num_bytes += len(message.get("body", b""))

@@ -1,9 +1,8 @@
 """
-How long a client may take: for a request's head, and to read what it is sent.
+Bounds the time a client may take to send a request's head, and to read its answer.
 
-uvicorn itself waits for ever for either. Both are bounded here, where the connection is: one that
-sends its head a byte a minute, or reads nothing of a long answer, is cut off, and whatever worked
-for it stops.
+uvicorn waits for either without limit. A connection that sends its head a byte a minute, or does
+not read a long answer, is closed here, and the work for it stops.
 """
 
 import asyncio
@@ -16,7 +15,7 @@ MAX_HEAD_BYTES = 64 << 10
 
 
 class GuardedHttp(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it, with patience of so many seconds."""
+    """uvicorn's HTTP protocol, which closes a connection after *patience_seconds* of waiting."""
 
     patience_seconds: float = 30.0
 
@@ -36,7 +35,7 @@ class GuardedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if "head" in self._timers:  # counted until the head is whole
+        if "head" in self._timers:  # the head is not complete yet
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.transport.abort()
@@ -69,5 +68,5 @@ class GuardedHttp(HttpToolsProtocol):
 
 
 def guarded(seconds: float) -> type[GuardedHttp]:
-    """The protocol with that patience."""
+    """Make the protocol class with that patience."""
     return type("GuardedHttp", (GuardedHttp,), {"patience_seconds": seconds})
