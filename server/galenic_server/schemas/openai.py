@@ -1,5 +1,5 @@
 """
-What OpenAI's clients send: which fields are taken, within which bounds, and what becomes of others.
+Bodies of OpenAI's API: the fields that are accepted with their bounds, ignored, or refused.
 """
 
 import json
@@ -58,7 +58,7 @@ REFUSED = frozenset(
         "watermarking",
     ]
 )
-"""Fields of vLLM's, and stored conversations: they would reach past adapter, cache or tenant."""
+"""Refused fields: vLLM's, and stored conversations. They could bypass adapter, cache or tenant."""
 
 OTHERS = frozenset(
     [
@@ -98,7 +98,7 @@ OTHERS = frozenset(
         "web_search_options",
     ]
 )
-"""OpenAI's names. Where a body has none such, a reply may tell so without repeating a caller."""
+"""OpenAI's field names. A body may not have them all; ignored ones may be named in a reply."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_TOKENS, strict=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
@@ -110,7 +110,7 @@ ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
 class Lenient(Body):
-    """Inner objects: what is not known of them is passed over, as OpenAI's servers do."""
+    """Validates an inner object; its unknown fields are ignored, as by OpenAI's servers."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -152,7 +152,7 @@ class Turn(Lenient):
         return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
     def check(self, path: str) -> None:
-        """Raises `BadInput`: what is asked has to be a text."""
+        """Raise `BadInput` if the turn's text is empty or invalid, or its tool calls are."""
         if self.role in ("system", "developer", "user"):
             check_text(f"{path}.content", self.text)
         elif "\0" in self.text:
@@ -206,7 +206,7 @@ class ToolChoice(Lenient):
 
 class OpenAIBody(Body):
     """
-    What every kind of request may hold.
+    The fields of every kind of request.
 
     model: an adapter (``name``, ``name@version`` or an alias) or the backbone's own name.
     temperature: 0 unless given, so the same note gets the same answer.
@@ -232,10 +232,10 @@ class OpenAIBody(Body):
         return data
 
     def check(self) -> None:
-        """Raises `BadInput` for what no single field shows."""
+        """Raise `BadInput` for faults that involve several fields."""
 
     def fields(self) -> dict[str, Any]:
-        """What vLLM is asked; what is open here is not left to the backbone's own defaults."""
+        """Return the fields for vLLM; unset ones get our defaults, not the backbone's."""
         given = self.model_dump(
             exclude_none=True, by_alias=True, include=set(type(self).model_fields) - UNUSED
         )
@@ -244,7 +244,7 @@ class OpenAIBody(Body):
     @property
     def ignored(self) -> str:
         """
-        What nothing was done with, for a header: OpenAI's names, and how many others there were.
+        List ignored fields for a header: OpenAI's by name, and the number of others.
 
         Proxies log headers, and a name that a caller made up may be a patient's.
         """
@@ -260,7 +260,7 @@ DEFAULTS_OF_SAMPLING = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class SampledBody(OpenAIBody):
-    """How tokens are picked; the last ones are vLLM's."""
+    """Adds the fields that control sampling: OpenAI's, then vLLM's."""
 
     max_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS, strict=True)] | None = None
@@ -301,7 +301,7 @@ class SampledBody(OpenAIBody):
 
     def fields(self) -> dict[str, Any]:
         asked = DEFAULTS_OF_SAMPLING | super().fields()
-        if self.logit_bias:  # one of 0 changes nothing, whatever its key
+        if self.logit_bias:  # a bias of 0 changes nothing, so its key need not be valid
             asked["logit_bias"] = {key: bias for key, bias in self.logit_bias.items() if bias}
         if not self.stream:
             asked.pop("stream_options", None)
@@ -309,7 +309,7 @@ class SampledBody(OpenAIBody):
 
 
 class ChatBody(SampledBody):
-    """OpenAI's chat. *logprobs* come with those of the *top_logprobs* likeliest tokens."""
+    """A request of OpenAI's chat. top_logprobs: how many alternatives *logprobs* include."""
 
     api: ClassVar = Api.CHAT
     text_field: ClassVar = "messages"
@@ -364,7 +364,7 @@ class ChatBody(SampledBody):
 
     @property
     def is_plain(self) -> bool:
-        """A user's text and nothing else: no earlier turns, tools or format of the caller's own."""
+        """Tell whether it is a single user turn without tools or a response format."""
         form = self.response_format
         return (
             [turn.role for turn in self.messages] == ["user"]
@@ -375,7 +375,7 @@ class ChatBody(SampledBody):
 
 
 class CompletionBody(SampledBody):
-    """OpenAI's completions: the answer goes on from *prompt*, which no chat template is put to."""
+    """A request of OpenAI's completions, which continue *prompt* without a chat template."""
 
     api: ClassVar = Api.COMPLETIONS
     text_field: ClassVar = "prompt"
