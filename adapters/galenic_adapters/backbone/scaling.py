@@ -22,7 +22,7 @@ INPUTS = {"o": "self_attn.o_proj", "f": "mlp.down_proj"}
 OUTPUTS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
 """Places that are the output of a module in each layer, before norms and rotation."""
 EXPERTS = "mlp"
-"""The module whose output is scaled at ``f`` where there is no ``down_proj`` for all tokens."""
+"""The module whose output is scaled at ``f`` if there is no single ``down_proj``."""
 
 Scales = Mapping[str, Tensor]
 """The scales (B, L, W) of every example and layer, by place."""
