@@ -93,11 +93,13 @@ class Fixed(Untuned):
         self._composed = list(composed)
 
     def prompts(self, which_K: Tensor) -> Tensor | None:
-        return self._stacked(which_K, lambda one: one.rows_PD)
+        return self._stacked(which_K, lambda composed: composed.rows_PD)
 
     def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
-        keys_KLPW = self._stacked(which_K, lambda one: one.prefix and one.prefix[0])
-        values_KLPW = self._stacked(which_K, lambda one: one.prefix and one.prefix[1])
+        keys_KLPW = self._stacked(which_K, lambda composed: composed.prefix and composed.prefix[0])
+        values_KLPW = self._stacked(
+            which_K, lambda composed: composed.prefix and composed.prefix[1]
+        )
         return None if keys_KLPW is None or values_KLPW is None else (keys_KLPW, values_KLPW)
 
     def scales(self, which_B: Tensor) -> Scales | None:
@@ -150,7 +152,7 @@ class Prefixes:
         return type(self)(self.tuning, self.which_K, self.seen_KT, cache)
 
     def tensors(self) -> list[Tensor]:
-        return [one for layer in self._cache.layers for one in (layer.keys, layer.values)]
+        return [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
 
 
 def _copied(cache: Any) -> Any:

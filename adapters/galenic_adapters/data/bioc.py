@@ -107,8 +107,8 @@ def _document(row: Row, report: Report) -> Document:
         passage = _Passage(int(part["offset"]), len(text), part.get("text") or "")
         passages.append(passage)
         text += passage.text + "\n" if passage.text else ""
-        mentions += (_mention(one, [passage], name, report) for one in part.get("annotations", ()))
-    mentions += (_mention(one, passages, name, report) for one in _own_annotations(row))
+        mentions += (_mention(a, [passage], name, report) for a in part.get("annotations", ()))
+    mentions += (_mention(a, passages, name, report) for a in _own_annotations(row))
     whole = _names(row)
     links = [link for part in _below(row) for link in _links(part, whole, name, report)]
     named = (replace(m, id=m.id or f"#{number}") for number, m in enumerate(mentions))

@@ -96,8 +96,8 @@ def _as_json(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     return [
-        {"start": one.start, "end": one.end, "type": one.type}
-        if isinstance(one, Span)
-        else {"type": one.type, "head": one.head.text, "tail": one.tail.text}
-        for one in value
+        {"start": item.start, "end": item.end, "type": item.type}
+        if isinstance(item, Span)
+        else {"type": item.type, "head": item.head.text, "tail": item.tail.text}
+        for item in value
     ]

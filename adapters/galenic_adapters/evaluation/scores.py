@@ -115,14 +115,14 @@ def f1_by(
     """Return macro F1: the mean over *labels* of each one's F1."""
 
     def of(label: Any, many: Sequence[set[Any]]) -> list[set[Any]]:
-        return [{one for one in facts if label_of(one) == label} for facts in many]
+        return [{fact for fact in facts if label_of(fact) == label} for facts in many]
 
     each = [micro_f1(of(label, gold), of(label, said)) for label in labels]
     if not each:
         return micro_f1(gold, said)
     return Tally(
-        np.concatenate([one.num_NL for one in each], axis=1),
-        np.concatenate([one.den_NL for one in each], axis=1),
+        np.concatenate([tally.num_NL for tally in each], axis=1),
+        np.concatenate([tally.den_NL for tally in each], axis=1),
     )
 
 
@@ -134,7 +134,7 @@ def _relation_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, T
 
 def _label_tally(gold: Sequence[Any], said: Sequence[Any]) -> Tally:
     labels = sorted(set(gold))
-    return f1_by(labels, lambda one: one, [{g} for g in gold], [{s} for s in said])
+    return f1_by(labels, lambda label: label, [{g} for g in gold], [{s} for s in said])
 
 
 def _entity_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, Tally]:

@@ -91,11 +91,11 @@ def chosen(listed: Sequence[Listed], role: str, names: Sequence[str]) -> list[Li
 
     Raises `BadInput` for a name that is not in the catalogue in that role.
     """
-    of_role = [one for one in listed if one.role == role]
-    unknown = set(names) - {one.name for one in of_role}
+    of_role = [d for d in listed if d.role == role]
+    unknown = set(names) - {d.name for d in of_role}
     if unknown or not of_role:
         raise BadInput(f"{role}s", f"{', '.join(sorted(unknown)) or 'none'} in the catalogue"[:200])
-    kept = [one for one in of_role if not names or one.name in names]
-    by_task = [[one for one in kept if one.task == task] for task in TaskName]
+    kept = [d for d in of_role if not names or d.name in names]
+    by_task = [[d for d in kept if d.task == task] for task in TaskName]
     longest = max(map(len, by_task))
     return [many[turn] for turn in range(longest) for many in by_task if turn < len(many)]

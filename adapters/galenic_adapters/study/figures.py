@@ -32,7 +32,7 @@ class Cell:
 
     @property
     def values(self) -> list[float]:
-        return [one.scores.main[1] for one in self.runs.values()]
+        return [run.scores.main[1] for run in self.runs.values()]
 
     @property
     def mean(self) -> float:
@@ -44,11 +44,11 @@ class Cell:
 
     @property
     def num_unread(self) -> float:
-        return fmean(one.scores.num_unread for one in self.runs.values())
+        return fmean(run.scores.num_unread for run in self.runs.values())
 
     @property
     def tallies(self) -> list[Tally]:
-        return [one.scores.tallies[self.metric] for one in self.runs.values()]
+        return [run.scores.tallies[self.metric] for run in self.runs.values()]
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" + ("" if self.sd is None else f" ± {self.sd:.3f}")
@@ -80,20 +80,20 @@ def main_table(folder: Path, exams: Sequence[Exam]) -> Table:
         ("untuned", "targets/untuned", "plain"),
         ("untuned, instructed", "targets/untuned", "instructed"),
         *((method, f"targets/{method}", "*") for method in reversed(COMPARED)),
-        *((one, f"targets/{one}", "*") for one in BASELINES),
+        *((method, f"targets/{method}", "*") for method in BASELINES),
     ]
     return _table(folder, exams, rows)
 
 
 def variant_table(folder: Path, exams: Sequence[Exam], variants: Sequence[str]) -> Table:
-    return _table(folder, exams, [(one, f"targets/{one}", "*") for one in (MAIN, *variants)])
+    return _table(folder, exams, [(name, f"targets/{name}", "*") for name in (MAIN, *variants)])
 
 
 def _table(folder: Path, exams: Sequence[Exam], rows: Sequence[tuple[str, str, str]]) -> Table:
     table: Table = {}
     for method, piece, run in rows:
         cells = [cell(folder, piece, method, exam, run) for exam in exams]
-        if found := {one.target: one for one in cells if one}:
+        if found := {c.target: c for c in cells if c}:
             table[method] = found
     return table
 
@@ -158,7 +158,7 @@ def curves(folder: Path, exams: Sequence[Exam], shots: Sequence[int]) -> list[Cu
             for k in shots:
                 cells = [cell(folder, few_piece(method, k), method, exam) for exam in of_task]
                 if all(cells):
-                    columns = zip(*(one.values for one in cells if one), strict=True)
+                    columns = zip(*(c.values for c in cells if c), strict=True)
                     draws[k] = [fmean(column) for column in columns]
             if draws:
                 found.append(Curve(method, task, draws))

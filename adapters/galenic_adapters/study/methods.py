@@ -200,7 +200,7 @@ def method_of(name: str) -> Method:
     ``sources_N`` is our method on the first N sources only, ``places_kvf`` our method with scales
     at k, v and f, and ``plain_kvf`` scales at these places without a metaprompt.
     """
-    if found := next((one for one in _METHODS if one.name == name), None):
+    if found := next((method for method in _METHODS if method.name == name), None):
         return found
     kind, _, what = name.rpartition("_")
     if kind == "sources" and what.isdigit():

@@ -25,7 +25,7 @@ def plot_few_shot(folder: Path, curves: Sequence[Curve]) -> list[str]:
         1, len(tasks), figsize=(3.2 * len(tasks), 3), squeeze=False, layout="constrained"
     )
     for axis, task in zip(axes[0], tasks, strict=True):
-        for curve in (one for one in curves if one.task == task):
+        for curve in (c for c in curves if c.task == task):
             shots = list(curve.draws)
             means = [fmean(draws) for draws in curve.draws.values()]
             spread = [stdev(d) if len(d) > 1 else 0.0 for d in curve.draws.values()]

@@ -59,7 +59,9 @@ def reproduce(
     preset = Preset.load(preset_name)
     listed = read_catalogue(data)
     sources = chosen(listed, "source", preset.sources)
-    exams = [Exam.of(one, preset.max_test) for one in chosen(listed, "target", preset.targets)]
+    exams = [
+        Exam.of(target, preset.max_test) for target in chosen(listed, "target", preset.targets)
+    ]
     pieces = Pieces(folder, _device(), say)
     if not report_only:
         found = ensure(backbone, say)
@@ -133,7 +135,7 @@ def _on_few(study: Study, method: str, shots: int, source: Path, into: Path) -> 
 
 
 def _source_exams(sources: Sequence[Listed], preset: Preset) -> list[Exam]:
-    return [Exam.of(one, preset.max_test) for one in sources]
+    return [Exam.of(source, preset.max_test) for source in sources]
 
 
 def _facts(preset_name: str, study: Study) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def _facts(preset_name: str, study: Study) -> dict[str, Any]:
         "settings": preset.to_json(),
         "backbone": str(study.backbone_id),
         "num_parameters": model.num_parameters,
-        "sources": [one.name for one in study.sources],
+        "sources": [source.name for source in study.sources],
         "targets": [exam.listed.name for exam in study.exams],
         "metaprompt": run and metaprompt_of(study.backbone_id, run / METAPROMPT).digest,
     }

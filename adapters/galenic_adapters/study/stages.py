@@ -108,7 +108,7 @@ class Study:
         """Return the recipe for the metaprompt of *variant*; `galenic` is the unchanged method."""
         preset = self.preset
         whole = Recipe(
-            tuple(one.source() for one in self.sources),
+            tuple(source.source() for source in self.sources),
             preset.student,
             teach=preset.teach,
             distil=preset.distil,
@@ -180,8 +180,8 @@ def take_over(study: Study, run: Path, folder: Path) -> None:
 
     Raises `BadInput` if a source of the study has no factor there.
     """
-    known = {one.name for one in Earlier.of(run, study.backbone_id).known}
-    for name in (one.name for one in study.sources):
+    known = {k.name for k in Earlier.of(run, study.backbone_id).known}
+    for name in (source.name for source in study.sources):
         if name not in known:
             raise BadInput(name, f"no factor of it over the metaprompt in {run}")
         shutil.copy(run / f"{name}.safetensors", folder)
@@ -297,7 +297,7 @@ def untuned(study: Study, folder: Path) -> None:
 def on_sources(study: Study, exams: Sequence[Exam], folder: Path, source: Path) -> None:
     """Test the sources' factors and the untuned backbone on the sources' test sets."""
     earlier = Earlier.of(source, study.backbone_id)
-    factors = {one.name: one.factor for one in earlier.known}
+    factors = {known.name: known.factor for known in earlier.known}
     names = [exam.listed.name for exam in exams]
     own = [factors[name] for name in names]
     learner = learner_over(earlier.metaprompt, names, own, study.backbone.shape)

@@ -35,7 +35,7 @@ def trial(arguments: argparse.Namespace, say: Any = print) -> None:
     preset = replace(Preset.load("targets"), max_dev=arguments.max_dev)
     targets = tuple(arguments.targets.split(","))
     listed = chosen(read_catalogue(arguments.data), "target", targets)
-    exams = [Exam.of(one, 1) for one in listed]
+    exams = [Exam.of(target, 1) for target in listed]
     study = Study(preset, backbone, backbone_id, arguments.data, [], exams)
     done = [json.loads(line) for line in _lines(arguments.out)]
     for asked in arguments.methods.split(","):

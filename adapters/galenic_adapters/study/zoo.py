@@ -63,11 +63,11 @@ def _put(
 ) -> None:
     package = Package.read(package_file.read_bytes())
     if tuned and bare:
-        ours, theirs = (next(iter(one.runs.values())).scores for one in (tuned, bare))
+        ours, theirs = (next(iter(cell.runs.values())).scores for cell in (tuned, bare))
         best = best_constant(exam.task, exam.examples)
         constant = best.scores if best else None
         package = scored(package, exam.listed.name, "test", ours, untuned=theirs, constant=constant)
-        beaten = max(one.main[1] for one in (theirs, constant) if one)
+        beaten = max(scores.main[1] for scores in (theirs, constant) if scores)
         gains.setdefault(str(exam.listed.task), {})[exam.listed.name] = tuned.mean - beaten
     (zoo / package_file.name).write_bytes(package.data)
     (zoo / package_file.name).with_suffix(".md").write_text(model_card(package), "utf-8")

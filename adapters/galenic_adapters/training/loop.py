@@ -312,7 +312,7 @@ def mean_losses(
 ) -> dict[int, float]:
     """Return the mean loss per answer token in nats, by task number, of *examples* of each task."""
     openings, examples = open_all(backbone, examples)
-    rows = [Row(k, one) for k, many in enumerate(examples) for one in many]
+    rows = [Row(k, encoded) for k, many in enumerate(examples) for encoded in many]
     nats_K, count_K = torch.zeros(2, len(examples), device=backbone.device).unbind()
     which_B = torch.tensor([row.which for row in rows])
     with backbone.once(learner, which_B, openings) as tuning:

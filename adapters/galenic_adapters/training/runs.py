@@ -186,7 +186,7 @@ def _start(
         package = Package.read(Path(how).read_bytes())
         Fit(source, {metaprompt.digest: metaprompt}, model.shape, max_rank=rank).check(package)
         return package.factor
-    others = [one for one in known_in(known, source, metaprompt) if not one.has_seen(course)]
+    others = [k for k in known_in(known, source, metaprompt) if not k.has_seen(course)]
     if not others:
         how = "ones"  # a metaprompt file may lie in a folder without factors
     return start_factor(how, others, course, model, metaprompt, rank)

@@ -152,7 +152,7 @@ class Slots:
         It never waits for a slot: an adapter without one is seated at its first request.
         """
         new: list[Seat] = []
-        for digest in [one for one in adapters if one not in self._seats]:
+        for digest in [d for d in adapters if d not in self._seats]:
             prompt = self._prompt_of(adapters[digest])
             if not (self._make_room(prompt) if may_evict else self._has_room(prompt)):
                 break
