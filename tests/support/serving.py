@@ -17,8 +17,9 @@ import httpx
 import torch
 import uvicorn
 
+from galenic_adapters.backbone.weights import shape_at
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.package.file import Package
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
@@ -63,9 +64,7 @@ def package(
         "template_version": 1,
         "backbone": BACKBONE,
         "metaprompt": metaprompt().digest,
-        "rank": 1,
-        "positions": POSITIONS,
-        "width": WIDTH,
+        "shapes": factor.shapes,
         "dtype": "float32",
         "licence": "Apache-2.0",
         "created": date(2026, 1, 1),
@@ -140,7 +139,14 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         tokens=tokens,
     )
     chain = Chain(store.database, SECRET)
-    return join(chosen, store, keys, chain, config, BACKBONE, metaprompt())
+    fit = make_fit(backbone, max_rank=chosen.max_rank)
+    return join(chosen, store, keys, chain, config, fit)
+
+
+def make_fit(backbone: str, **more: Any) -> Fit:
+    """What the tiny server has, that adapters have to fit."""
+    shared = metaprompt()
+    return Fit(BACKBONE, {shared.digest: shared}, shape_at(Path(backbone)), **more)
 
 
 @contextmanager

@@ -26,7 +26,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
-from galenic_adapters.factor import BackboneShape, Composed, Factor, Metaprompt, compose
+from galenic_adapters.factor import (
+    PLACES,
+    SCALE_PREFIX,
+    BackboneShape,
+    Composed,
+    Factor,
+    Metaprompt,
+    compose,
+)
 from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.lookup import TASKS
@@ -131,12 +139,14 @@ class Fit:
     """
     What a server has, that an adapter must have been made for.
 
-    metaprompts: by digest.   max_rank: of a product at the input.   max_positions: of a prompt.
+    metaprompts: by digest.   places: those where it can scale activations.   max_rank: of a product
+    at the input.   max_positions: of a prompt.
     """
 
     backbone: BackboneId
     metaprompts: Mapping[str, Metaprompt]
     shape: BackboneShape
+    places: tuple[str, ...] = PLACES
     max_rank: int = 4096
     max_positions: int = 2**14
 
@@ -191,6 +201,9 @@ class Fit:
 
     def _shape_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         for name, shape in manifest.shapes.items():
+            if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
+                here = ", ".join(self.places) or "nothing"
+                yield Fault(f"tensors.{name}", f"scales what this server does not: {here} here")
             expected = self.shape.of(name)
             if any(here not in (None, size) for size, here in zip(shape, expected, strict=False)):
                 wanted = ", ".join("any" if size is None else str(size) for size in expected)
