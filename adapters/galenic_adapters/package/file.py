@@ -26,7 +26,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
-from galenic_adapters.factor import BackboneShape, Composed, Factor, Metaprompt, compose
+from galenic_adapters.factor import (
+    PLACES,
+    SCALE_PREFIX,
+    BackboneShape,
+    Composed,
+    Factor,
+    Metaprompt,
+    compose,
+)
 from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.lookup import TASKS
@@ -131,12 +139,14 @@ class Fit:
     """
     What a server has, that an adapter must have been made for.
 
-    metaprompts: by digest.   max_rank: of a product at the input.   max_positions: of a prompt.
+    metaprompts: by digest.   places: where it scales activations.   max_rank: of a product at the
+    input.   max_positions: of a prompt.
     """
 
     backbone: BackboneId
     metaprompts: Mapping[str, Metaprompt]
     shape: BackboneShape
+    places: tuple[str, ...] = PLACES
     max_rank: int = 4096
     max_positions: int = 2**14
 
@@ -165,11 +175,27 @@ class Fit:
             found = f"is {manifest.backbone}, this server has {self.backbone}"
             faults.append(Fault("manifest.backbone", found))
         faults += self._metaprompt_misfits(manifest)
+        faults += self._place_misfits(manifest)
         faults += self._shape_misfits(manifest)
         if manifest.template_version != (here := TASKS[manifest.task].template_version):
             found = f"is {manifest.template_version}, this server has {here}"
             faults.append(Fault("manifest.template_version", found))
         return faults
+
+    def misfit(self, manifest: Manifest) -> str | None:
+        """Say why a stored adapter, which fitted some server once, does not fit this one."""
+        if problem := manifest.misfit(self.backbone, self.metaprompts):
+            return problem
+        return next((f"{one.path} {one.problem}" for one in self._place_misfits(manifest)), None)
+
+    def _place_misfits(self, manifest: Manifest) -> Iterator[Fault]:
+        metaprompt = self.metaprompts.get(manifest.metaprompt or "")
+        needed = {f"tensors.{name}": name for name in manifest.shapes}
+        needed |= {f"metaprompt.{name}": name for name in (metaprompt.tensors if metaprompt else ())}
+        here = ", ".join(self.places)
+        for path, name in needed.items():
+            if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
+                yield Fault(path, f"has no place: this server scales {here}; GALENIC_PLACES")
 
     def _metaprompt_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         named = manifest.metaprompt
