@@ -95,6 +95,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         secret=secret,
         dtype=settings.dtype,
         num_slots=settings.num_slots,
+        places=tuple(settings.places),
         prompt_bytes=settings.prompt_bytes,
         context_tokens=settings.context_tokens,
         enforce_eager=settings.enforce_eager,
@@ -105,6 +106,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         backbone,
         metaprompts,
         shape_at(found.path),
+        places=config.places,
         max_rank=settings.max_rank,
     )
     sharing = Sharing(store.versions, store.aliases, fit)

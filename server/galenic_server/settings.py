@@ -105,6 +105,13 @@ class Settings(BaseSettings):
         description="Adapters resident at once. Unset, as many as have their scales in a"
         " thirty-second of the memory, at most 1 GiB.",
     )
+    places: str = Field(
+        default="of",
+        pattern="^q?k?v?o?f?$",
+        description="Where adapters may scale activations, a letter each, in this order: q, k and v"
+        " queries, keys and values, o the attention's output, f the feed-forward's inner"
+        " activations. Each one slows every request a little.",
+    )
     prompt_bytes: int | None = Field(
         default=None,
         ge=1,

@@ -192,7 +192,7 @@ class Fit:
         metaprompt = self.metaprompts.get(manifest.metaprompt or "")
         needed = {f"tensors.{name}": name for name in manifest.shapes}
         needed |= {f"metaprompt.{name}": name for name in (metaprompt.tensors if metaprompt else ())}
-        here = ", ".join(self.places)
+        here = ", ".join(self.places) or "nothing"
         for path, name in needed.items():
             if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
                 yield Fault(path, f"has no place: this server scales {here}; GALENIC_PLACES")

@@ -48,7 +48,7 @@ def import_peft(
     write_whole(folder / f"{name}.safetensors", package.data)
     say(f"{name}: {len(package.data):,} bytes of {', '.join(package.manifest.shapes)}")
     if scales := package.factor.scales:
-        say(f"GALENIC_PLACES of its server has to name {', '.join(scales)}")
+        say(f"GALENIC_PLACES of its server has to hold {''.join(scales)}")
 
 
 def export_peft(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone, Tuning, Untuned
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import Composed
+from galenic_adapters.factor import PLACES, Composed
 from galenic_adapters.study.preset import Preset
 from galenic_adapters.training.datasets import Course
 from galenic_adapters.training.init import Earlier, start_factor
@@ -191,14 +191,16 @@ _METHODS: tuple[Method, ...] = (
 def method_of(name: str) -> Method:
     """
     The method of that name; ``sources_N`` is ours from the first N sources, ``places_kvf`` ours in
-    other places. Raises `BadInput`.
+    other places, ``plain_kvf`` scales there without a metaprompt. Raises `BadInput`.
     """
     if found := next((one for one in _METHODS if one.name == name), None):
         return found
     kind, _, what = name.rpartition("_")
     if kind == "sources" and what.isdigit():
         return OverMetaprompt(name, lambda r: replace(r, sources=r.sources[: int(what)]))
-    if kind == "places" and what and set(what) <= set("qkvof"):
+    if kind in ("places", "plain") and what and set(what) <= set(PLACES):
         places = tuple(what)
+        if kind == "plain":
+            return PlainScales(name, places)
         return OverMetaprompt(name, lambda r: replace(r, places=places))  # type: ignore[arg-type]
     raise BadInput("variants", f"{name[:40]!r} is not known")

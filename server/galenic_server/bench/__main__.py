@@ -39,6 +39,8 @@ def _preset(asked: argparse.Namespace) -> Preset:
         preset = replace(preset, num_rounds=asked.rounds, peer_rounds=asked.rounds)
     if asked.requests:
         preset = replace(preset, num_requests=asked.requests)
+    if asked.form:
+        preset = replace(preset, form=asked.form)
     if asked.positions:
         preset = replace(preset, num_positions=asked.positions)
     return replace(preset, sizes=tuple(asked.size)) if asked.size else preset
@@ -77,7 +79,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="instead of the preset's")
     parser.add_argument("--requests", type=int, help="of a round and arm, the same")
     parser.add_argument("--size", type=int, action="append", help="adapters in the mix; repeatable")
-    parser.add_argument("--positions", type=int, help="of a random metaprompt; else the zoo's own")
+    parser.add_argument("--form", choices=["scales", "input", "deep"], help="of the adapters")
+    parser.add_argument("--positions", type=int, help="of prompts, and of the text prefix")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="the report's folder")
     return parser.parse_args()
 

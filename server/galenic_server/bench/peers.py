@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from galenic_adapters.factor import compose
 from galenic_server.bench import preset as presets
 from galenic_server.bench.asking import Speaker, of_engine
 from galenic_server.bench.figures import peer as peer_name
@@ -33,7 +32,8 @@ async def measure(stage: Stage, engine: Engine) -> None:
     async with _eager(stage, engine) as eager:
         for peer in stage.preset.peers:
             await _against_loras(stage, engine, eager, peer)
-    await _against_embeddings(stage, engine)
+    if stage.preset.form == "input":  # vLLM's own way of taking rows
+        await _against_embeddings(stage, engine)
 
 
 def _is_eager(stage: Stage) -> bool:
@@ -134,7 +134,7 @@ async def _against_embeddings(stage: Stage, engine: Engine) -> None:
 
         def speak(prompt: Prompt) -> AsyncIterator[Delta]:
             assert prompt.adapter is not None
-            rows_PD = compose(stage.metaprompt, factors(prompt.adapter)).rows_PD
+            rows_PD = factors(prompt.adapter).rows_PD
             return other.generate(
                 prompt.text_ids, prompt.num_tokens, tenant=prompt.tenant, prompt_PD=rows_PD
             )

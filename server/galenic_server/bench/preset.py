@@ -5,6 +5,8 @@ How large a run is. A figure in a report belongs to one preset.
 from dataclasses import dataclass
 from typing import Literal
 
+Form = Literal["scales", "input", "deep"]
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -34,7 +36,8 @@ class Preset:
     numpy's power law; zipf and uniform come on their own.   cvs: of gaps between arrivals.
     loads: rates of arrival as shares of what bare reached.   shapes: backbones without weights, by
     the name of their recipe; none for the real one.   parts: what is measured unless told
-    otherwise.   churn: uploads, and deletes, a second.
+    otherwise.   churn: uploads, and deletes, a second.   form: of the adapters.   num_positions: of
+    their prompts, and of the text prefix that they are compared with.
     """
 
     num_requests: int = 128
@@ -53,8 +56,8 @@ class Preset:
     peer_rounds: int = 3
     churn: int = 20
     num_uploads: int = 100
-    rank: int = 1
-    num_positions: int | None = None
+    form: Form = "scales"
+    num_positions: int = 64
     context_tokens: int = 1280
     seed: int = 0
     shapes: tuple[str, ...] = ()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from galenic_adapters.factor import Composed
 from galenic_server.bench.asking import of_engine
 from galenic_server.bench.figures import ours
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
@@ -26,10 +25,12 @@ async def seat(stage: Stage, engine: Engine) -> None:
     num_seated = (await engine.stats()).resident_adapters
     stage.samples["seat one of many, ms"] = [1000 * seconds / num_seated]
     _, _, capacity = fit(engine.config)
-    prompt = capacity.prompt_of(Composed(stage.metaprompt.rows_PD))
-    assert prompt is not None, "it has rows"
+    (made,) = stage.adapters_of([adapter(0)]).values()
+    prompt = capacity.prompt_of(made)
+    scales = sum(scale.numel() for scale in made.scales.values()) * capacity.number_bytes
     for size in stage.preset.sizes:
-        stage.samples[f"bytes of {size}"] = [float(size * prompt.num_bytes)]
+        num_bytes = scales + (prompt.num_bytes if prompt else 0)
+        stage.samples[f"bytes of {size}"] = [float(size * num_bytes)]
 
 
 async def measure(stage: Stage, engine: Engine) -> None:
@@ -41,7 +42,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
     def prefixed(number: int) -> list[Prompt]:
         rng = stage.rng(number, 1)
         prompts = stage.draw(rng, count)
-        size = (count, stage.metaprompt.num_positions)
+        size = (count, stage.preset.num_positions)
         prefixes = rng.integers(*stage.vocabulary, size=size).tolist()
         pairs = zip(prompts, prefixes, strict=True)
         return [replace(it, text_ids=prefix + it.text_ids) for it, prefix in pairs]

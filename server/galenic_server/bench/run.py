@@ -8,13 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from galenic_adapters.backbone.weights import ensure
-from galenic_adapters.factor import Metaprompt
-from galenic_adapters.package.manifest import BackboneId
-from galenic_adapters.package.zoo import metaprompt_of
+from galenic_adapters.backbone.weights import ensure, shape_of
 from galenic_server.bench import churn, constrained, mix, peers, residency, served
 from galenic_server.bench.preset import Preset
 from galenic_server.bench.report import Report, machine
@@ -59,11 +55,8 @@ async def _engine(stage: Stage) -> AsyncIterator[Engine]:
 
 
 def of_backbone(preset: Preset, kind: str, name: str | None, *, eager: bool = False) -> Stage:
-    """Over a backbone with weights; its zoo's metaprompt, or one of random rows."""
-    found = ensure(name)
-    backbone = BackboneId(name=found.name, revision=found.revision)
-    metaprompt = None if preset.num_positions else metaprompt_of(backbone)
-    return _stage(preset, kind, str(found.path), metaprompt, {}, eager=eager)
+    """Over a backbone with weights."""
+    return _stage(preset, kind, str(ensure(name).path), {}, eager=eager)
 
 
 HALF_OF_A_GPU, A_GPU = 0.42, 0.9
@@ -76,26 +69,21 @@ def of_shape(preset: Preset, name: str, folder: Path) -> Stage:
         preset = replace(preset, peers=())
     share = HALF_OF_A_GPU if preset.peers else A_GPU
     options = {"load_format": "dummy", "gpu_memory_utilization": share}
-    return _stage(preset, "vllm", backbone, None, options)
+    return _stage(preset, "vllm", backbone, options)
 
 
 def _stage(
     preset: Preset,
     kind: str,
     backbone: str,
-    metaprompt: Metaprompt | None,
     options: dict[str, Any],
     *,
     eager: bool = False,
 ) -> Stage:
     config = AutoConfig.from_pretrained(backbone)
     size = len(AutoTokenizer.from_pretrained(backbone))
-    made = torch.Generator().manual_seed(preset.seed)
-    if metaprompt is None:
-        shape = (preset.num_positions or 64, config.hidden_size)
-        metaprompt = Metaprompt(0.1 * torch.randn(shape, generator=made))
     words = (min(1000, size // 2), size)  # the first are special
-    return Stage(preset, kind, backbone, metaprompt, words, options, eager)
+    return Stage(preset, kind, backbone, shape_of(config), words, options, eager)
 
 
 def add_to(folder: Path, report: Report) -> Report:

@@ -17,14 +17,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from functools import cache
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
 
 from galenic_adapters.backbone.weights import ensure
-from galenic_adapters.package.file import Package, write_metaprompt
+from galenic_adapters.package.file import Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
@@ -157,7 +156,7 @@ def _package(stage: Stage, name: str) -> Package:
         labels=("Disease",),
         template_version=1,
         backbone=_backbone(stage.backbone),
-        metaprompt=stage.metaprompt.digest,
+        metaprompt=None,
         shapes=factor.shapes,
         dtype="float32",
         licence="Apache-2.0",
@@ -171,15 +170,12 @@ def _server(stage: Stage) -> Iterator[tuple[str, str]]:
     """Where it listens, and its admin's key; it is stopped at the end."""
     key, port = secrets.token_hex(16), _free_port()
     with tempfile.TemporaryDirectory() as home:
-        metaprompt = Path(home) / "metaprompt.safetensors"
-        metaprompt.write_bytes(write_metaprompt(stage.metaprompt))
         config = stage.config(NUM_ADAPTERS)
         settings = {
             "HOME": home,
             "PORT": port,
             "ENGINE": stage.kind,
             "BACKBONE": stage.backbone,
-            "METAPROMPT": metaprompt,
             "ADMIN_KEY": key,
             "DTYPE": config.dtype,
             "CONTEXT_TOKENS": config.context_tokens,

@@ -1,7 +1,7 @@
 """
 What all parts of a run share: the backbone, random adapters for it, and what was measured so far.
 
-Dimension key:  P prompt positions   D model width   R rank
+Dimension key:  P prompt positions   D model width   L layers   W width of an activation
 """
 
 import secrets
@@ -13,28 +13,43 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
+from galenic_adapters.factor import BackboneShape, Composed, Factor, compose
 from galenic_server.bench.asking import Round, Speaker, ask_all
-from galenic_server.bench.preset import Lengths, Preset
+from galenic_server.bench.preset import Form, Lengths, Preset
 from galenic_server.bench.workload import Prompt, popular, texts
 from galenic_server.engine.contract import Engine, EngineConfig
 
+SCALED = ("o", "f")
+"""Where the adapters that are measured scale, as the zoo's do."""
 SPARE_SLOTS = 256
 """For what is uploaded while the rest is resident."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """A random factor for every name, made when it is asked for."""
+    """
+    A random factor of one form for every name, made when it is asked for; it stands alone.
 
-    metaprompt: Metaprompt
-    rank: int
+    num_positions: of a prompt, at the input or deep.
+    """
+
+    form: Form
+    shape: BackboneShape
+    num_positions: int
 
     def __call__(self, name: str) -> Factor:
         rng = torch.Generator().manual_seed(int(name.rpartition("-")[2]))
-        u_PR = 1 + 0.1 * torch.randn(self.metaprompt.num_positions, self.rank, generator=rng)
-        v_RD = 1 + 0.1 * torch.randn(self.rank, self.metaprompt.width, generator=rng)
-        return Factor(u_PR, v_RD / self.rank)
+        if self.form == "scales":
+            shapes = self.shape.scale_shapes(SCALED)
+            return Factor(
+                scales={p: 1 + 0.1 * torch.randn(size, generator=rng) for p, size in shapes.items()}
+            )
+        if self.form == "input":
+            size = (self.num_positions, self.shape.width)
+            return Factor(rows_PD=0.1 * torch.randn(size, generator=rng))
+        deep = (2, self.shape.num_layers, self.num_positions, self.shape.keys)
+        keys_LPW, values_LPW = 0.1 * torch.randn(deep, generator=rng)
+        return Factor(keys_LPW=keys_LPW, values_LPW=values_LPW.clone())
 
 
 def adapter(number: int) -> str:
@@ -57,7 +72,7 @@ class Stage:
     preset: Preset
     kind: str
     backbone: str
-    metaprompt: Metaprompt
+    shape: BackboneShape
     vocabulary: tuple[int, int]
     options: dict[str, Any] = field(default_factory=dict)
     enforce_eager: bool = False
@@ -67,7 +82,7 @@ class Stage:
 
     @property
     def factors(self) -> Factors:
-        return Factors(self.metaprompt, self.preset.rank)
+        return Factors(self.preset.form, self.shape, self.preset.num_positions)
 
     @property
     def has_weights(self) -> bool:
@@ -78,7 +93,7 @@ class Stage:
 
     def adapters_of(self, names: Sequence[str]) -> dict[str, Composed]:
         """The adapters of these names, as an engine takes them."""
-        return {name: compose(self.metaprompt, self.factors(name)) for name in names}
+        return {name: compose(None, self.factors(name)) for name in names}
 
     def config(self, num_slots: int, *, eager: bool | None = None) -> EngineConfig:
         return EngineConfig(
@@ -86,7 +101,7 @@ class Stage:
             secret=secrets.token_bytes(32),
             dtype=self.preset.dtype,
             num_slots=num_slots + SPARE_SLOTS,
-            places=(),
+            places=SCALED if self.preset.form == "scales" else (),
             context_tokens=self.preset.context_tokens,
             enforce_eager=self.enforce_eager if eager is None else eager,
             options=dict(self.options),

@@ -88,7 +88,8 @@ class Capacity:
     The sizes that an adapter is measured against.
 
     width: of rows.   prefix: layers, and width of keys, and of values.   scales: layers and width
-    of each place that is served.   number_bytes: of a number in the engine's dtype.
+    of each place that is served.   num_positions: of a prompt, at most.   prompt_bytes: of all
+    prompts together.   number_bytes: of a number in the engine's dtype.
     """
 
     width: int

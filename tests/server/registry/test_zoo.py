@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import Metaprompt
-from galenic_adapters.package.file import write_metaprompt
+from galenic_adapters.factor import BackboneShape, Metaprompt
+from galenic_adapters.package.file import Fit, write_metaprompt
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import folder_of, metaprompt_of
 from galenic_adapters.refs import SHARED, AdapterRef
@@ -33,10 +33,14 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+def fit(backbone: BackboneId) -> Fit:
+    shared = metaprompt()
+    sizes = BackboneShape(num_layers=2, width=64, attention=64, keys=32, inner=128)
+    return Fit(backbone, {shared.digest: shared}, sizes, max_rank=16)
+
+
 def share(store: Store, folder: Path, backbone: BackboneId = BACKBONE) -> list[AdapterRef]:
-    return Sharing(store.versions, store.aliases, backbone, metaprompt(), 16).share(
-        folder, lambda text: None
-    )
+    return Sharing(store.versions, store.aliases, fit(backbone)).share(folder, lambda text: None)
 
 
 class TestSharing:
@@ -103,9 +107,7 @@ class TestSharing:
         """
         (folder / "broken.safetensors").write_bytes(b"\x80\x04K\x01.")
         said: list[str] = []
-        new = Sharing(store.versions, store.aliases, BACKBONE, metaprompt(), 16).share(
-            folder, said.append
-        )
+        new = Sharing(store.versions, store.aliases, fit(BACKBONE)).share(folder, said.append)
 
         assert [AdapterRef(SHARED, "diseases", 1)] == new
         assert "broken.safetensors is left out" in said[0]

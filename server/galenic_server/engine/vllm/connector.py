@@ -39,12 +39,10 @@ def put_before(text_ids: Sequence[int], prompt: Prompt, params: SamplingParams) 
     to say which prompt it is.
 
     The placeholder is one of the text's own ids, so that what counts the ids of a request counts
-    the text's. Where a text's likelihood is asked, vLLM would read nothing from elsewhere and take
-    placeholders for text, unless told; such a request needs a ``cache_salt`` of its own instead.
+    the text's.
     """
     named = {"kv_transfer_params": {PROMPT: (prompt.digest, prompt.num_positions)}}
     params.extra_args = (params.extra_args or {}) | named
-    params.skip_reading_prefix_cache = False
     return [text_ids[0]] * prompt.num_positions + list(text_ids)
 
 
@@ -90,6 +88,7 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self._loads: list[Load] = []
+        self._uncached: list[Any] = []
         self._lost: set[int] = set()
         self._may_pin = is_pin_memory_available()
         self.prompts: dict[str, Tensor] = {}
@@ -100,6 +99,11 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int, bool]:
         _, num_positions = _prompt_of(request)
+        if num_positions and request.skip_reading_prefix_cache:
+            # It is asked how likely its text is, so no cache may be read. vLLM, which has just
+            # not read its own, would read nothing of ours either, and take placeholders for text.
+            request.skip_reading_prefix_cache = False
+            self._uncached.append(request)
         return max(0, num_positions - num_computed_tokens), False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
@@ -114,6 +118,9 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
         self._loads.append(Load(digest, positions, block_ids))
 
     def build_connector_meta(self, scheduler_output: Any) -> Loads:
+        for request in self._uncached:
+            request.skip_reading_prefix_cache = True
+        self._uncached.clear()
         loads, self._loads = self._loads, []
         return Loads(loads)
 

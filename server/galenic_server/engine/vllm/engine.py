@@ -62,7 +62,6 @@ from galenic_server.engine.vllm.plugin import PLUGIN, SCALES_KEY
 from galenic_server.engine.vllm.sampling import sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
-from galenic_server.engine.vllm.worker import ROWS_AT_ONCE
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +69,12 @@ POLL_SECONDS = 0.2
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 FETCHED_AT_ONCE = 100  # adapters on their way from the store, in this process
+MOST_PASSES = 4  # of the backbone through prompts that nobody has asked for yet, at a time
 CPU_ARGUMENTS: dict[str, Any] = {
     "kv_cache_memory_bytes": 1 << 30,  # 46,000 tokens of SmolLM2; vLLM's own is nearly all memory
     "block_size": 32,  # of vLLM's default of 128, the cache would keep no short text
     "max_num_batched_tokens": 256,  # of 4,096, each token said would wait a second for prompts read
 }
-
-
 BARE = Place(slot=0, prompt=None)
 
 
@@ -247,7 +245,7 @@ class VllmEngine:
                 room = self._bounds.room(num_positions, num_text)
                 params.max_tokens = max(1, min(params.max_tokens, room))
             self._bounds.check_length(num_positions, num_text, params.max_tokens, field)
-            prompt = self._prompt(id_, work, place, params)
+            prompt = self._prompt(work, place, params)
             more["priority"] = turn.priority
             async with aclosing(self._run(id_, prompt, params, **more)) as outputs:
                 async for output in outputs:
@@ -258,7 +256,7 @@ class VllmEngine:
                         self._count_prefix(num_text, shown.num_cached_tokens or 0)
                     yield shown
 
-    def _prompt(self, id_: str, work: Work, place: Place, params: SamplingParams) -> TokensInput:
+    def _prompt(self, work: Work, place: Place, params: SamplingParams) -> TokensInput:
         """What vLLM is given to read; *params* are made to say which adapter it is read by."""
         ids = list(work.text_ids)
         params.extra_args = None  # nobody else's
@@ -266,9 +264,7 @@ class VllmEngine:
             params.extra_args = Seat(place.slot, version_of(work.adapter)).extra_args
         if place.prompt is not None:
             ids = put_before(ids, place.prompt, params)
-        is_own = place.prompt is not None and params.prompt_logprobs is not None
-        salt = self._cache_salt(work.tenant, work.adapter, id_ if is_own else "")
-        return tokens_input(ids, cache_salt=salt)
+        return tokens_input(ids, cache_salt=self._cache_salt(work.tenant, work.adapter))
 
     async def _run(
         self, id_: str, prompt: TokensInput, params: SamplingParams, **more: Any
@@ -290,12 +286,9 @@ class VllmEngine:
         except EngineGenerateError as failure:
             raise Unavailable("the engine failed on this request") from failure
 
-    def _cache_salt(self, tenant: str, adapter: str | None, request: str = "") -> str:
-        """
-        Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat, and what
-        a *request* may share with none.
-        """
-        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}:{request}"
+    def _cache_salt(self, tenant: str, adapter: str | None) -> str:
+        """Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat."""
+        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}"
         return hmac.new(self._config.secret, owner.encode(), hashlib.sha256).hexdigest()
 
     def _count_prefix(self, num_tokens: int, num_cached: int) -> None:
@@ -325,7 +318,7 @@ class VllmEngine:
             for adapter in adapters.values()
             if adapter.rows_PD is not None and adapter.prompt_digest not in self._slots.prompts
         )
-        late = set(list(new)[ROWS_AT_ONCE:])
+        late = set(list(new)[MOST_PASSES:])
         return {
             digest: adapter
             for digest, adapter in adapters.items()

@@ -43,7 +43,7 @@ class Layer:
     def shard(self, whole_LPW: Tensor) -> Tensor:
         """This layer's heads of this tensor-parallel worker (P, W), of all layers' and heads'."""
         whole_PW = whole_LPW[self.index]
-        heads = whole_PW.view(*whole_PW.shape[:-1], -1, self.attention.head_size)
+        heads = whole_PW.view(len(whole_PW), -1, self.attention.head_size)
         rank, size = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
         first = rank * heads.shape[1] // size  # workers may outnumber heads, and share them
         return heads[:, first : first + self.attention.num_kv_heads].flatten(1)
@@ -78,9 +78,7 @@ def keys_and_values(
     ):
         model(None, positions_T, None, inputs_embeds=rows_TD)
     kv_L2TW = torch.stack(made)
-    num_layers, both, _, width = kv_L2TW.shape
-    shape = (num_layers, both, num_prompts, num_positions, width)
-    return kv_L2TW.view(shape).movedim(2, 0)
+    return kv_L2TW.view(len(made), 2, num_prompts, num_positions, -1).movedim(2, 0)
 
 
 @contextmanager

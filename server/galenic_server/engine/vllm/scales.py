@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from galenic_server.engine.vllm.steps import BARE, StepSlots
 
@@ -107,8 +108,9 @@ class Scales(nn.Module):
         self.slots = StepSlots(slot_T, layout.num_slots)
         self._mine = slice(model.start_layer, model.end_layer)
         layers = [model.layers[i] for i in range(model.start_layer, model.end_layer)]
+        rank = get_tensor_model_parallel_rank()
         self._shards = {
-            place: _shard(place, layers[0], getattr(layers[0], attention_name))
+            place: shard_of(place, layers[0].mlp, getattr(layers[0], attention_name), rank)
             for place in layout.places
         }
         for place, shard in self._shards.items():
@@ -131,11 +133,11 @@ class Scales(nn.Module):
         Write adapters: their slots (K,) and versions (K,), and at each place offsets (K, L, W) of
         all layers and the whole width.
         """
-        slots_K = tensors["slots"].long()
+        device, slots_K = self.slot_T.device, tensors["slots"]
+        at_K = async_tensor_h2d(slots_K, device)
         for place, shard in self._shards.items():
-            table_SLW = self.table(place)
-            mine_KLW = tensors[place][:, self._mine, shard].to(table_SLW)
-            table_SLW[slots_K.to(table_SLW.device)] = mine_KLW
+            mine_KLW = tensors[place][:, self._mine, shard].contiguous()
+            self.table(place)[at_K] = async_tensor_h2d(mine_KLW, device)
         self.slots.version_S[slots_K.numpy()] = tensors["versions"].numpy()
 
 
@@ -155,19 +157,19 @@ def _check_order_of_tokens(vllm_config: VllmConfig) -> None:
             raise ValueError(f"adapters that scale activations do not go with {name}")
 
 
-def _shard(place: str, layer: Any, attention: Any) -> slice:
-    """The part of a place's width that this tensor-parallel rank computes."""
-    rank, qkv = get_tensor_model_parallel_rank(), attention.qkv_proj
+def shard_of(place: str, mlp: Any, attention: Any, rank: int) -> slice:
+    """The part of a place's width that this tensor-parallel *rank* computes."""
+    qkv = attention.qkv_proj
     if place == "q":
         width = qkv.num_heads * qkv.head_size
     elif place in ("k", "v"):
         width, rank = qkv.num_kv_heads * qkv.head_size, rank // qkv.num_kv_head_replicas
     elif place == "o":
         width = attention.o_proj.input_size_per_partition
-    elif hasattr(layer.mlp, "down_proj"):
-        width = layer.mlp.down_proj.input_size_per_partition
+    elif hasattr(mlp, "down_proj"):
+        width = mlp.down_proj.input_size_per_partition
     else:  # what the experts of all ranks give together
-        width, rank = layer.mlp.hidden_size, 0
+        width, rank = mlp.hidden_size, 0
     return slice(rank * width, (rank + 1) * width)
 
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vllm.utils.torch_utils import async_tensor_h2d
 
 EXTRA = "galenic"
 BARE = 0
@@ -72,13 +72,7 @@ class StepSlots:
         slot_T = np.full(max(num_tokens, self._num_written), BARE, dtype=np.int32)
         slot_T[:num_tokens] = slot_B.repeat(num_tokens_B)
         self._num_written = num_tokens
-        self._copy(torch.from_numpy(slot_T))
-
-    def _copy(self, slot_T: Tensor) -> None:
-        """A fresh copy each time: an asynchronous transfer may still read the last one."""
-        if self.slot_T.is_cuda:
-            slot_T = slot_T.pin_memory()
-        self.slot_T[: len(slot_T)].copy_(slot_T, non_blocking=True)
+        self.slot_T[: len(slot_T)] = async_tensor_h2d(slot_T, self.slot_T.device)
 
 
 def follow(runner: Any) -> bool:

@@ -20,6 +20,7 @@ from vllm.distributed.kv_transfer import get_kv_transfer_group
 from galenic_adapters.backbone.scaling import to_offset
 from galenic_adapters.factor import Composed
 from galenic_server.engine.slots import Seated
+from galenic_server.engine.vllm.connector import PromptConnector
 from galenic_server.engine.vllm.guards import guard
 from galenic_server.engine.vllm.layers import keys_and_values
 from galenic_server.engine.vllm.steps import follow, version_of
@@ -27,8 +28,8 @@ from galenic_server.engine.vllm.steps import follow, version_of
 T = TypeVar("T")
 
 MESSAGE_BYTES = 8 << 20
-ROWS_AT_ONCE = 4
-"""Input prompts in a message: of 64 positions, what vLLM reads in one step on a CPU."""
+MESSAGE_ROWS = 256
+"""Of input prompts, which are run through: what vLLM reads in one step on a CPU."""
 
 
 class AdapterWorker:
@@ -39,6 +40,8 @@ class AdapterWorker:
 
     def prepare(self) -> bool:
         """Guard the runner; whether each token's slot is known to its scales from now on."""
+        if not isinstance(get_kv_transfer_group(), PromptConnector):
+            raise RuntimeError("prompts need vLLM's KV connector for themselves")
         guard(self.model_runner)
         return self._model.scales is None or follow(self.model_runner)
 
@@ -51,7 +54,7 @@ class AdapterWorker:
         worker's layers and heads.
         """
         for digest in forgotten:
-            del get_kv_transfer_group().prompts[digest]
+            get_kv_transfer_group().prompts.pop(digest, None)
         prompts = {digest: safetensors.torch.load(one) for digest, one in packed.items()}
         rows = {digest: prompt["rows"] for digest, prompt in prompts.items() if "rows" in prompt}
         for digest in prompts.keys() - rows.keys():
@@ -112,9 +115,9 @@ def pack_prompts(adapters: Mapping[str, Composed], dtype: torch.dtype) -> dict[s
 
 
 def prompt_size(adapter: Composed, dtype: torch.dtype) -> int:
-    """What a prompt takes of `MESSAGE_BYTES`; one whose rows have to be run through takes more."""
+    """The share of `MESSAGE_BYTES` that a prompt takes."""
     if adapter.rows_PD is not None:
-        return MESSAGE_BYTES // ROWS_AT_ONCE
+        return adapter.num_positions * MESSAGE_BYTES // MESSAGE_ROWS
     return sum(tensor.numel() for tensor in adapter.prompt.values()) * dtype.itemsize
 
 
