@@ -446,7 +446,7 @@ def convert_hub(
 @app.command()
 def import_peft(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
-    folder: Annotated[Path, typer.Argument(help="Where package and metaprompt go.")],
+    folder: Annotated[Path, typer.Argument(help="Where the package goes.")],
     name: Annotated[str, typer.Option(help="The adapter's name.")],
     task: Annotated[TaskChoice, typer.Option(help="What it does.")],
     label: Annotated[list[str] | None, typer.Option(help="One of its labels, in order.")] = None,
@@ -454,7 +454,10 @@ def import_peft(
     licence: Annotated[str, typer.Option(help="What it may be used under.")] = "not stated",
     backbone: BackboneName = None,
 ) -> None:
-    """Make a package, and the metaprompt it scales, of a (multitask) prompt tuned by PEFT."""
+    """
+    Make a package of a PEFT checkpoint: PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING (a task),
+    PREFIX_TUNING or IA3. It needs no metaprompt.
+    """
     from galenic_adapters.package import peft
 
     with told():
@@ -479,14 +482,26 @@ def export_peft(
         Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
     ] = None,
     form: Annotated[
-        Literal["multitask", "prompt"], typer.Option(help="Tasks 0, 1, …; or one dense prompt.")
+        Literal["multitask", "prompt"],
+        typer.Option(help="Products as tasks 0, 1, …; or one as a plain prompt."),
     ] = "multitask",
+    backbone: BackboneName = None,
 ) -> None:
-    """Write packages of one metaprompt as a checkpoint that PEFT loads."""
+    """
+    Write packages as a checkpoint that PEFT loads: products over a metaprompt as the tasks of one
+    MULTITASK_PROMPT_TUNING, or one package as PROMPT_TUNING, PREFIX_TUNING or IA3.
+    """
     from galenic_adapters.package import peft
 
     with told():
-        peft.export_peft(packages, folder, metaprompt_file=metaprompt, form=form, say=typer.echo)
+        peft.export_peft(
+            packages,
+            folder,
+            metaprompt_file=metaprompt,
+            form=form,
+            backbone=backbone,
+            say=typer.echo,
+        )
 
 
 def _print(reply: "BaseModel") -> None:

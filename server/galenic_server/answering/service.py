@@ -183,7 +183,7 @@ class Service:
         The store outlives both: it may hold what an earlier server was given.
         """
         adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
-        if problem := adapter.manifest.misfit(self.fit.backbone, self.fit.metaprompts):
+        if problem := self.fit.misfit(adapter.manifest):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 
