@@ -1,5 +1,5 @@
 """
-What ``galenic evaluate`` does, in the order it happens.
+Runs the command ``galenic evaluate``, on a package here or an adapter of a running server.
 """
 
 import json
@@ -41,10 +41,10 @@ def measure(
     say: Say = print,
 ) -> None:
     """
-    Score a package, the untuned backbone and the best constant label on *data*; all stand in
-    package and card then.
+    Score a package, the untuned backbone and the best constant label on *data*.
 
-    With *untuned_records* of an earlier evaluation, the untuned backbone is not asked again.
+    Writes the scores into the package and its card, and every answer into records beside it. With
+    *untuned_records* of an earlier evaluation, the untuned backbone is not run again.
     """
     package = Package.read(package_file.read_bytes())
     examples = _examples(data, package.manifest)[:limit]
@@ -89,7 +89,7 @@ def measure_remote(
     limit: int | None = None,
     say: Say = print,
 ) -> None:
-    """Score *adapter* of a running server on *data*, by the same readers and figures."""
+    """Score *adapter* of a running server on *data*, by the same metrics; writes *records*."""
     read = read_dataset(data, task_name)
     examples = read.examples[:limit]
     scores, rows = evaluate_remote(client, adapter, make_task(task_name, read.labels), examples)

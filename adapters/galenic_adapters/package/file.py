@@ -191,7 +191,9 @@ class Fit:
     def _place_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         metaprompt = self.metaprompts.get(manifest.metaprompt or "")
         needed = {f"tensors.{name}": name for name in manifest.shapes}
-        needed |= {f"metaprompt.{name}": name for name in (metaprompt.tensors if metaprompt else ())}
+        needed |= {
+            f"metaprompt.{name}": name for name in (metaprompt.tensors if metaprompt else ())
+        }
         here = ", ".join(self.places) or "nothing"
         for path, name in needed.items():
             if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:

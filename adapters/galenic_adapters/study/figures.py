@@ -1,5 +1,5 @@
 """
-A study's figures, each read from records that it names.
+Computes a study's figures from records; each figure names the files that it was read from.
 """
 
 import json
@@ -19,7 +19,7 @@ from galenic_adapters.study.stages import LEARNED
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One method on one target: an evaluation a run (seed or draw), and the files they are from."""
+    """Holds one method's evaluations on one target, by run (seed or draw), and their files."""
 
     target: str
     method: str
@@ -55,7 +55,7 @@ class Cell:
 
 
 def cell(folder: Path, piece: str, method: str, exam: Exam, run: str = "*") -> Cell | None:
-    """What the piece's records of this target say, if there are any."""
+    """Score the records of *exam* in a finished piece; None if there are none."""
     name = exam.listed.name
     paths = sorted((folder / piece).glob(f"{name}.{run}.jsonl"))
     if not paths or not (folder / piece / DONE).exists():
@@ -65,17 +65,17 @@ def cell(folder: Path, piece: str, method: str, exam: Exam, run: str = "*") -> C
 
 
 def num_learned(folder: Path, method: str) -> int:
-    """How many parameters the method learned a target; none for the untuned backbone."""
+    """Return the method's number of trained parameters per target; 0 for the untuned backbone."""
     path = folder / "targets" / method / LEARNED
     return int(json.loads(path.read_text("utf-8"))["num_parameters"]) if path.exists() else 0
 
 
 Table = dict[str, dict[str, Cell]]
-"""By method, by target."""
+"""Cells by method, then by target."""
 
 
 def main_table(folder: Path, exams: Sequence[Exam]) -> Table:
-    """The methods that were run, untuned ones first."""
+    """Return the cells of all methods that were run, untuned ones first."""
     rows = [
         ("untuned", "targets/untuned", "plain"),
         ("untuned, instructed", "targets/untuned", "instructed"),
@@ -99,13 +99,13 @@ def _table(folder: Path, exams: Sequence[Exam], rows: Sequence[tuple[str, str, s
 
 
 def average(cells: dict[str, Cell], targets: Sequence[str]) -> float | None:
-    """Over targets; none where one is missing."""
+    """Return the mean over *targets*; None if one is missing."""
     return fmean(cells[t].mean for t in targets) if set(targets) <= set(cells) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Our method less another on a target; p is corrected for all comparisons made."""
+    """Compares our method with another on a target: ours minus theirs, and Holm's corrected p."""
 
     target: str
     other: str
@@ -114,6 +114,7 @@ class Compared:
 
 
 def compared(table: Table) -> list[Compared]:
+    """Compare our method with every other on every target, by paired tests corrected together."""
     pairs = [
         (ours, cells[target])
         for target, ours in table.get(MAIN, {}).items()
@@ -129,7 +130,7 @@ def compared(table: Table) -> list[Compared]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """A method's figures at each k, as means over the targets of one task, a value a draw."""
+    """Holds a method's few-shot scores by k: a value per draw, averaged over a task's targets."""
 
     method: str
     task: str
@@ -166,7 +167,7 @@ def curves(folder: Path, exams: Sequence[Exam], shots: Sequence[int]) -> list[Cu
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a piece took: training from its log, everything from its mark."""
+    """Holds what a piece cost: training from its log, the whole from its ``done.json``."""
 
     piece: str
     steps: int

@@ -1,5 +1,5 @@
 """
-A study's report: ``report.md`` to read, ``report.json`` with every figure and its records.
+Writes a study's report: ``report.md`` to read, ``report.json`` with every figure and its records.
 """
 
 import json
@@ -38,9 +38,9 @@ def write_report(
     folder: Path, preset: Preset, exams: Sequence[Exam], facts: dict[str, Any], say: Say
 ) -> None:
     """
-    What there is so far; pieces that were not run are named as such.
+    Write the report of all finished pieces; others are listed as not run.
 
-    Raises `Unavailable` where a library for scoring is missing: the records can be scored later.
+    Raises `Unavailable` if a scoring library is missing; the records can still be scored later.
     """
     targets = [exam.listed.name for exam in exams]
     table = main_table(folder, exams)
@@ -79,7 +79,7 @@ def write_report(
 
 
 def _constants(exams: Sequence[Exam]) -> dict[str, float]:
-    """What the best constant label has on each target whose answers are labels."""
+    """Return the best constant label's score on each target whose answers are labels."""
     best = {exam.listed.name: best_constant(exam.task, exam.examples) for exam in exams}
     return {name: one.scores.main[1] for name, one in best.items() if one}
 

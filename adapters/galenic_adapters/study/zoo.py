@@ -1,6 +1,5 @@
 """
-What a study leaves to be served: a zoo of the metaprompt and a package for every source and target,
-each with its card and its measured scores.
+Makes a zoo of a study: the metaprompt, and a package with card and scores for every data set.
 """
 
 import json
@@ -20,8 +19,10 @@ from galenic_adapters.study.stages import DEV_LOSSES
 
 def harvest(folder: Path, zoo: Path, sources: Sequence[Exam], targets: Sequence[Exam]) -> None:
     """
-    Fill *zoo* from the pieces of *folder*, as `galenic_adapters.package.zoo` reads it. A task's
-    default is what gains most over the better of the untuned backbone and the best constant label.
+    Fill the folder *zoo* from the pieces in *folder*.
+
+    A task's default adapter is the one that gains most over the better of the untuned backbone and
+    the best constant label. Targets have several seeds: the one with the lowest dev loss is taken.
     """
     zoo.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "sources" / MAIN / METAPROMPT, zoo / METAPROMPT)
@@ -42,7 +43,7 @@ def harvest(folder: Path, zoo: Path, sources: Sequence[Exam], targets: Sequence[
 
 
 def _best_run(folder: Path, exam: Exam) -> str:
-    """The seed of the lowest dev loss."""
+    """Return the run (seed) with the lowest dev loss."""
     nats = json.loads((folder / "targets" / MAIN / DEV_LOSSES).read_text("utf-8"))
     runs = {name.rpartition(".")[2]: n for name, n in nats.items() if _is_of(name, exam)}
     return min(runs, key=lambda run: runs[run]) if runs else "s0"

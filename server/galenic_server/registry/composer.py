@@ -1,5 +1,5 @@
 """
-Stored adapters as an engine takes them.
+Composes stored adapters for an engine.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
 """
-The zoo: adapters that a server shares with every tenant when it starts.
+Publishes the zoo: adapters that a server shares with every tenant.
 """
 
 import json
@@ -24,7 +24,7 @@ class Sharing:
     fit: Fit
 
     def share(self, folder: Path, say: Callable[[str], None]) -> list[AdapterRef]:
-        """Publish what is not there yet, name each task's default; return the new versions."""
+        """Publish adapters that are new, and set each task's default; returns the new versions."""
         new = []
         for path in _packages(folder):
             try:
