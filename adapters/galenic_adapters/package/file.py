@@ -190,7 +190,7 @@ class Fit:
 
     def _place_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         metaprompt = self.metaprompts.get(manifest.metaprompt or "")
-        needed = {f"tensors.{name}": name for name in manifest.shapes}
+        needed = {f"tensors.{name}": str(name) for name in manifest.shapes}
         needed |= {
             f"metaprompt.{name}": name for name in (metaprompt.tensors if metaprompt else ())
         }
