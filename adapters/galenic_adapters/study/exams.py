@@ -59,17 +59,15 @@ def sit(
     *wording* wraps a task to put its question in other words.
     """
     asked = [
-        Question(sitting.which, wording(exam.task) if wording else exam.task, example)
-        for sitting in sittings
-        for exam in (sitting.exam,)
-        for example in exam.examples
+        Question(s.which, wording(s.exam.task) if wording else s.exam.task, example)
+        for s in sittings
+        for example in s.exam.examples
     ]
     answers = iter(answer(backbone, tuning, asked, max_tokens=max_tokens))
-    for sitting in sittings:
-        exam = sitting.exam
-        completions = [next(answers) for _ in exam.examples]
-        rows = records_of(exam.task, exam.examples, completions)
-        path = folder / f"{exam.listed.name}.{sitting.run}.jsonl"
+    for s in sittings:
+        completions = [next(answers) for _ in s.exam.examples]
+        rows = records_of(s.exam.task, s.exam.examples, completions)
+        path = folder / f"{s.exam.listed.name}.{s.run}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 

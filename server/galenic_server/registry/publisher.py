@@ -220,8 +220,7 @@ class Publisher:
         adapters = [item for item in batch if isinstance(item, archive.Adapter)]
         checked = {item.ref(tenant): self._checked(item.offer(tenant)) for item in adapters}
         packages = {ref: candidate.package for ref, candidate in checked.items()}
-        signed = {ref: candidate.signed for ref, candidate in checked.items() if candidate.signed}
-        return packages, signed
+        return packages, {ref: c.signed for ref, c in checked.items() if c.signed}
 
 
 def _batches(items: Iterable[archive.Item]) -> Iterator[list[archive.Item]]:
