@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import NotFound, Unavailable
-from galenic_adapters.factor import BackboneShape
+from galenic_adapters.shape import BackboneShape
 
 Progress = Callable[[str], None]
 

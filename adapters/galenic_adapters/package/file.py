@@ -26,17 +26,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
-from galenic_adapters.factor import (
-    PLACES,
-    SCALE_PREFIX,
-    BackboneShape,
-    Composed,
-    Factor,
-    Metaprompt,
-    compose,
-)
+from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
 from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
 from galenic_adapters.package.manifest import BackboneId, Manifest
+from galenic_adapters.shape import PLACES, SCALE_PREFIX, BackboneShape
 from galenic_adapters.tasks.lookup import TASKS
 
 MAX_PACKAGE_BYTES = 8 * 2**20

@@ -7,13 +7,13 @@ from pathlib import Path, PurePath
 
 from galenic_adapters.backbone.weights import ensure, is_mixture_at, shape_at
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import PLACES
 from galenic_adapters.files import bytes_of, write_whole
 from galenic_adapters.package.file import Package
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.peft_read import import_adapter, read_checkpoint
 from galenic_adapters.package.peft_write import Form, write_checkpoint
 from galenic_adapters.package.zoo import metaprompts_of
+from galenic_adapters.shape import PLACES
 
 Say = Callable[[str], None]
 

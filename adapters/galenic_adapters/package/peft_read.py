@@ -17,7 +17,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, BadInput
-from galenic_adapters.factor import PLACES, BackboneShape, Factor, scale
+from galenic_adapters.factor import Factor, scale
 from galenic_adapters.package.dtypes import DTYPE_NAMES
 from galenic_adapters.package.file import MAX_METAPROMPT_BYTES, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
@@ -37,6 +37,7 @@ from galenic_adapters.package.peft_form import (
     vector_shape,
 )
 from galenic_adapters.refs import check_name
+from galenic_adapters.shape import PLACES, BackboneShape
 from galenic_adapters.tasks.lookup import make_task
 
 MAX_CONFIG_BYTES = 2**20

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from galenic_adapters.errors import BadFactor, BadInput
-from galenic_adapters.factor import PLACES, Composed, Factor, Metaprompt, compose
+from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
 from galenic_adapters.package.file import Package
 from galenic_adapters.package.peft_form import (
     COLS,
@@ -32,6 +32,7 @@ from galenic_adapters.package.peft_form import (
     VECTOR,
     vector_shape,
 )
+from galenic_adapters.shape import PLACES
 
 Form = Literal["multitask", "prompt"]
 """How products are written: as tasks of one checkpoint, or one as the rows it composes to."""
