@@ -34,7 +34,7 @@ FLOORS = {
         {"training"},
         {"evaluation"},
         {"data", "backbone", "package", "doctor"},
-        {"tasks", "factor", "refs"},
+        {"tasks", "factor", "shape", "refs"},
         {"errors", "files"},
     ],
 }

@@ -14,7 +14,7 @@ Dimension key:  P prompt positions   D model width   R rank   L layers   W width
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
@@ -24,10 +24,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor
+from galenic_adapters.shape import PLACES, SCALE_PREFIX
 
-PLACES = ("q", "k", "v", "o", "f")
-"""Activations that scales multiply in every layer, in the order of their computation."""
-SCALE_PREFIX = "scales."
 METAPROMPT_ROWS = "metaprompt"
 """The name of P* among a metaprompt's tensors."""
 
@@ -235,39 +233,6 @@ class Composed:
     @property
     def num_parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors.values())
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneShape:
-    """
-    Holds the sizes of a backbone that adapters have to fit.
-
-    width: the model's (D).   attention: width of all query heads together.   keys: width of all key
-    heads together.   inner: width of the feed-forward's inner activations.
-    """
-
-    num_layers: int
-    width: int
-    attention: int
-    keys: int
-    inner: int
-
-    def scale_width(self, place: str) -> int:
-        """Return the width W of the activations at *place*."""
-        widths = {"q": self.attention, "k": self.keys, "v": self.keys}
-        return (widths | {"o": self.attention, "f": self.inner})[place]
-
-    def scale_shapes(self, places: Iterable[str] = PLACES) -> dict[str, tuple[int, int]]:
-        """Return the shapes (L, W) of the scales at *places*."""
-        return {place: (self.num_layers, self.scale_width(place)) for place in places}
-
-    def of(self, name: str) -> tuple[int | None, ...]:
-        """Return the shape that a factor's tensor *name* must have here; None is any size."""
-        if name.startswith(SCALE_PREFIX):
-            return (self.num_layers, self.scale_width(name.removeprefix(SCALE_PREFIX)))
-        if name in ("keys", "values"):
-            return (self.num_layers, None, self.keys)
-        return (None, None) if name == "u" else (None, self.width)
 
 
 def scale(meta_PD: Tensor, u_PR: Tensor, v_RD: Tensor) -> Tensor:

@@ -83,7 +83,12 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     secret = read_secret(settings.home, _revealed(settings.secret))
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
-    metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
+    metaprompts = zoo.metaprompts_of(backbone, settings.metaprompt, zoo=settings.zoo)
+    if not metaprompts:
+        say(
+            f"galenic: no metaprompt for {backbone}: only adapters that stand alone are served,"
+            " until `galenic train` makes one, which GALENIC_METAPROMPT names"
+        )
     store = Store.open(settings.database, default_quota=settings.quota)
     config = EngineConfig(
         backbone=str(found.path),
@@ -99,7 +104,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     )
     fit = Fit(
         backbone,
-        {metaprompt.digest: metaprompt},
+        metaprompts,
         shape_at(found.path),
         places=config.places,
         max_rank=settings.max_rank,

@@ -15,10 +15,17 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.package.signature import Policy, Signatures, read_keys
@@ -34,6 +41,13 @@ READ_ELSEWHERE = ("DEVICE", "PYTHON", "PIP_ARGS", "CACHE", "URL", "API_KEY", "LI
 GPU = Path("/proc/driver/nvidia")
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
 """Requests in the engine while several tenants are active; on a CPU each slows all others."""
+
+
+def _listed(value: Any) -> Any:
+    """What stands between commas; a single path is a list of one."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, Path) else value
 
 
 class Settings(BaseSettings):
@@ -74,12 +88,14 @@ class Settings(BaseSettings):
     engine: Literal["vllm", "transformers"] = Field(
         default="vllm", description="What runs the backbone. OpenAI's routes need vllm."
     )
-    metaprompt: Path | None = Field(
-        default=None,
-        description="The safetensors file of the prompt that adapters scale. Unset, the zoo's for"
-        " this backbone.",
+    metaprompt: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        default=(),
+        description="The safetensors files of metaprompts, with commas between them, whose adapters"
+        " are served beside those of the zoo's.",
     )
-    zoo: Path = Field(default=ZOO, description="The folder of adapters that all tenants share.")
+    zoo: DirectoryPath = Field(
+        default=ZOO, description="The folder of adapters that all tenants share."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="The number type of weights and adapters in the engine."
     )
@@ -308,7 +324,7 @@ class Settings(BaseSettings):
 def faults_of(error: ValidationError) -> Iterator[str]:
     """Name the variables with invalid values; never the values, which may be secret."""
     for fault in error.errors(include_input=False):
-        name = "_".join(map(str, fault["loc"])).upper()
+        name = str(next(iter(fault["loc"]), "")).upper()
         yield f"{PREFIX}{name or 'settings'}: {fault['msg']}"
 
 
@@ -335,8 +351,10 @@ def listing(settings: Settings) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return "unset"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     if isinstance(value, SecretStr):
         return "hidden"
     if isinstance(value, Enum | str | Path):

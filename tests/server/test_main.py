@@ -111,7 +111,8 @@ class TestAStartThatCannotSucceed:
         ("setting", "said"),
         [
             ({"GALENIC_BACKBONE": "/nowhere"}, "/nowhere is no model folder"),
-            ({"GALENIC_ZOO": "/nowhere"}, "`galenic train` makes one for tiny-llama@0"),
+            ({"GALENIC_ZOO": "/nowhere"}, "GALENIC_ZOO: Path does not point to a directory"),
+            ({"GALENIC_METAPROMPT": "/nowhere,/nor"}, "nowhere: cannot be read: No such file"),
             ({"GALENIC_PORT": "never"}, "GALENIC_PORT"),
         ],
     )

@@ -27,7 +27,8 @@ from galenic_adapters.backbone.constraints import Constrainer
 from galenic_adapters.backbone.scaling import Scales, hook_scales, to_offset
 from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import PLACES, BackboneShape, Composed
+from galenic_adapters.factor import Composed
+from galenic_adapters.shape import PLACES, BackboneShape
 
 MOST_UNFUSED = 1024
 """The longest texts, in tokens, for which unfused attention may hold its score matrices."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import NotFound, Unavailable
-from galenic_adapters.factor import BackboneShape
+from galenic_adapters.shape import BackboneShape
 
 Progress = Callable[[str], None]
 
@@ -70,14 +70,13 @@ def shape_of(config: Any) -> BackboneShape:
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    is_mixture = hasattr(text, "num_local_experts")
     return BackboneShape(
         num_layers=text.num_hidden_layers,
         width=text.hidden_size,
         attention=heads * head_width,
         keys=text.num_key_value_heads * head_width,
-        # A mixture of experts has no single inner activation: its experts' sum is scaled.
-        inner=text.hidden_size if is_mixture else text.intermediate_size,
+        # A mixture of experts has no single inner part: what its experts sum up to is scaled.
+        inner=text.hidden_size if _is_mixture(text) else text.intermediate_size,
     )
 
 
@@ -86,6 +85,17 @@ def shape_at(folder: Path) -> BackboneShape:
     from transformers import AutoConfig
 
     return shape_of(AutoConfig.from_pretrained(folder))
+
+
+def is_mixture_at(folder: Path) -> bool:
+    """Tell whether the backbone in *folder* is a mixture of experts."""
+    from transformers import AutoConfig
+
+    return _is_mixture(AutoConfig.from_pretrained(folder).get_text_config())
+
+
+def _is_mixture(text: Any) -> bool:
+    return hasattr(text, "num_local_experts")
 
 
 def cache_dir() -> Path:

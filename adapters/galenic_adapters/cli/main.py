@@ -247,7 +247,9 @@ def adapt(
     rank: Annotated[int, typer.Option(min=1)] = 16,
     steps: Annotated[int, typer.Option(min=1, help="At most so many.")] = 400,
     rows: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
-    rate: Annotated[float, typer.Option(min=0, help="The factor's peak learning rate.")] = 0.1,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Peak learning rate; 0.1 suits products at the input.")
+    ] = 0.02,
     patience: Annotated[int, typer.Option(help="Looks without a gain, then it stops.")] = 5,
     seed: int = 0,
     dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
@@ -446,7 +448,7 @@ def convert_hub(
 @app.command()
 def import_peft(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
-    folder: Annotated[Path, typer.Argument(help="Where package and metaprompt go.")],
+    folder: Annotated[Path, typer.Argument(help="Where the package goes.")],
     name: Annotated[str, typer.Option(help="The adapter's name.")],
     task: Annotated[TaskChoice, typer.Option(help="What it does.")],
     label: Annotated[list[str] | None, typer.Option(help="One of its labels, in order.")] = None,
@@ -454,7 +456,10 @@ def import_peft(
     licence: Annotated[str, typer.Option(help="What it may be used under.")] = "not stated",
     backbone: BackboneName = None,
 ) -> None:
-    """Convert a (multitask) prompt of PEFT to a package, and the metaprompt that it scales."""
+    """
+    Make a package of a PEFT checkpoint: PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING (a task),
+    PREFIX_TUNING or IA3. It needs no metaprompt.
+    """
     from galenic_adapters.package import peft
 
     with told():
@@ -479,14 +484,26 @@ def export_peft(
         Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
     ] = None,
     form: Annotated[
-        Literal["multitask", "prompt"], typer.Option(help="Tasks 0, 1, …; or one dense prompt.")
+        Literal["multitask", "prompt"],
+        typer.Option(help="Products as tasks 0, 1, …; or one as a plain prompt."),
     ] = "multitask",
+    backbone: BackboneName = None,
 ) -> None:
-    """Write packages of one metaprompt as a checkpoint that PEFT loads."""
+    """
+    Write packages as a checkpoint that PEFT loads: products over a metaprompt as the tasks of one
+    MULTITASK_PROMPT_TUNING, or one package as PROMPT_TUNING, PREFIX_TUNING or IA3.
+    """
     from galenic_adapters.package import peft
 
     with told():
-        peft.export_peft(packages, folder, metaprompt_file=metaprompt, form=form, say=typer.echo)
+        peft.export_peft(
+            packages,
+            folder,
+            metaprompt_file=metaprompt,
+            form=form,
+            backbone=backbone,
+            say=typer.echo,
+        )
 
 
 def _print(reply: "BaseModel") -> None:

@@ -60,7 +60,8 @@ def push(
 def _push_folder(folder: Path, tenant: str | None, url: str | None, key: str | None) -> None:
     from galenic_client.types import ToPush
 
-    files = [file for file in sorted(folder.glob("*.safetensors")) if file.stem != "metaprompt"]
+    files = sorted(folder.glob("*.safetensors"))
+    files = [file for file in files if not file.stem.startswith("metaprompt")]
     if not files:
         raise typer.BadParameter(f"{folder} holds no package (*.safetensors)")
     signatures = (file.with_name(file.name + ".sig") for file in files)

@@ -20,7 +20,7 @@ from galenic_adapters.evaluation.evaluate import (
 from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import Manifest
-from galenic_adapters.package.zoo import metaprompt_of
+from galenic_adapters.package.zoo import metaprompts_of
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.lookup import make_task
 from galenic_client import Client
@@ -49,10 +49,7 @@ def measure(
     package = Package.read(package_file.read_bytes())
     examples = _examples(data, package.manifest)[:limit]
     source, model = load(backbone, say)
-    metaprompts = {}
-    if package.manifest.metaprompt is not None:
-        metaprompt = metaprompt_of(source, metaprompt_file)
-        metaprompts[metaprompt.digest] = metaprompt
+    metaprompts = metaprompts_of(source, [metaprompt_file] if metaprompt_file else [])
     fit = Fit(source, metaprompts, model.shape)
     fit.check(package)
     task = make_task(package.manifest.task, package.manifest.labels)

@@ -26,17 +26,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
-from galenic_adapters.factor import (
-    PLACES,
-    SCALE_PREFIX,
-    BackboneShape,
-    Composed,
-    Factor,
-    Metaprompt,
-    compose,
-)
+from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
 from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
 from galenic_adapters.package.manifest import BackboneId, Manifest
+from galenic_adapters.shape import PLACES, SCALE_PREFIX, BackboneShape
 from galenic_adapters.tasks.lookup import TASKS
 
 MAX_PACKAGE_BYTES = 8 * 2**20
@@ -139,8 +132,8 @@ class Fit:
     """
     Checks that an adapter was made for what a server has.
 
-    metaprompts: by digest.   places: those where it can scale activations.   max_rank: of a product
-    at the input.   max_positions: of a prompt.
+    metaprompts: by digest.   places: where it scales activations.   max_rank: of a product at the
+    input.   max_positions: of a prompt.
     """
 
     backbone: BackboneId
@@ -175,11 +168,29 @@ class Fit:
             found = f"is {manifest.backbone}, this server has {self.backbone}"
             faults.append(Fault("manifest.backbone", found))
         faults += self._metaprompt_misfits(manifest)
+        faults += self._place_misfits(manifest)
         faults += self._shape_misfits(manifest)
         if manifest.template_version != (here := TASKS[manifest.task].template_version):
             found = f"is {manifest.template_version}, this server has {here}"
             faults.append(Fault("manifest.template_version", found))
         return faults
+
+    def misfit(self, manifest: Manifest) -> str | None:
+        """Say why a stored adapter, which fitted some server once, does not fit this one."""
+        if problem := manifest.misfit(self.backbone, self.metaprompts):
+            return problem
+        return next((f"{one.path} {one.problem}" for one in self._place_misfits(manifest)), None)
+
+    def _place_misfits(self, manifest: Manifest) -> Iterator[Fault]:
+        metaprompt = self.metaprompts.get(manifest.metaprompt or "")
+        needed = {f"tensors.{name}": str(name) for name in manifest.shapes}
+        needed |= {
+            f"metaprompt.{name}": name for name in (metaprompt.tensors if metaprompt else ())
+        }
+        here = ", ".join(self.places) or "nothing"
+        for path, name in needed.items():
+            if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
+                yield Fault(path, f"has no place: this server scales {here}; GALENIC_PLACES")
 
     def _metaprompt_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         named = manifest.metaprompt
@@ -201,9 +212,6 @@ class Fit:
 
     def _shape_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         for name, shape in manifest.shapes.items():
-            if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
-                here = ", ".join(self.places) or "nothing"
-                yield Fault(f"tensors.{name}", f"scales what this server does not: {here} here")
             expected = self.shape.of(name)
             if any(here not in (None, size) for size, here in zip(shape, expected, strict=False)):
                 wanted = ", ".join("any" if size is None else str(size) for size in expected)

@@ -3,13 +3,16 @@ The adapters that Galenic ships: a folder for each backbone, shared with every t
 
     zoo/<backbone's name in lower case>/metaprompt.safetensors  <adapter>.safetensors  <adapter>.md
 
+Adapters of an earlier metaprompt go on beside it, in a file like ``metaprompt-2026.safetensors``.
 ``defaults.json`` there lists the adapters that answer where a request names none.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from galenic_adapters.errors import NotFound
 from galenic_adapters.factor import Metaprompt
+from galenic_adapters.files import bytes_of
 from galenic_adapters.package.file import read_metaprompt
 from galenic_adapters.package.manifest import BackboneId
 
@@ -21,6 +24,20 @@ DEFAULTS = "defaults.json"
 def folder_of(zoo: Path, backbone: BackboneId) -> Path:
     """Where the adapters of *backbone* stand, if there are any."""
     return zoo / backbone.name.rpartition("/")[2].lower()
+
+
+def is_metaprompt(path: Path) -> bool:
+    """Tell a metaprompt from the packages beside it, by its name."""
+    return path.name.startswith("metaprompt") and path.suffix == ".safetensors"
+
+
+def metaprompts_of(
+    backbone: BackboneId, given: Sequence[Path] = (), *, zoo: Path = ZOO
+) -> dict[str, Metaprompt]:
+    """Those *given* and the zoo's for this backbone, by digest; raises `BadInput` for no file."""
+    own = filter(is_metaprompt, sorted(folder_of(zoo, backbone).glob("*.safetensors")))
+    found = [read_metaprompt(bytes_of(path)) for path in (*given, *own)]
+    return {metaprompt.digest: metaprompt for metaprompt in found}
 
 
 def metaprompt_of(

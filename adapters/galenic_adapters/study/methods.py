@@ -10,7 +10,8 @@ from torch import Tensor
 
 from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone, Tuning, Untuned
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import PLACES, Composed
+from galenic_adapters.factor import Composed
+from galenic_adapters.shape import PLACES
 from galenic_adapters.study.preset import Preset
 from galenic_adapters.training.datasets import Course
 from galenic_adapters.training.init import Earlier, start_factor
@@ -209,5 +210,5 @@ def method_of(name: str) -> Method:
         places = tuple(what)
         if kind == "plain":
             return PlainScales(name, places)
-        return OverMetaprompt(name, lambda r: replace(r, places=places))  # type: ignore[arg-type]
+        return OverMetaprompt(name, lambda r: replace(_undistilled(r), places=places))  # type: ignore[arg-type]
     raise BadInput("variants", f"{name[:40]!r} is not known")

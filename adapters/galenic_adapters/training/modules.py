@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from galenic_adapters.backbone.prompted import Untuned
 from galenic_adapters.backbone.scaling import Scales
-from galenic_adapters.factor import BackboneShape, Factor, Metaprompt, scale
+from galenic_adapters.factor import Factor, Metaprompt, scale
+from galenic_adapters.shape import BackboneShape
 
 
 class Learner(nn.Module, Untuned):

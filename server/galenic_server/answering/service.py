@@ -187,7 +187,7 @@ class Service:
         The store outlives backbone and metaprompt, so it may hold adapters of an earlier server.
         """
         adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
-        if problem := adapter.manifest.misfit(self.fit.backbone, self.fit.metaprompts):
+        if problem := self.fit.misfit(adapter.manifest):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 

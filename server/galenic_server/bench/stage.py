@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from galenic_adapters.factor import BackboneShape, Composed, Factor, compose
+from galenic_adapters.factor import Composed, Factor, compose
+from galenic_adapters.shape import BackboneShape
 from galenic_server.bench.asking import Round, Speaker, ask_all
 from galenic_server.bench.preset import Form, Lengths, Preset
 from galenic_server.bench.workload import Prompt, popular, texts

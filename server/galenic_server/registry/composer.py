@@ -18,10 +18,9 @@ class Composer:
     fit: Fit
 
     def __call__(self, digests: Sequence[str]) -> Mapping[str, Composed]:
-        """Compose these adapters; those that are missing, or do not fit, are left out."""
-        backbone, metaprompts = self.fit.backbone, self.fit.metaprompts
+        """Compose these adapters; those not stored, or for another server, are left out."""
         return {
             digest: self.fit.composed(package)
             for digest, package in self.packages.get_many(digests).items()
-            if package.manifest.misfit(backbone, metaprompts) is None
+            if self.fit.misfit(package.manifest) is None
         }

@@ -449,7 +449,7 @@ class TestFits:
         package = alone({"scales.o": torch.ones(2, D), "scales.q": torch.ones(2, D)})
         self.fits(package)
         said = self.problem(package, places=("o", "f"))
-        assert "tensors.scales.q: scales what this server does not: o, f here" in said
+        assert "tensors.scales.q: has no place: this server scales o, f; GALENIC_PLACES" in said
         assert "scales.o" not in said
 
     def test_a_deep_prompt_for_other_heads(self) -> None:

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import BackboneShape, Metaprompt
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.file import Fit, write_metaprompt
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import folder_of, metaprompt_of
 from galenic_adapters.refs import SHARED, AdapterRef
+from galenic_adapters.shape import BackboneShape
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
 from tests.support.serving import BACKBONE, metaprompt, package
