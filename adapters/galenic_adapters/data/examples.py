@@ -108,7 +108,7 @@ def _example(task: TaskName, line: bytes) -> Example:
     except RecursionError as e:
         raise BadInput("line", "is nested too deeply") from e
     if isinstance(row, dict) and (other := _other_task(task, row)):
-        raise BadInput("task", f"has the fields of {other}, not of {task}; one task a file")
+        raise BadInput("task", f"has the fields of {other}, not of {task}; a file holds one task")
     try:
         return _READ[task](row)
     except (KeyError, TypeError, AttributeError) as e:
@@ -157,7 +157,7 @@ def unsayable(task: Task[Any, Any], examples: Sequence[Example]) -> dict[str, st
             if problem := _unlike(set(example.value), set(heard.value)):
                 problems[example.id] = problem
         elif heard.value != example.value:
-            problems[example.id] = "its answer reads back as another"
+            problems[example.id] = "its answer reads back as a different one"
     return problems
 
 

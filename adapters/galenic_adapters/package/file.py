@@ -299,7 +299,9 @@ def _header_text(data: bytes, max_bytes: int) -> bytes:
     if size > MAX_HEADER_BYTES:
         raise RejectedUpload(Fault("header", f"{size} bytes, at most {MAX_HEADER_BYTES}"))
     if len(data) < 8 + size or data[8:9] != b"{":
-        raise RejectedUpload(Fault("package", f"is not safetensors, or cut at {len(data)} bytes"))
+        raise RejectedUpload(
+            Fault("package", f"is not safetensors, or truncated at {len(data)} bytes")
+        )
     return data[8 : 8 + size]
 
 
@@ -312,7 +314,7 @@ def _foreign(data: bytes) -> str | None:
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made := dict(pairs)) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is repeated")
     return made
 
 

@@ -36,7 +36,7 @@ class Quarantine:
         """Raise `Quarantined` if *work* has crashed the engine too often."""
         self._forget_old()
         if self._deaths and self._count(self._hash(work)) >= self._num_deaths:
-            raise Quarantined("the engine died each time that it was asked this")
+            raise Quarantined("this request crashed the engine every time")
 
     @contextmanager
     def watch(self, work: Work) -> Iterator[None]:

@@ -49,7 +49,7 @@ class Head:
     def parse(cls, text: str) -> "Head":
         number, _, mac = text.partition(":")
         if not number.isdecimal():
-            raise Tampered("a head is told as NUMBER:MAC, as the log has it")
+            raise Tampered("a head is written as NUMBER:MAC, as in the log")
         return cls(int(number), mac)
 
 

@@ -98,7 +98,7 @@ def _engine(url: sa.URL) -> sa.Engine:
             },
         )
     if not url.database or url.database == ":memory:":
-        raise BadInput("database_url", "names no SQLite file; the store lasts")
+        raise BadInput("database_url", "names no SQLite file; an in-memory store would be lost")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,

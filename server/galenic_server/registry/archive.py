@@ -187,7 +187,7 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
     seen, num_lines, end = hashlib.sha256(), 0, None
     for text in lines:
         if end is not None:
-            raise BadInput("archive", f"goes on after its end, in line {num_lines + 2}")
+            raise BadInput("archive", f"continues after its end, in line {num_lines + 2}")
         line = _parsed(text, num_lines + 1)
         if isinstance(line, Head) != (num_lines == 0):
             raise BadInput("archive", "does not begin with its one line of kind tenant")
@@ -201,7 +201,7 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
     if end is None:
         raise BadInput("archive", f"ends after {num_lines} lines, without its last one")
     if (end.num_lines, end.sha256) != (num_lines, seen.hexdigest()):
-        raise BadInput("archive", "is not what its last line says; it was changed or cut")
+        raise BadInput("archive", "does not match its last line; it was changed or truncated")
 
 
 def parse_package_line(text: bytes) -> PackageLine:

@@ -127,7 +127,7 @@ class Versions:
             if digest is not None and digest != entry.digest:
                 raise Conflict(f"{ref} is {entry.digest}, not {digest[:80]}")
             if names := sorted(writing.db.scalars(pointing(ref))):
-                raise Conflict(f"{ref} is what alias {', '.join(names)} points to")
+                raise Conflict(f"alias {', '.join(names)} points to {ref}")
             writing.db.execute(adapters.update().where(is_version(ref)).values(deleted=now()))
             writing.change = replace(writing.change, name=entry.digest)
             note(adapter=str(ref), digest=entry.digest, purged=not keep)

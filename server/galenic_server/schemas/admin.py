@@ -30,7 +30,7 @@ Bound = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 
 def _no_number(value: Any) -> Any:
     if isinstance(value, int | float):
-        raise ValueError("seconds since when?")
+        raise ValueError("is a number, not a date and time with its zone")
     return value
 
 

@@ -152,7 +152,7 @@ class Keyring:
 
 def _check_ahead(expires: datetime | None) -> None:
     if expires is not None and expires <= datetime.now(UTC):
-        raise BadInput("expires", "is past; the key would open nothing")
+        raise BadInput("expires", "is in the past")
 
 
 def _caller(key: Key) -> Caller | None:

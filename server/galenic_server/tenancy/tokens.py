@@ -78,7 +78,7 @@ class Tokens:
         try:
             return self._bearer(self._claims(text))
         except jwt.PyJWKClientConnectionError:
-            raise Unavailable("the token issuer's keys cannot be had") from None
+            raise Unavailable("the token issuer's keys cannot be fetched") from None
         except jwt.PyJWTError:
             return None
 
