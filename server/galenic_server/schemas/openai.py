@@ -3,7 +3,7 @@ Bodies of OpenAI's API: the fields that are accepted with their bounds, ignored,
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -11,10 +11,9 @@ from pydantic import ConfigDict, Field, model_validator
 from galenic_adapters.errors import BadInput, Unsupported
 from galenic_adapters.tasks.base import check_text
 from galenic_server.engine.contract import Api
+from galenic_server.schemas.json_schema import check_schemas
 from galenic_server.schemas.tasks import Body, Flag, Real
 
-MAX_SCHEMA_BYTES = 64 << 10
-MAX_SCHEMA_LEVELS = 128
 MAX_ANSWERS = 16
 MAX_TOKENS = 10**6
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's and vLLM's
@@ -180,7 +179,7 @@ class ResponseFormat(Lenient):
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise BadInput(f"{path}.json_schema", f"does not go with type {self.type!r}")
         if self.json_schema:
-            check_schema(f"{path}.json_schema.schema", self.json_schema.schema_)
+            check_schemas({f"{path}.json_schema.schema": self.json_schema.schema_})
 
 
 class Function(Lenient):
@@ -341,8 +340,13 @@ class ChatBody(SampledBody):
             raise BadInput("tool_choice", "needs tools")
         if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
             raise BadInput("tool_choice.function.name", "is none of the tools")
-        for i, tool in enumerate(self.tools or ()):
-            check_schema(f"tools[{i}].function.parameters", tool.function.parameters)
+        check_schemas(
+            {
+                f"tools[{i}].function.parameters": tool.function.parameters
+                for i, tool in enumerate(self.tools or ())
+                if tool.function.parameters is not None
+            }
+        )
 
     @property
     def max_wanted(self) -> int | None:
@@ -401,28 +405,3 @@ class CompletionBody(SampledBody):
     def _texts(self) -> Iterator[str]:
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return (prompt for prompt in prompts if isinstance(prompt, str))
-
-
-def check_schema(path: str, schema: Any) -> None:
-    """Raises `BadInput` for more than a compiler is asked to take: 300 levels keep it for 7 s."""
-    if _is_deeper(schema, MAX_SCHEMA_LEVELS):
-        raise BadInput(path, f"is nested more deeply than {MAX_SCHEMA_LEVELS} levels of JSON")
-    num_bytes = len(json.dumps(schema))
-    if num_bytes > MAX_SCHEMA_BYTES:
-        problem = f"is {num_bytes:,} bytes of JSON; at most {MAX_SCHEMA_BYTES:,} are taken"
-        raise BadInput(path, problem)
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Without recursion: it is a stranger's."""
-    level = [value]
-    while level and levels:
-        level = [inner for outer in level for inner in _inside(outer)]
-        levels -= 1
-    return bool(level)
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()

@@ -9,13 +9,13 @@ from pydantic import Field
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import check_text
 from galenic_server.engine.contract import Api
+from galenic_server.schemas.json_schema import check_schemas
 from galenic_server.schemas.openai import (
     DEFAULTS_OF_SAMPLING,
     Count,
     Lenient,
     OpenAIBody,
     ToolName,
-    check_schema,
 )
 from galenic_server.schemas.tasks import Flag
 
@@ -64,7 +64,8 @@ class TextConfig(Lenient):
             return
         if (self.format.type == "json_schema") != (self.format.schema_ is not None):
             raise BadInput("text.format.schema", f"does not go with type {self.format.type!r}")
-        check_schema("text.format.schema", self.format.schema_)
+        if self.format.schema_ is not None:
+            check_schemas({"text.format.schema": self.format.schema_})
 
 
 class FunctionTool(Lenient):
@@ -119,8 +120,13 @@ class ResponsesBody(OpenAIBody):
         names = [tool.name for tool in self.tools or ()]
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.name not in names:
             raise BadInput("tool_choice.name", "is none of the tools")
-        for i, tool in enumerate(self.tools or ()):
-            check_schema(f"tools[{i}].parameters", tool.parameters)
+        check_schemas(
+            {
+                f"tools[{i}].parameters": tool.parameters
+                for i, tool in enumerate(self.tools or ())
+                if tool.parameters is not None
+            }
+        )
 
     def fields(self) -> dict[str, Any]:
         asked = DEFAULTS_OF_SAMPLING | {"store": False} | super().fields()

@@ -62,6 +62,7 @@ from galenic_server.engine.vllm.plugin import PLUGIN, SCALES_KEY
 from galenic_server.engine.vllm.sampling import sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
+from galenic_server.engine.vllm.trial import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class VllmEngine:
             load=self._loader.load,
             prompt_of=self._capacity.prompt_of,
         )
+        self._trials = Trials(self._tokenizer, self._bounds.vocab_size)
         self._llm: AsyncLLM | None = None
         self._surface: Surface | None = None
         self._making: asyncio.Task[AsyncLLM] | None = None
@@ -127,6 +129,7 @@ class VllmEngine:
             await self._start_core()
         except BaseException:
             await self._stop_core()
+            await self._trials.stop()
             raise
         self._supervisor = asyncio.create_task(self._supervise())
 
@@ -136,6 +139,7 @@ class VllmEngine:
             with suppress(asyncio.CancelledError):
                 await self._supervisor
         await self._stop_core()
+        await self._trials.stop()
 
     async def healthy(self) -> bool:
         return self._is_ready and self._llm is not None and not self._llm.errored
@@ -233,6 +237,7 @@ class VllmEngine:
 
         field: the caller's name for the text.   may_shorten: shorten the answer to fit the context.
         """
+        await self._trials.check(work.tenant, params.structured_outputs)
         async with AsyncExitStack() as held:
             turn = await held.enter_async_context(self._gate.enter(work))
             place = BARE
@@ -401,7 +406,9 @@ def _make_llm(config: EngineConfig, layout: ScaleLayout) -> AsyncLLM:
         worker_extension_cls="galenic_server.engine.vllm.worker.AdapterWorker",
         kv_transfer_config=_connector(),
         additional_config={SCALES_KEY: asdict(layout)} if layout.places else {},
-        structured_outputs_config={"backend": "xgrammar"} | _reasoning_of(config.backbone),
+        # Free to put space between tokens, a small model does so to the end.
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True}
+        | _reasoning_of(config.backbone),
     )
     # Here tensors are an upload's, and small; the workers have been given threads of their own.
     torch.set_num_threads(1)

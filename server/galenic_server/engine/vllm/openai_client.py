@@ -91,7 +91,7 @@ class PromptingClient:
                     _note(output, call)
                     yield output
         except GalenicError as failure:
-            call.failure = _by_openais_name(failure)
+            call.failure = _by_openais_name(failure, call)
             raise call.failure from None
 
 
@@ -116,10 +116,13 @@ def _work(call: Call, ids: Sequence[int], params: SamplingParams) -> Work:
     return Work(call.tenant, call.adapter, ids, max_tokens, repr(params))
 
 
-def _by_openais_name(failure: GalenicError) -> GalenicError:
-    if isinstance(failure, BadInput) and failure.field == "constraint":
-        return BadInput("response_format", failure.problem)
-    return failure
+def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
+    if not isinstance(failure, BadInput) or failure.field != "constraint":
+        return failure
+    if call.body.get("tools"):
+        return BadInput("tools", failure.problem)
+    is_responses = call.text_field == "input"
+    return BadInput("text.format" if is_responses else "response_format", failure.problem)
 
 
 def _note(output: RequestOutput, call: Call) -> None:
