@@ -182,15 +182,14 @@ class Fit:
         return next((f"{one.path} {one.problem}" for one in self._place_misfits(manifest)), None)
 
     def _place_misfits(self, manifest: Manifest) -> Iterator[Fault]:
-        metaprompt = self.metaprompts.get(manifest.metaprompt or "")
-        needed = {f"tensors.{name}": str(name) for name in manifest.shapes}
-        needed |= {
-            f"metaprompt.{name}": name for name in (metaprompt.tensors if metaprompt else ())
-        }
+        shared = self.metaprompts.get(manifest.metaprompt or "")
+        needed = [("tensors", str(name)) for name in manifest.shapes]
+        needed += [("metaprompt", name) for name in (shared.tensors if shared else ())]
         here = ", ".join(self.places) or "nothing"
-        for path, name in needed.items():
+        for whose, name in needed:
             if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
-                yield Fault(path, f"has no place: this server scales {here}; GALENIC_PLACES")
+                found = f"has no place: this server scales {here}; GALENIC_PLACES"
+                yield Fault(f"{whose}.{name}", found)
 
     def _metaprompt_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         named = manifest.metaprompt

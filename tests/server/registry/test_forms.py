@@ -122,3 +122,18 @@ class TestAdaptersOfEveryForm:
         assert 422 == reply.status_code
         told = reply.json()["error"]["faults"]
         assert sorted(faults) == sorted((one["path"], one["problem"]) for one in told)
+
+    def test_are_refused_by_name_where_a_later_start_does_not_scale_that_place(
+        self, backbone: str, tmp_path: Path, packages: dict[str, Package]
+    ):
+        """
+        They stay in the store, for a server that does.
+        """
+        with serving(make_parts(backbone, tmp_path, places="kvof")) as server:
+            server.publish("clinic", "ia3", packages["ia3"])
+        with serving(make_parts(backbone, tmp_path)) as server:
+            body = {"documents": [TEXTS], "adapter": "ia3"}
+            reply = server.client("clinic").post("/v1/nli", json=body)
+
+        told = "ia3@1 tensors.scales.k has no place: this server scales o, f; GALENIC_PLACES"
+        assert (422, True) == (reply.status_code, told in reply.text)
