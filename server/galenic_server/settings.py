@@ -44,7 +44,7 @@ SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
 
 
 def _listed(value: Any) -> Any:
-    """What stands between commas; a single path is a list of one."""
+    """Split a text at commas; a single path becomes a list."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return [value] if isinstance(value, Path) else value

@@ -1,5 +1,5 @@
 """
-What ``galenic import-peft`` and ``galenic export-peft`` do.
+Runs the commands ``galenic import-peft`` and ``galenic export-peft``.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -30,7 +30,7 @@ def import_peft(
     backbone: str | None = None,
     say: Say = print,
 ) -> None:
-    """Write a task of *checkpoint* into *folder* as a package that stands alone."""
+    """Write a task of *checkpoint* into *folder* as a package that needs no metaprompt."""
     found = ensure(backbone, say)
     read = read_checkpoint(checkpoint, shape_at(found.path))
     if read.base and _last(read.base) != _last(found.name):
@@ -76,12 +76,12 @@ def export_peft(
 
 
 def _last(name: str) -> str:
-    """What models are called by whoever keeps them: a folder's name, or a hub's without owner."""
+    """Return a model's name without its owner or its folder, for comparison."""
     return PurePath(name).name.lower()
 
 
 def _places(backbone: str | None, made_for: BackboneId, say: Say) -> Collection[str]:
-    """Where PEFT finds a module of the backbone; experts that are one piece are none."""
+    """Return the places where PEFT finds a module of the backbone; fused experts are not one."""
     found = ensure(backbone, say)
     here = BackboneId(name=found.name, revision=found.revision)
     if here != made_for:

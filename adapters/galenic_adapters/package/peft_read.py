@@ -1,5 +1,5 @@
 """
-PEFT checkpoints read as factors that stand alone.
+Reads PEFT checkpoints as factors that need no metaprompt.
 
 Dimension key:  P prompt positions   D model width   L layers   W width of an activation
 """
@@ -46,7 +46,7 @@ _PLACES = {module: place for place, module in MODULES.items()}
 
 
 class _Config(BaseModel):
-    """What is read of PEFT's configuration; its paths and class maps are not looked at."""
+    """Parses the fields of PEFT's configuration that matter; paths and class maps are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
 
@@ -65,7 +65,7 @@ class _Config(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint that fits a backbone of *shape*; base: the model that it says it is for."""
+    """Holds a checkpoint that fits a backbone of *shape*. base: the model that it names."""
 
     tensors: Mapping[str, Tensor]
     config: _Config
@@ -80,7 +80,7 @@ class Checkpoint:
         return len(self.tensors[COLS]) if COLS in self.tensors else 1
 
     def factor(self, task_id: int = 0) -> Factor:
-        """What it says, of that task. Raises `BadInput` where there is no such task."""
+        """Return the factor of a task. Raises `BadInput` if there is no such task."""
         if not 0 <= task_id < self.num_tasks:
             last = self.num_tasks - 1
             raise BadInput("task_id", f"{task_id} is not in 0 to {last}, which the checkpoint has")
@@ -105,9 +105,9 @@ class Checkpoint:
 
 def read_checkpoint(folder: Path, shape: BackboneShape) -> Checkpoint:
     """
-    The checkpoint in *folder*, for a backbone of *shape*.
+    Read the checkpoint in *folder*, for a backbone of *shape*.
 
-    Raises `BadInput` with the file at fault, and both values where the two disagree.
+    Raises `BadInput` with the file at fault, and both values if the two disagree.
     """
     config = _read_config(folder / CONFIG)
     tensors = _read_tensors(folder / TENSORS)
@@ -130,7 +130,7 @@ def import_adapter(
     backbone: BackboneId,
     licence: str = "not stated",
 ) -> Package:
-    """One task of *checkpoint* as an adapter that stands alone. Raises `GalenicError`."""
+    """Make a package of one task of *checkpoint*, without a metaprompt. Raises `GalenicError`."""
     made = make_task(task, labels)
     factor = checkpoint.factor(task_id)
     [dtype] = {tensor.dtype for tensor in factor.tensors.values()}
@@ -197,7 +197,7 @@ def _read_bytes(path: Path, most: int) -> bytes:
 
 
 def _check_sizes(config: _Config, shape: BackboneShape) -> None:
-    """`BadInput` where the configuration says another size than the backbone's."""
+    """Raise `BadInput` if a size in the configuration is not the backbone's."""
     sizes = {"token_dim": shape.width}
     if config.peft_type == PREFIX:
         sizes = {"token_dim": shape.keys, "num_layers": shape.num_layers}
@@ -208,7 +208,7 @@ def _check_sizes(config: _Config, shape: BackboneShape) -> None:
 
 
 def _check_prompt(config: _Config, tensors: Mapping[str, Tensor], shape: BackboneShape) -> None:
-    """`BadInput` unless the tensors are those of the type, of the shapes that both say."""
+    """Raise `BadInput` unless tensors have the names and shapes of the type and the backbone."""
     num_positions, rank, num_tasks = config.num_virtual_tokens, config.num_ranks, config.num_tasks
     said: dict[str, tuple[int | None, ...]] = {SHARED: (num_positions, shape.width)}
     if config.peft_type == PREFIX:
@@ -226,7 +226,7 @@ def _check_prompt(config: _Config, tensors: Mapping[str, Tensor], shape: Backbon
 
 
 def _scales(tensors: Mapping[str, Tensor], shape: BackboneShape) -> dict[str, Tensor]:
-    """IA3's vectors by place, each (L, W), with ones for layers that have none."""
+    """Collect IA3's vectors by place (L, W); layers without a vector get ones."""
     made: dict[str, Tensor] = {}
     for name, vector in tensors.items():
         place, layer = _slot(name, vector, shape)
@@ -237,7 +237,7 @@ def _scales(tensors: Mapping[str, Tensor], shape: BackboneShape) -> dict[str, Te
 
 
 def _slot(name: str, vector: Tensor, shape: BackboneShape) -> tuple[str, int]:
-    """The place and the layer that one of IA3's vectors scales; `BadInput` where it has none."""
+    """Return place and layer of one of IA3's vectors; raises `BadInput` if it has none."""
     found = _SLOT.fullmatch(name)
     if not found or found[2] not in _PLACES:
         modules = ", ".join(_PLACES)

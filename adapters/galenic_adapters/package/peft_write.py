@@ -1,5 +1,5 @@
 """
-Adapters written as PEFT loads them.
+Writes adapters as checkpoints that PEFT loads.
 """
 
 import json
@@ -35,7 +35,7 @@ from galenic_adapters.package.peft_form import (
 from galenic_adapters.shape import PLACES
 
 Form = Literal["multitask", "prompt"]
-"""How products are written: as tasks of one checkpoint, or one as the rows it composes to."""
+"""How products are written: as tasks of one checkpoint, or one product as composed rows."""
 
 
 def write_checkpoint(
@@ -47,10 +47,10 @@ def write_checkpoint(
     places: Collection[str] = PLACES,
 ) -> None:
     """
-    *packages* over *metaprompt* as PEFT loads them. Raises `BadInput` for what it cannot say.
+    Write *packages* over *metaprompt* as a checkpoint; raises `BadInput` if PEFT has no such form.
 
-    Products become tasks 0, 1, … of one multitask checkpoint (lower ranks filled up with zeros);
-    of any other form, and with the form ``prompt``, it takes one package, as what it composes to.
+    Products become tasks 0, 1, … of one multitask checkpoint (lower ranks are padded with zeros).
+    Any other form, and the form ``prompt``, takes one package, which is written as composed.
     places: where PEFT finds a module of the backbone to scale.
     """
     _check_together(metaprompt, packages)
@@ -86,7 +86,7 @@ def _check_together(metaprompt: Metaprompt | None, packages: Sequence[Package]) 
 
 
 def _composed(metaprompt: Metaprompt | None, package: Package, places: Collection[str]) -> Composed:
-    """What *package* is to a model, if PEFT has a type for that."""
+    """Compose *package*; raises `BadInput` if PEFT has no type for the result."""
     name = package.manifest.name
     try:
         composed = compose(metaprompt if package.manifest.metaprompt else None, package.factor)
@@ -106,7 +106,7 @@ def _composed(metaprompt: Metaprompt | None, package: Package, places: Collectio
 def _multitask(
     metaprompt: Metaprompt | None, factors: Sequence[Factor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """In one dtype, which loses nothing: PEFT keeps no other."""
+    """Stack products as tasks, in one dtype that loses nothing, since PEFT keeps only one."""
     rank = max(factor.rank for factor in factors)
     assert metaprompt is not None, "products composed"
     assert metaprompt.rows_PD is not None, "products composed"
@@ -176,7 +176,7 @@ def _prompt_config(peft_type: str, rows_PD: Tensor) -> dict[str, Any]:
 
 
 def _card(packages: Sequence[Package], is_multitask: bool) -> str:
-    """Which task id is what, of what licence, learned under which template."""
+    """Render a card that lists each task id's adapter, task, labels and licence."""
     rows = [
         f"| {number} | {m.name} | {m.task} | {', '.join(m.labels)} | {m.licence} |"
         for number, m in enumerate(package.manifest for package in packages)

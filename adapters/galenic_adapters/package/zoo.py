@@ -1,5 +1,5 @@
 """
-The adapters that Galenic ships: a folder for each backbone, shared with every tenant at the start.
+Finds the adapters that Galenic ships: a folder for each backbone, shared with every tenant.
 
     zoo/<backbone's name in lower case>/metaprompt.safetensors  <adapter>.safetensors  <adapter>.md
 
@@ -22,7 +22,7 @@ DEFAULTS = "defaults.json"
 
 
 def folder_of(zoo: Path, backbone: BackboneId) -> Path:
-    """Where the adapters of *backbone* stand, if there are any."""
+    """Return the folder of *backbone*'s adapters, whether or not it exists."""
     return zoo / backbone.name.rpartition("/")[2].lower()
 
 
@@ -34,7 +34,7 @@ def is_metaprompt(path: Path) -> bool:
 def metaprompts_of(
     backbone: BackboneId, given: Sequence[Path] = (), *, zoo: Path = ZOO
 ) -> dict[str, Metaprompt]:
-    """Those *given* and the zoo's for this backbone, by digest; raises `BadInput` for no file."""
+    """Read the metaprompts *given* and the zoo's for this backbone; raises `BadInput`."""
     own = filter(is_metaprompt, sorted(folder_of(zoo, backbone).glob("*.safetensors")))
     found = [read_metaprompt(bytes_of(path)) for path in (*given, *own)]
     return {metaprompt.digest: metaprompt for metaprompt in found}
@@ -43,7 +43,7 @@ def metaprompts_of(
 def metaprompt_of(
     backbone: BackboneId, given: Path | None = None, *, zoo: Path = ZOO
 ) -> Metaprompt:
-    """The one that was *given*, else the zoo's for this backbone; raises `NotFound`."""
+    """Read the metaprompt *given*, or else the zoo's for this backbone; raises `NotFound`."""
     path = given or folder_of(zoo, backbone) / METAPROMPT
     if not path.is_file():
         raise NotFound(
