@@ -169,9 +169,10 @@ def _significance(table: Table) -> Lines:
 def _variants(table: Table, targets: Sequence[str], preset: Preset) -> Lines:
     yield "## What the parts are worth"
     yield ""
-    yield f"{preset.variant_seeds} seed(s) a variant. `rank_N`: another rank; `sources_N`: only the"
-    yield "first N sources; `random_metaprompt`: rows drawn from the vocabulary in place of P*;"
-    yield "`small_lora`: rank 1, of keys and values alone."
+    yield f"{preset.variant_seeds} seed(s) a variant. `input`: a product at the input, the paper's"
+    yield "plain form; `sources_N`: only the first N sources; `places_kvf`: scales in other places;"
+    yield "`no_metaprompt`: scales from ones; `ia3`: the same at k, v and f; `from_ones`: over the"
+    yield "metaprompt, and no source's start; `small_lora`: rank 1, of keys and values alone."
     yield ""
     yield "| variant | average | " + " | ".join(targets) + " |"
     yield "|---" * (len(targets) + 2) + "|"
