@@ -12,6 +12,7 @@ Dimension key:  B requests of a step, in the runner's order   T tokens   S slots
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +47,8 @@ NOWHERE = Seat(BARE, version=0)
 
 
 def version_of(digest: str) -> int:
-    """Return 60 bits of an adapter's digest, which tell adapters in one slot apart."""
-    return int(digest.rpartition(":")[2][:15], 16)
+    """Return 60 bits that tell adapters in one slot apart, whatever their digests look like."""
+    return int(sha256(digest.encode()).hexdigest()[:15], 16)
 
 
 class StepSlots:
