@@ -45,8 +45,8 @@ def check_pattern(path: str, pattern: object) -> None:
     if not isinstance(pattern, str):
         raise BadInput(path, "is not a string")
     if len(pattern) > MAX_CHARACTERS:
-        problem = f"is a pattern of {len(pattern):,} characters; at most {MAX_CHARACTERS} are taken"
-        raise BadInput(path, problem)
+        long = f"is a pattern of {len(pattern):,} characters; at most {MAX_CHARACTERS} are taken"
+        raise BadInput(path, long)
     unrolled = Unrolled()
     for kind, text, is_first, is_last in _tokens(pattern):
         problem = _problem(kind, text, is_edge=is_first if text == "^" else is_last)

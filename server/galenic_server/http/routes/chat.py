@@ -26,7 +26,6 @@ router = APIRouter(
 log = structlog.get_logger(__name__)
 
 DONE = "data: [DONE]\n\n"
-NO_CHOICES = '"choices":[]'
 REPLIES: dict[str, Any] = {
     "response_model": None,
     "responses": {200: {"model": dict[str, Any], "content": {"text/event-stream": {}}}},
@@ -106,9 +105,9 @@ async def _events(
     try:
         async with aclosing(reply):
             async for event in reply:
-                if is_untold and (event == DONE or NO_CHOICES in event):
+                if is_untold and talk.call.finish is not None and _is_last(event):
                     is_untold = False
-                    yield _with_answer(event, talk)
+                    yield _event(_data(event) | talk.told())
                 else:
                     yield event
     except Exception as error:  # noqa: BLE001 the status is sent, so it is told in the stream
@@ -119,13 +118,16 @@ async def _events(
         _count(parts, origin, talk)
 
 
-def _with_answer(event: str, talk: Talk) -> str:
-    """The structured answer, in the chunk that tells the usage or in one of its own."""
-    call = talk.call
-    if event != DONE:
-        return _event(json.loads(event.removeprefix("data: ")) | talk.told())
-    head = {"id": call.id, "object": "chat.completion.chunk", "created": call.created}
-    return _event(head | {"model": call.model, "choices": []} | talk.told()) + DONE
+def _is_last(event: str) -> bool:
+    """Whether *event* ends the answer; after it come at most its usage and the stream's end."""
+    if not event.startswith("data: {"):
+        return False
+    return any(one.get("finish_reason") for one in _data(event).get("choices", ()))
+
+
+def _data(event: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(event.removeprefix("data: "))
+    return data
 
 
 def _event(data: dict[str, Any]) -> str:
