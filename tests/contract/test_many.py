@@ -60,9 +60,11 @@ class TestBulkReading:
         store.versions.put(ref("c"), make_package(9, metaprompt="sha256:" + "0" * 64))
 
         digests = [packages[seed].digest for seed in (4, 3, 2, 0)]
-        assert digests == store.factors.newest(BACKBONE, META, 10)
-        assert digests[:2] == store.factors.newest(BACKBONE, META, 3)
-        assert [make_package(9, backbone=foreign).digest] == store.factors.newest(foreign, META, 10)
+        assert digests == store.packages.newest(BACKBONE, {META}, 10)
+        assert digests[:2] == store.packages.newest(BACKBONE, {META}, 3)
+        assert [make_package(9, backbone=foreign).digest] == store.packages.newest(
+            foreign, {META}, 10
+        )
 
     def test_brings_factors_that_are_whole(self, store: Store) -> None:
         """
@@ -76,12 +78,12 @@ class TestBulkReading:
             db.execute(rotten)
         wanted = [package.digest for package in packages.values()]
 
-        found = store.factors.get_many([*wanted, "sha256:" + "0" * 64])
+        found = store.packages.get_many([*wanted, "sha256:" + "0" * 64])
 
         assert set(wanted[:1] + wanted[3:]) == found.keys()
         for package in (packages[ref("a-0")], packages[ref("a-599")]):
-            assert package.factor.u_PR.equal(found[package.digest].u_PR)
-            assert package.factor.v_RD.equal(found[package.digest].v_RD)
+            assert package.factor.u_PR.equal(found[package.digest].factor.u_PR)
+            assert package.factor.v_RD.equal(found[package.digest].factor.v_RD)
 
     def test_finds_what_a_change_brought(self, store: Store) -> None:
         """
@@ -92,9 +94,9 @@ class TestBulkReading:
         store.versions.put(ref("c"), make_package(3))
         numbers = [change.number for change in store.changes.after(before)]
 
-        assert {ONE.digest, OTHER.digest} == set(store.factors.brought_by(numbers[:1]))
-        assert {make_package(3).digest} == set(store.factors.brought_by(numbers[1:]))
-        assert [] == store.factors.brought_by([])
+        assert {ONE.digest, OTHER.digest} == set(store.packages.brought_by(numbers[:1]))
+        assert {make_package(3).digest} == set(store.packages.brought_by(numbers[1:]))
+        assert [] == store.packages.brought_by([])
 
 
 class TestBulkWriting:
@@ -183,12 +185,12 @@ class TestBulkWriting:
             writer.stdout.readline()
             writer.kill()
         store = open_store()
-        digests = store.factors.newest(BACKBONE, META, NUM_BATCHES * BATCH)
+        digests = store.packages.newest(BACKBONE, {META}, NUM_BATCHES * BATCH)
         again = [store.versions.publish_many("north", batch(number)) for number in range(3)]
 
         assert digests, "one batch was written"
         assert 0 == len(digests) % BATCH
-        assert set(digests) == store.factors.get_many(digests).keys()
+        assert set(digests) == store.packages.get_many(digests).keys()
         num_there = sum(not one.is_new for told in again for one in told)
         assert min(3 * BATCH, len(digests)) == num_there
         assert max(3 * BATCH, len(digests)) == store.tenants.get("north").num_adapters

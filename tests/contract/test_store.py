@@ -79,8 +79,8 @@ class TestPutAndGet:
         assert ONE == store.versions.get(NORTH_1)
         assert ONE.digest == digest == store.versions.get(NORTH_1).digest
         assert ONE.data == store.versions.get(NORTH_1).data
-        assert ONE.factor.u_PR.equal(store.factors.get(digest).u_PR)
-        assert ONE.factor.v_RD.equal(store.factors.get(digest).v_RD)
+        assert ONE.factor.u_PR.equal(store.packages.get(digest).factor.u_PR)
+        assert ONE.factor.v_RD.equal(store.packages.get(digest).factor.v_RD)
 
     def test_same_bytes_again_are_no_change(self, store: Store) -> None:
         """A client that retries an upload gets the same answer, and the entry stays as it was."""
@@ -127,7 +127,7 @@ class TestPutAndGet:
     @pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "", "\0", "\ud800", "x" * 10_000])
     def test_missing_digest(self, store: Store, digest: str) -> None:
         with pytest.raises(NotFound):
-            store.factors.get(digest)
+            store.packages.get(digest)
 
     @pytest.mark.parametrize("rotten", [OTHER.data, ONE.data[:-1], b""])
     def test_rotten_bytes_are_not_served(self, store: Store, url: str, rotten: bytes) -> None:
@@ -139,7 +139,7 @@ class TestPutAndGet:
         database.close()
 
         with pytest.raises(Unavailable, match=digest):
-            store.factors.get(digest)
+            store.packages.get(digest)
         with pytest.raises(Unavailable, match=digest):
             store.versions.get(NORTH_1)
 
@@ -202,7 +202,7 @@ class TestDelete:
             lambda: store.versions.get(NORTH_1),
             lambda: store.versions.describe(NORTH_1),
             lambda: store.versions.delete(NORTH_1),
-            lambda: store.factors.get(ONE.digest),
+            lambda: store.packages.get(ONE.digest),
             lambda: store.names.resolve("north", "discharge"),
             lambda: store.names.resolve("north", "discharge@1"),
         ):
@@ -235,7 +235,7 @@ class TestDelete:
         store.versions.put(NORTH_1, ONE)
         store.versions.publish("south", "copy", ONE)
         store.versions.delete(NORTH_1)
-        assert ONE.factor.u_PR.equal(store.factors.get(ONE.digest).u_PR)
+        assert ONE.factor.u_PR.equal(store.packages.get(ONE.digest).factor.u_PR)
 
     def test_never_leaves_an_alias_dangling(self, open_store: Callable[[], Store]) -> None:
         """Delete a version while an alias moves to it: one of the two is refused."""

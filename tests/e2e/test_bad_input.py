@@ -150,25 +150,26 @@ class TestARequest:
 Bytes = Callable[[Zoo], bytes]
 
 
-def tensors(zoo: Zoo, factor: Factor, **but: Any) -> bytes:
+def tensors(zoo: Zoo, factor: Factor, shapes: Any = None) -> bytes:
     """A package that was never checked."""
-    manifest = zoo.manifest(rank=1, task=TaskName.NLI, labels=("yes", "no"), **but)
+    shapes = shapes or factor.shapes
+    manifest = zoo.manifest(shapes=shapes, task=TaskName.NLI, labels=("yes", "no"))
     metadata = {"galenic": manifest.model_dump_json()}
-    return save({"u": factor.u_PR, "v": factor.v_RD}, metadata=metadata)
+    return save(factor.tensors, metadata=metadata)
 
 
 def with_nan(zoo: Zoo) -> bytes:
-    factor = zoo.random_factor(seed=0, rank=1)
-    factor.u_PR[3, 0] = torch.nan
+    factor = zoo.random_factor(seed=0)
+    factor.scales["o"][3, 0] = torch.nan
     return tensors(zoo, factor)
 
 
 def of_wrong_shape(zoo: Zoo) -> bytes:
-    return tensors(zoo, Factor(torch.ones(64, 1), torch.ones(1, 64)))
+    return tensors(zoo, Factor(scales={"o": torch.ones(30, 64)}), {"scales.o": (30, 576)})
 
 
 def of_another_width(zoo: Zoo) -> bytes:
-    return tensors(zoo, Factor(torch.ones(8, 1), torch.ones(1, 64)), positions=8, width=64)
+    return tensors(zoo, Factor(scales={"o": torch.ones(30, 64)}))
 
 
 def for_another_metaprompt(zoo: Zoo) -> bytes:
@@ -188,9 +189,9 @@ def cut_off(zoo: Zoo) -> bytes:
 
 
 UPLOADS: dict[str, tuple[Bytes, str, str]] = {
-    "NaN": (with_nan, "tensors.u", "holds NaN"),
-    "wrong shape": (of_wrong_shape, "tensors.v", "(1, 64), manifest says (1, 576)"),
-    "another width": (of_another_width, "manifest.width", "is 64, this server has 576"),
+    "NaN": (with_nan, "tensors.scales.o", "holds NaN"),
+    "wrong shape": (of_wrong_shape, "tensors.scales.o", "(30, 64), manifest says (30, 576)"),
+    "another width": (of_another_width, "tensors.scales.o", "this backbone takes (30, 576)"),
     "another metaprompt": (for_another_metaprompt, "manifest.metaprompt", OTHERS),
     "another backbone": (for_another_backbone, "manifest.backbone", "Elsewhere-7B@abc"),
     "pickle": (pickled, "package", "is a Python pickle, not safetensors"),

@@ -58,12 +58,12 @@ class TestMetrics:
 
         resident, loads, hits = now("resident_adapters", "slot_loads_total", "prefix_hits_total")
         with server.admin() as admin, server.client() as client:
-            admin.push("counted", zoo.random_package(seed=70, rank=16).data, tenant="north")
+            admin.push("counted", zoo.random_package(seed=70).data, tenant="north")
             client.nli(NOTES[:1], adapter="counted")
             cold = now("prefix_hits_total")
             client.nli(NOTES[:1], adapter="counted")
 
         assert [resident + 1, loads + 1] == now("resident_adapters", "slot_loads_total")
         assert [hits] == cold
-        assert now("prefix_hits_total")[0] >= hits + zoo.metaprompt.num_positions
+        assert now("prefix_hits_total")[0] > hits
         assert now("slots") > now("resident_adapters")

@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from galenic_adapters.backbone import encode as chat
-from galenic_adapters.factor import Composed, compose
+from galenic_adapters.factor import Composed, Factor, compose
 from galenic_adapters.tasks.base import Completion, Message
 from galenic_server.engine.contract import EngineConfig, Request
 from galenic_server.engine.make import make_engine
 from tests.support.engines import RunningEngine
-from tests.support.real_server import RANKS, Zoo
+from tests.support.real_server import Zoo
 
 SMALLEST_DIFFERENCE = 1e-3  # of first-token log-probabilities
 NUM_TOKENS = 32
@@ -29,10 +30,17 @@ ORDER = Message("system", "Say what the note means for the patient.")
 
 @pytest.fixture(scope="module")
 def adapters(zoo: Zoo) -> dict[str, Composed]:
-    """One random factor a rank, and every adapter of the zoo."""
-    random = {f"rank-{rank}": zoo.random_factor(seed=rank, rank=rank) for rank in RANKS}
-    factors = random | {name: package.factor for name, package in zoo.packages.items()}
-    return {name: Composed(compose(zoo.metaprompt, one)) for name, one in factors.items()}
+    """Random factors of every form, and every adapter of the zoo."""
+    made = torch.Generator().manual_seed(5)
+    keys, values = torch.randn(2, 30, 24, 192, generator=made) * 0.5
+    rows_PD = torch.randn(40, 576, generator=made) * 0.1
+    factors = {
+        "scales": zoo.random_factor(seed=1),
+        "rows": Factor(rows_PD=rows_PD),
+        "deep": Factor(keys_LPW=keys, values_LPW=values),
+    }
+    random = {name: compose(zoo.metaprompt, one) for name, one in factors.items()}
+    return random | {name: zoo.fit.composed(package) for name, package in zoo.packages.items()}
 
 
 @contextmanager
@@ -56,7 +64,7 @@ def started(kind: str, zoo: Zoo, adapters: dict[str, Composed]) -> Iterator[Runn
 class TestTheRealBackbone:
     def test_parity(self, zoo: Zoo, adapters: dict[str, Composed]):
         """
-        Bare, ranks 1, 4 and 16 and the whole zoo, short and long, all in one batch; then again
+        Bare, every form and the whole zoo, short and long, all in one batch; then again
         from a warm prefix cache: the same 32 tokens, the same first log-probability,
         on which no two adapters agree.
         """

@@ -12,7 +12,6 @@ from galenic_client import AsyncClient
 from galenic_client.errors import NotFound
 from galenic_client.types import NliDocument
 from tests.support.real_server import (
-    RANKS,
     SAME_ODDS,
     RealServer,
     Zoo,
@@ -55,7 +54,7 @@ class Ward:
 
     async def publish(self, admin: AsyncClient, name: str) -> None:
         seed = next(self.numbers)
-        package = self.zoo.random_package(seed, RANKS[seed % len(RANKS)])
+        package = self.zoo.random_package(seed)
         told = await admin.push(name, package.data, tenant="north")
         ref = f"{told.name}@{told.version}"
         self.seeds[ref], self.newest[name] = seed, ref
@@ -133,6 +132,6 @@ class TestEightSlots:
 
     async def _alone(self, ward: Ward, admin: AsyncClient, client: AsyncClient, ref: str) -> Told:
         seed = ward.seeds[ref]
-        package = ward.zoo.random_package(seed, RANKS[seed % len(RANKS)], name="alone")
+        package = ward.zoo.random_package(seed, name="alone")
         await admin.push(f"alone-{seed}", package.data, version=1, tenant="north")
         return await ward.ask(client, f"alone-{seed}@1")

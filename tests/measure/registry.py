@@ -25,7 +25,7 @@ from galenic_server.answering.service import Service
 from galenic_server.registry.store import Store
 from galenic_server.tenancy.keyring import Keyring, new_key
 from galenic_server.tenancy.keys import Role
-from tests.support.packages import BACKBONE, make_metaprompt, make_package
+from tests.support.packages import make_fit, make_package
 from tests.support.postgres import Postgres
 
 NUM_TENANTS, NUM_ADAPTERS, NUM_TRIES = 10_000, 10, 3000
@@ -106,8 +106,7 @@ async def added(store: Store) -> None:
     """To a request: who asks, and what it means by a name; met before, and for the first time."""
     keys = Keyring(store.keys, store.tenants, store.changes, secret=SECRET)
     engine: Any = SimpleNamespace()
-    made_for = {"backbone": BACKBONE, "metaprompt": make_metaprompt()}
-    service = Service(store.names, store.changes, engine, **made_for)
+    service = Service(store.names, store.changes, engine, fit=make_fit(), is_open=lambda: True)
     draw, texts = random.Random(1), {}
     for i in draw.sample(range(NUM_TENANTS), 500):
         texts[i] = new_key()

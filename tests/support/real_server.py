@@ -1,7 +1,7 @@
 """
 A server as its users start it: a process of its own, the default backbone, real vLLM, the zoo.
 
-Dimension key:  P prompt positions   D model width   R rank
+Dimension key:  L layers   W width of an activation
 """
 
 import math
@@ -24,7 +24,7 @@ import torch
 from galenic_adapters.backbone import weights as backbone
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.package import zoo
-from galenic_adapters.package.file import Package
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.base import TaskName
 from galenic_client import AsyncClient, Client
@@ -33,7 +33,6 @@ from galenic_server.settings import Settings
 from tests.support.serving import free_port
 
 ADMIN_KEY = "admin-key-of-the-tests"
-RANKS = (1, 4, 16)
 START_SECONDS = 600  # a first start compiles, and CI's two cores are slow
 POLL_SECONDS = 0.2
 SAMPLE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
@@ -147,6 +146,7 @@ class Zoo:
 
     backbone: backbone.Backbone
     metaprompt: Metaprompt
+    fit: Fit
     packages: dict[str, Package]
 
     @classmethod
@@ -157,32 +157,33 @@ class Zoo:
         packages = {
             file.stem: Package.read(file.read_bytes())
             for file in files
-            if file.name != zoo.METAPROMPT
+            if not zoo.is_metaprompt(file)
         }
-        return cls(found, zoo.metaprompt_of(id_, zoo=root), packages)
+        fit = Fit(id_, zoo.metaprompts_of(id_, zoo=root), backbone.shape_at(found.path))
+        return cls(found, zoo.metaprompt_of(id_, zoo=root), fit, packages)
 
-    def random_factor(self, seed: int, rank: int, spread: float = 1.0) -> Factor:
-        """A scale around one, as distinct as its seed."""
+    def random_factor(self, seed: int, spread: float = 0.1) -> Factor:
+        """Scales around one, as distinct as their seed."""
         made = torch.Generator().manual_seed(seed)
-        shape_PD = self.metaprompt.rows_PD.shape
-        u_PR = torch.randn(shape_PD[0], rank, generator=made) * spread / rank**0.5
-        v_RD = torch.randn(rank, shape_PD[1], generator=made) * spread
-        return Factor(u_PR + 1 / rank, v_RD + 1)
+        return Factor(
+            scales={
+                place: 1 + spread * torch.randn(shared_LW.shape, generator=made)
+                for place, shared_LW in self.metaprompt.scales.items()
+            }
+        )
 
     def random_package(
         self,
         seed: int,
-        rank: int = 1,
         *,
         task: str = "nli",
         labels: tuple[str, ...] = ("yes", "no"),
         **but: Any,
     ) -> Package:
         """A package that this server takes, unless *but* changes its manifest."""
-        return Package.write(
-            self.manifest(rank=rank, task=TaskName(task), labels=labels, **but),
-            self.random_factor(seed, rank),
-        )
+        factor = self.random_factor(seed)
+        facts = {"task": TaskName(task), "labels": labels, "shapes": factor.shapes}
+        return Package.write(self.manifest(**(facts | but)), factor)
 
     def manifest(self, **but: Any) -> Manifest:
         facts = {
@@ -190,8 +191,6 @@ class Zoo:
             "template_version": 1,
             "backbone": BackboneId(name=self.backbone.name, revision=self.backbone.revision),
             "metaprompt": self.metaprompt.digest,
-            "positions": self.metaprompt.num_positions,
-            "width": self.metaprompt.width,
             "dtype": "float32",
             "licence": "Apache-2.0",
             "created": date(2026, 1, 1),

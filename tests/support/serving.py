@@ -17,8 +17,10 @@ import httpx
 import torch
 import uvicorn
 
+from galenic_adapters.backbone.weights import shape_at
 from galenic_adapters.factor import Factor, Metaprompt
-from galenic_adapters.package.file import Package
+from galenic_adapters.package import zoo
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
@@ -63,9 +65,7 @@ def package(
         "template_version": 1,
         "backbone": BACKBONE,
         "metaprompt": metaprompt().digest,
-        "rank": 1,
-        "positions": POSITIONS,
-        "width": WIDTH,
+        "shapes": factor.shapes,
         "dtype": "float32",
         "licence": "Apache-2.0",
         "created": date(2026, 1, 1),
@@ -125,6 +125,7 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         b"engine secret",
         dtype="float32",
         num_slots=8,
+        places=tuple(chosen.places),
         context_tokens=CONTEXT_TOKENS,
         enforce_eager=True,
         options=SMALL if chosen.engine == "vllm" else {},
@@ -140,7 +141,19 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         tokens=tokens,
     )
     chain = Chain(store.database, SECRET)
-    return join(chosen, store, keys, chain, config, BACKBONE, metaprompt())
+    fit = make_fit(
+        backbone,
+        *zoo.metaprompts_of(BACKBONE, chosen.metaprompt, zoo=chosen.zoo).values(),
+        places=config.places,
+        max_rank=chosen.max_rank,
+    )
+    return join(chosen, store, keys, chain, config, fit)
+
+
+def make_fit(backbone: str, *others: Metaprompt, **more: Any) -> Fit:
+    """What the tiny server has, beside other metaprompts, that adapters have to fit."""
+    metaprompts = {one.digest: one for one in (metaprompt(), *others)}
+    return Fit(BACKBONE, metaprompts, shape_at(Path(backbone)), **more)
 
 
 @contextmanager

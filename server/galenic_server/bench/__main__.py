@@ -1,8 +1,9 @@
 """
-How fast this machine answers: ``galenic bench``, or ``make bench`` for the quick form.
+Measures how fast this machine answers: ``galenic bench``, or ``make bench`` for the quick form.
 
-All arms take turns, round by round, so that a noisy machine is noisy for each of them; a comparison
-is the median over rounds of two arms' ratio. Parts may be run one at a time into the same folder.
+All arms run interleaved, round by round, so that a noisy machine is noisy for each of them. A
+comparison is the median over rounds of two arms' ratio. Parts may be run one at a time into the
+same folder.
 """
 
 import argparse
@@ -39,6 +40,8 @@ def _preset(asked: argparse.Namespace) -> Preset:
         preset = replace(preset, num_rounds=asked.rounds, peer_rounds=asked.rounds)
     if asked.requests:
         preset = replace(preset, num_requests=asked.requests)
+    if asked.form:
+        preset = replace(preset, form=asked.form)
     if asked.positions:
         preset = replace(preset, num_positions=asked.positions)
     return replace(preset, sizes=tuple(asked.size)) if asked.size else preset
@@ -56,7 +59,7 @@ def _one(asked: argparse.Namespace, preset: Preset, shape: str | None) -> None:
 
 
 def measure(stage: Stage, parts: Sequence[str], folder: Path) -> Report:
-    """Run the *parts*, and leave a report in the folder as they end."""
+    """Run the *parts*, and update the report in *folder* after each."""
 
     def keep(report: Report) -> None:
         whole = add_to(folder, report)
@@ -77,7 +80,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="instead of the preset's")
     parser.add_argument("--requests", type=int, help="of a round and arm, the same")
     parser.add_argument("--size", type=int, action="append", help="adapters in the mix; repeatable")
-    parser.add_argument("--positions", type=int, help="of a random metaprompt; else the zoo's own")
+    parser.add_argument("--form", choices=["scales", "input", "deep"], help="of the adapters")
+    parser.add_argument("--positions", type=int, help="of prompts, and of the text prefix")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="the report's folder")
     return parser.parse_args()
 

@@ -1,5 +1,5 @@
 """
-What adapters cost: none, as many text tokens, or one of N, cold and warm, on one engine.
+Measures what adapters cost on one engine: none, a text prefix, or one of N, cold and warm.
 """
 
 import asyncio
@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from galenic_adapters.factor import Composed
 from galenic_server.bench.asking import of_engine
 from galenic_server.bench.figures import ours
 from galenic_server.bench.stage import Arm, Stage, adapter, mixed, take_turns
@@ -17,7 +16,7 @@ from galenic_server.engine.contract import Engine, Request, Sampling, complete
 
 
 async def seat(stage: Stage, engine: Engine) -> None:
-    """One by one, as many of what the largest mix needs as have room."""
+    """Seat the adapters of the largest mix one by one, as many as have room."""
     began = time.perf_counter()
     for i in range(max(stage.preset.sizes)):
         if not await engine.seat([adapter(i)], may_evict=False):
@@ -26,10 +25,12 @@ async def seat(stage: Stage, engine: Engine) -> None:
     num_seated = (await engine.stats()).resident_adapters
     stage.samples["seat one of many, ms"] = [1000 * seconds / num_seated]
     _, _, capacity = fit(engine.config)
-    prompt = capacity.prompt_of(Composed(stage.metaprompt.rows_PD))
-    assert prompt is not None, "it has rows"
+    (made,) = stage.adapters_of([adapter(0)]).values()
+    prompt = capacity.prompt_of(made)
+    scales = sum(scale.numel() for scale in made.scales.values()) * capacity.number_bytes
     for size in stage.preset.sizes:
-        stage.samples[f"bytes of {size}"] = [float(size * prompt.num_bytes)]
+        num_bytes = scales + (prompt.num_bytes if prompt else 0)
+        stage.samples[f"bytes of {size}"] = [float(size * num_bytes)]
 
 
 async def measure(stage: Stage, engine: Engine) -> None:
@@ -41,7 +42,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
     def prefixed(number: int) -> list[Prompt]:
         rng = stage.rng(number, 1)
         prompts = stage.draw(rng, count)
-        size = (count, stage.metaprompt.num_positions)
+        size = (count, stage.preset.num_positions)
         prefixes = rng.integers(*stage.vocabulary, size=size).tolist()
         pairs = zip(prompts, prefixes, strict=True)
         return [replace(it, text_ids=prefix + it.text_ids) for it, prefix in pairs]
@@ -60,7 +61,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
 def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
     speak = of_engine(engine)
 
-    def cold(number: int) -> list[Prompt]:  # every request another tenant's: no cache knows it
+    def cold(number: int) -> list[Prompt]:  # each request has a fresh tenant, so nothing is cached
         rng = stage.rng(number, 2, size)
         return mixed(stage.draw(rng, stage.preset.num_requests), size, rng)
 
@@ -74,7 +75,7 @@ def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
 
 
 async def heat(engine: Engine, prompts: Sequence[Prompt]) -> None:
-    """Leave each prompt's adapter in the cache of its tenant."""
+    """Warm up the prefix cache for each pair of tenant and adapter in *prompts*."""
     pairs = sorted({(it.tenant, it.adapter) for it in prompts})
 
     async def once(number: int, tenant: str, name: str | None) -> None:
@@ -85,7 +86,7 @@ async def heat(engine: Engine, prompts: Sequence[Prompt]) -> None:
 
 
 async def _first_ever(stage: Stage, engine: Engine, count: int = 20) -> None:
-    """Seconds to the first token of adapters that are not even resident, asked alone."""
+    """Measure seconds to the first token for adapters that are not resident, one at a time."""
     seconds = stage.samples.setdefault("cold first request TTFT, s", [])
     for number in range(count):
         name = adapter(10**7 + number)

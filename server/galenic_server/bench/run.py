@@ -1,5 +1,5 @@
 """
-From a preset to a report: one engine for all parts, and the parts one after the other.
+Runs a preset's parts one after the other on one engine, and collects the report.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -8,13 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from galenic_adapters.backbone.weights import ensure
-from galenic_adapters.factor import Metaprompt
-from galenic_adapters.package.manifest import BackboneId
-from galenic_adapters.package.zoo import metaprompt_of
+from galenic_adapters.backbone.weights import ensure, shape_of
 from galenic_server.bench import churn, constrained, mix, peers, residency, served
 from galenic_server.bench.preset import Preset
 from galenic_server.bench.report import Report, machine
@@ -36,7 +32,7 @@ PARTS: dict[str, Part] = {
 
 
 async def run(stage: Stage, parts: Sequence[str], keep: Callable[[Report], None]) -> Report:
-    """*keep* is called after every part, so that one which fails takes no other with it."""
+    """Run *parts*; *keep* is called after each, so that a failing part loses no other."""
     report = Report(machine(), {part: asdict(stage.preset) for part in parts})
     report.rounds, report.samples = stage.rounds, stage.samples
     report.missing = stage.missing
@@ -59,47 +55,39 @@ async def _engine(stage: Stage) -> AsyncIterator[Engine]:
 
 
 def of_backbone(preset: Preset, kind: str, name: str | None, *, eager: bool = False) -> Stage:
-    """Over a backbone with weights; its zoo's metaprompt, or one of random rows."""
-    found = ensure(name)
-    backbone = BackboneId(name=found.name, revision=found.revision)
-    metaprompt = None if preset.num_positions else metaprompt_of(backbone)
-    return _stage(preset, kind, str(found.path), metaprompt, {}, eager=eager)
+    """Make a stage over a backbone with weights."""
+    return _stage(preset, kind, str(ensure(name).path), {}, eager=eager)
 
 
 HALF_OF_A_GPU, A_GPU = 0.42, 0.9
 
 
 def of_shape(preset: Preset, name: str, folder: Path) -> Stage:
-    """Over the shape of a backbone, without its weights; with peers where two fit one GPU."""
+    """Make a stage over a backbone's shape without weights; with peers if two fit one GPU."""
     backbone = write_shape(name, folder)
     if hasattr(AutoConfig.from_pretrained(backbone), "num_local_experts"):
         preset = replace(preset, peers=())
     share = HALF_OF_A_GPU if preset.peers else A_GPU
     options = {"load_format": "dummy", "gpu_memory_utilization": share}
-    return _stage(preset, "vllm", backbone, None, options)
+    return _stage(preset, "vllm", backbone, options)
 
 
 def _stage(
     preset: Preset,
     kind: str,
     backbone: str,
-    metaprompt: Metaprompt | None,
     options: dict[str, Any],
     *,
     eager: bool = False,
 ) -> Stage:
     config = AutoConfig.from_pretrained(backbone)
     size = len(AutoTokenizer.from_pretrained(backbone))
-    made = torch.Generator().manual_seed(preset.seed)
-    if metaprompt is None:
-        shape = (preset.num_positions or 64, config.hidden_size)
-        metaprompt = Metaprompt(0.1 * torch.randn(shape, generator=made))
-    words = (min(1000, size // 2), size)  # the first are special
-    return Stage(preset, kind, backbone, metaprompt, words, options, eager)
+    words = (min(1000, size // 2), size)  # the first tokens are special
+    return Stage(preset, kind, backbone, shape_of(config), words, options, eager)
 
 
 def add_to(folder: Path, report: Report) -> Report:
-    """*report* with what the folder's own report holds beside it."""
+    """Merge *report* into the report in *folder*, and return the result."""
     path = folder / "bench.json"
     if not path.is_file():
         return report

@@ -1,7 +1,7 @@
 """
-What all parts of a run share: the backbone, random adapters for it, and what was measured so far.
+The state that all parts of a run share: backbone, random adapters for it, and measurements.
 
-Dimension key:  P prompt positions   D model width   R rank
+Dimension key:  P prompt positions   D model width   L layers   W width of an activation
 """
 
 import secrets
@@ -13,28 +13,44 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
+from galenic_adapters.factor import Composed, Factor, compose
+from galenic_adapters.shape import BackboneShape
 from galenic_server.bench.asking import Round, Speaker, ask_all
-from galenic_server.bench.preset import Lengths, Preset
+from galenic_server.bench.preset import Form, Lengths, Preset
 from galenic_server.bench.workload import Prompt, popular, texts
 from galenic_server.engine.contract import Engine, EngineConfig
 
+SCALED = ("o", "f")
+"""The places where measured adapters act, as the zoo's do."""
 SPARE_SLOTS = 256
-"""For what is uploaded while the rest is resident."""
+"""Slots for adapters that are uploaded while the others are resident."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """A random factor for every name, made when it is asked for."""
+    """
+    Makes a random factor of one form for any name, on demand; it needs no metaprompt.
 
-    metaprompt: Metaprompt
-    rank: int
+    num_positions: of prompts, at the input or deep.
+    """
+
+    form: Form
+    shape: BackboneShape
+    num_positions: int
 
     def __call__(self, name: str) -> Factor:
         rng = torch.Generator().manual_seed(int(name.rpartition("-")[2]))
-        u_PR = 1 + 0.1 * torch.randn(self.metaprompt.num_positions, self.rank, generator=rng)
-        v_RD = 1 + 0.1 * torch.randn(self.rank, self.metaprompt.width, generator=rng)
-        return Factor(u_PR, v_RD / self.rank)
+        if self.form == "scales":
+            shapes = self.shape.scale_shapes(SCALED)
+            return Factor(
+                scales={p: 1 + 0.1 * torch.randn(size, generator=rng) for p, size in shapes.items()}
+            )
+        if self.form == "input":
+            size = (self.num_positions, self.shape.width)
+            return Factor(rows_PD=0.1 * torch.randn(size, generator=rng))
+        deep = (2, self.shape.num_layers, self.num_positions, self.shape.keys)
+        keys_LPW, values_LPW = 0.1 * torch.randn(deep, generator=rng)
+        return Factor(keys_LPW=keys_LPW, values_LPW=values_LPW.clone())
 
 
 def adapter(number: int) -> str:
@@ -44,7 +60,7 @@ def adapter(number: int) -> str:
 def mixed(
     prompts: Sequence[Prompt], size: int, rng: Generator, how: str = "uniform", **more: Any
 ) -> list[Prompt]:
-    """*prompts*, each with one of *size* adapters, drawn as *how* says, and with *more* changed."""
+    """Give each prompt one of *size* adapters, drawn by popularity *how*; *more* sets fields."""
     chosen = popular(how, len(prompts), size, rng)
     pairs = zip(prompts, chosen, strict=True)
     return [replace(it, adapter=adapter(i), **more) for it, i in pairs]
@@ -52,12 +68,17 @@ def mixed(
 
 @dataclass(slots=True)
 class Stage:
-    """*missing* says why a part could not be measured; *vocabulary* is what texts are drawn of."""
+    """
+    Holds a run's setup and measurements.
+
+    vocabulary: first and last token (exclusive) that texts are drawn from.   missing: why parts
+    could not be measured.
+    """
 
     preset: Preset
     kind: str
     backbone: str
-    metaprompt: Metaprompt
+    shape: BackboneShape
     vocabulary: tuple[int, int]
     options: dict[str, Any] = field(default_factory=dict)
     enforce_eager: bool = False
@@ -67,7 +88,7 @@ class Stage:
 
     @property
     def factors(self) -> Factors:
-        return Factors(self.metaprompt, self.preset.rank)
+        return Factors(self.preset.form, self.shape, self.preset.num_positions)
 
     @property
     def has_weights(self) -> bool:
@@ -77,8 +98,8 @@ class Stage:
         return np.random.default_rng([self.preset.seed, *(key + 1 for key in keys)])
 
     def adapters_of(self, names: Sequence[str]) -> dict[str, Composed]:
-        """The adapters of these names, as an engine takes them."""
-        return {name: compose(self.metaprompt, self.factors(name)) for name in names}
+        """Compose the adapters of these names for an engine."""
+        return {name: compose(None, self.factors(name)) for name in names}
 
     def config(self, num_slots: int, *, eager: bool | None = None) -> EngineConfig:
         return EngineConfig(
@@ -86,14 +107,14 @@ class Stage:
             secret=secrets.token_bytes(32),
             dtype=self.preset.dtype,
             num_slots=num_slots + SPARE_SLOTS,
-            places=(),
+            places=SCALED if self.preset.form == "scales" else (),
             context_tokens=self.preset.context_tokens,
             enforce_eager=self.enforce_eager if eager is None else eager,
             options=dict(self.options),
         )
 
     def draw(self, rng: Generator, count: int, lengths: Lengths | None = None) -> list[Prompt]:
-        """*count* prompts without an adapter."""
+        """Draw *count* prompts without an adapter."""
         made = texts(lengths or self.preset.lengths, count, self.vocabulary, rng)
         return [Prompt(ids, answer, tenant=secrets.token_hex(4)) for ids, answer in made]
 
@@ -101,8 +122,10 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Arm:
     """
-    One way to ask. prompts_of: those of a round.   before: what has to happen first, unmeasured.
-    engine: whose prefix cache is looked at.
+    Defines one variant to measure.
+
+    prompts_of: the prompts of a round.   before: unmeasured preparation of a round.   engine: the
+    one whose prefix cache is recorded.
     """
 
     name: str
@@ -115,7 +138,7 @@ class Arm:
 async def take_turns(
     stage: Stage, part: str, arms: Sequence[Arm], num_rounds: int | None = None
 ) -> None:
-    """Every arm in every round, another one first each time; a first round warms up, unmeasured."""
+    """Run every arm in every round, in rotating order; a first, unmeasured round warms up."""
     num_rounds = num_rounds or stage.preset.num_rounds
     for number in range(-1, num_rounds):
         at = number % len(arms)

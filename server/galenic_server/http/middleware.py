@@ -1,6 +1,5 @@
 """
-What every request passes first and last: an id, bounds on its bytes and its time, a line in the
-log, a count, and the rows that tell who got which answer.
+Wraps every request: gives it an id, bounds its bytes and time, and logs, counts and audits it.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say: gzip, of any window
 
 
 def request_id(headers: Headers) -> str:
-    """The caller's own id where it sent one that is safe to repeat, else a new one."""
+    """Return the caller's id if it sent one that is safe to repeat, else a new one."""
     sent = headers.getlist("x-request-id")
     if len(sent) == 1 and REQUEST_ID.fullmatch(sent[0]):
         return sent[0]
@@ -40,11 +39,11 @@ def request_id(headers: Headers) -> str:
 
 class TracingMiddleware:
     """
-    Gives a request its id, and tells log, metrics and audit how it went.
+    Gives a request its id, and reports its outcome to log, metrics and audit.
 
-    An error that no table knows ends here: the caller learns the id, the log its type and place.
-    A request's state holds *ending*, where what is held for it is let go when it is answered, and
-    *headers*, which its reply carries whatever becomes of it.
+    Errors that are not in the table end here: the reply has the request's id, the log the error's
+    type and place. The request's state holds *ending*, an exit stack that is closed when it is
+    answered, and *headers*, which every reply to it carries.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, trail: Trail) -> None:
@@ -74,7 +73,7 @@ class TracingMiddleware:
         with ExitStack() as state["ending"]:
             try:
                 await self.app(scope, receive, named)
-            except Exception as error:  # noqa: BLE001 the last place that can keep its message from the log
+            except Exception as error:  # noqa: BLE001 beyond here its message would be logged
                 log.error("request failed", **logs.where(error))
                 if status == 0:
                     await faults.reply(error)(scope, receive, named)
@@ -83,18 +82,18 @@ class TracingMiddleware:
                 self._audit(scope, status, ledger)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        """A status of 0: nothing was answered, the client having left before."""
+        """Log and count the request; a status of 0 means that the client left before a reply."""
         state: dict[str, Any] = scope["state"]
         route = getattr(scope.get("route"), "path", "")
         tenant = state["caller"].tenant if "caller" in state else ""
         self.metrics.count_request(route, tenant, status)
         if "task" in state:
             self.metrics.observe_seconds(state["task"], tenant, seconds)
-        told = {"method": scope["method"], "route": route, "status": status, "tenant": tenant}
-        log.info("request", **told, seconds=round(seconds, 4))
+        facts = {"method": scope["method"], "route": route, "status": status, "tenant": tenant}
+        log.info("request", **facts, seconds=round(seconds, 4))
 
     def _audit(self, scope: Scope, status: int, ledger: Ledger) -> None:
-        """A row for each adapter that worked for the request, whatever came of it."""
+        """Queue an audit row for each adapter that worked for the request, even if it failed."""
         state: dict[str, Any] = scope["state"]
         for digest, spent in ledger.by_digest.items():
             origin = {
@@ -109,10 +108,11 @@ class TracingMiddleware:
 
 class BodyLimitMiddleware:
     """
-    Refuses a body of more than *max_bytes*, said or sent, before it fills the memory, and one that
-    comes more slowly than 16 KiB a second, *patience_seconds* aside. A body in gzip is read, and
-    counted as it is inside. *larger* has the methods and paths whose bodies are not held in memory,
-    and how much they may send; GET and DELETE have none at all.
+    Refuses bodies that are too large or too slow, and unpacks gzip.
+
+    A body may have *max_bytes*, announced or sent and once unpacked, and must arrive at 16 KiB a
+    second after an initial *patience_seconds*. *larger* maps methods and paths whose bodies are not
+    held in memory to their own limits. GET and DELETE have no body.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ BODILESS = frozenset(["GET", "HEAD", "DELETE", "OPTIONS"])
 
 
 class Body:
-    """One request's body as it comes, of *most* bytes once it is out of gzip."""
+    """Receives one request's body, of *most* bytes at most, and unpacks it if it is gzip."""
 
     def __init__(
         self, receive: Receive, most: int, patience_seconds: float, *, is_gzip: bool
@@ -172,9 +172,9 @@ class Body:
         self._is_whole = False
 
     async def receive(self) -> Message:
-        """Raises the table's errors for one that is too slow, too large, or no gzip."""
+        """Raise `TooSlow`, `TooLarge`, or `BadInput` where it is no gzip."""
         if self._is_whole:
-            return await self._receive()  # which now waits for the client to leave
+            return await self._receive()  # from here on, only waits for a disconnect
         message = await self._in_time()
         sent = message.get("body", b"")
         self._num_received += len(sent)

@@ -1,10 +1,10 @@
 """
-How long a client may take, and how many connections there may be.
+Bounds the time a client may take to send a request's head and to read its answer, and the number of
+open connections.
 
-uvicorn waits for ever for a request's head, and for a client to read what it is sent. Both are
-bounded here, where the connection is: one that sends its head a byte a minute, or reads nothing of
-a long answer, is cut off, and whatever worked for it stops. So is one that sends bytes which belong
-to no request, or trailers, which nothing here reads and uvicorn would keep.
+uvicorn waits for either without limit. A connection that sends its head a byte a minute, or does
+not read a long answer, is closed here, and the work for it stops. So is one that goes on sending
+after its answer, or sends trailers, which nothing reads and uvicorn would keep in memory.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ MAX_HEAD_BYTES = 64 << 10
 
 @dataclass
 class Crowd:
-    """The connections that are open, of each peer; at most so many in all, and of one of them."""
+    """Counts open connections, in all and of each peer."""
 
     most: int
     most_of_peer: int
     of_peer: Counter[str] = field(default_factory=Counter)
 
     def enter(self, peer: str) -> bool:
-        """Count one more, and return whether there is room for it."""
+        """Count one more connection, and return whether it is within the limits."""
         self.of_peer[peer] += 1
         return self.of_peer[peer] <= self.most_of_peer and self.of_peer.total() <= self.most
 
@@ -38,7 +38,7 @@ class Crowd:
 
 
 class GuardedHttp(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it, with patience of so many seconds, in a crowd."""
+    """uvicorn's HTTP protocol, which closes a connection after *patience_seconds* of waiting."""
 
     patience_seconds: float
     crowd: Crowd
@@ -46,7 +46,7 @@ class GuardedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timers: dict[str, TimerHandle] = {}
-        self._num_outside = 0  # bytes since the last that belonged to a body or ended a head
+        self._num_outside = 0  # bytes since the last byte of a body or the end of a head
         self._is_in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -64,7 +64,7 @@ class GuardedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and cycle.response_complete:
-            self._wait_for("head")  # of the next request; what else comes does not move the hour
+            self._wait_for("head")  # of the next request; other bytes do not extend the time
         self._num_outside += len(data)
         super().data_received(data)
         if self._num_outside > MAX_HEAD_BYTES:
@@ -116,5 +116,5 @@ class GuardedHttp(HttpToolsProtocol):
 
 
 def guarded(seconds: float, crowd: Crowd) -> type[GuardedHttp]:
-    """The protocol with that patience, of one server's crowd."""
+    """Make the protocol class with that patience, for the connections of one server."""
     return type("GuardedHttp", (GuardedHttp,), {"patience_seconds": seconds, "crowd": crowd})

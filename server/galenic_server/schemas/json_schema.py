@@ -1,9 +1,9 @@
 """
-Which JSON schemas are handed to the grammar compiler: those that it obeys, and soon.
+Accepts the JSON schemas that the grammar compiler obeys, and compiles in little time.
 
-The compiler (xgrammar) passes over keywords that it does not know, and over those that stand beside
-one that settles the matter. An answer would then break a schema that was taken, so they are refused
-by name and place. What a caller called its properties is not repeated: they go by their numbers.
+The compiler (xgrammar) ignores keywords that it does not know, and those beside a keyword that it
+takes alone. An answer could then violate an accepted schema, so they are refused by name and place.
+Callers' names of properties are not repeated in errors: properties are numbered.
 """
 
 import json
@@ -21,7 +21,7 @@ MAX_EXCLUSIVE = 64
 MAX_HOPS = 32
 
 SETTLING = ("$ref", "const", "enum", "anyOf", "oneOf", "allOf")
-"""Where one of these stands, the compiler looks at nothing beside it; the first one wins."""
+"""Beside one of these keywords, the compiler ignores all others; the first one wins."""
 BY_TYPE = {
     "string": ("minLength", "maxLength", "pattern", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
@@ -63,7 +63,7 @@ IGNORED = frozenset(
         "uniqueItems",
     ]
 )
-"""Keywords that bind an answer, and that the compiler does not obey."""
+"""Keywords that constrain an answer, and that the compiler does not obey."""
 FORMATS = frozenset(
     [
         "date",
@@ -90,7 +90,7 @@ Schema = dict[str, Any]
 
 
 def check_schemas(schemas: Mapping[str, Any]) -> None:
-    """Raise `BadInput` where one of *schemas*, which go by their paths, is not taken."""
+    """Raise `BadInput` if one of *schemas*, by path, is not accepted."""
     total = 0
     for path, schema in schemas.items():
         total += _check_size(path, schema)
@@ -135,7 +135,7 @@ def _check_size(path: str, schema: Any) -> int:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Return whether *value* has more levels; without recursion, as it is a stranger's."""
+    """Tell whether *value* has more levels; without recursion, since it is untrusted."""
     level = [value]
     while level and levels:
         level = [inner for outer in level for inner in _inside(outer)]
@@ -177,7 +177,7 @@ def _types(where: str, schema: Schema) -> tuple[str, ...]:
 
 
 def _check_alone(where: str, schema: Schema, settling: str, types: tuple[str, ...]) -> None:
-    """Check that nothing which binds stands beside *settling*, and what that is itself."""
+    """Check the keyword *settling*, and that no keyword beside it constrains anything."""
     for keyword in schema:
         is_passed_over = keyword in BINDING or keyword in SETTLING
         if keyword != settling and is_passed_over:
@@ -200,7 +200,7 @@ def _check_alone(where: str, schema: Schema, settling: str, types: tuple[str, ..
 
 
 def _implied(where: str, schema: Schema) -> tuple[str, ...]:
-    """Return what the compiler takes a schema without a type for."""
+    """Return the types that the compiler assumes for a schema without a type."""
     if {"properties", "additionalProperties", "unevaluatedProperties"} & schema.keys():
         return ("object",)
     if {"items", "prefixItems", "unevaluatedItems"} & schema.keys():
@@ -285,7 +285,7 @@ def _check_object(where: str, schema: Schema) -> None:
 
 
 def _check_open_names(where: str, schema: Schema) -> None:
-    """Check names that the schema does not list itself, where the compiler obeys one rule only."""
+    """Check rules for names that the schema does not list; the compiler obeys only one rule."""
     patterns = schema.get("patternProperties", {})
     for i, pattern in enumerate(patterns):
         check_pattern(f"{where}.patternProperties[{i}]", pattern)
@@ -324,7 +324,7 @@ def _inner(where: str, schema: Schema) -> Iterator[tuple[str, Any]]:
 
 
 def _of_names(path: str, schema: Schema) -> Schema:
-    """Return the schema of an object's names: plainly one of strings, for nothing else is JSON."""
+    """Return the schema of an object's names, typed as strings, since JSON has no other names."""
     names: object = schema["propertyNames"]
     values = _values(names) or ()
     if (
@@ -340,8 +340,8 @@ def _of_names(path: str, schema: Schema) -> Schema:
 # References
 
 
-def _target(path: str, schema: Schema, root: Any) -> Any:
-    """Return what a chain of references ends at."""
+def _target(path: str, schema: Any, root: Any) -> Any:
+    """Return the schema at the end of a chain of references."""
     for _ in range(MAX_HOPS):
         if not isinstance(schema, dict) or "$ref" not in schema:
             return schema
@@ -375,7 +375,7 @@ def _check_exclusive(path: str, options: list[Any], root: Any) -> None:
 
 
 def _are_apart(one: Any, other: Any, root: Any) -> bool:
-    """Whether no value can fit both: other types, other values, or another tag in a property."""
+    """Tell whether no value can fit both, by types, listed values, or the tag in a property."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         return False
     kinds, others = _kinds(one), _kinds(other)
@@ -394,7 +394,7 @@ def _have_other_tags(one: Schema, other: Schema, name: str, root: Any) -> bool:
 
 
 def _kinds(schema: Schema) -> set[str]:
-    """Return the types that a value of *schema* may have, empty where that is not plain."""
+    """Return the types that a value of *schema* may have; empty if that is not evident."""
     if (values := _values(schema)) is not None:
         return {_kind(json.loads(value)) for value in values}
     if any(keyword in schema for keyword in SETTLING):
@@ -405,7 +405,7 @@ def _kinds(schema: Schema) -> set[str]:
 
 
 def _values(schema: Any) -> set[str] | None:
-    """Return the only values of *schema*, as JSON; none where they are not listed."""
+    """Return the only values of *schema* as JSON; None if they are not listed."""
     if not isinstance(schema, dict):
         return None
     if "const" in schema:
@@ -415,7 +415,7 @@ def _values(schema: Any) -> set[str] | None:
 
 
 def _always(schema: Schema) -> set[str]:
-    """Return the properties that an object of *schema* has without fail."""
+    """Return the properties that every object of *schema* has."""
     names, required = schema.get("properties"), schema.get("required")
     if schema.get("type") != "object" or not isinstance(names, dict):
         return set()

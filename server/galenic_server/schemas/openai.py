@@ -1,5 +1,5 @@
 """
-What OpenAI's clients send: which fields are taken, within which bounds, and what becomes of others.
+Bodies of OpenAI's API: the fields that are accepted with their bounds, ignored, or refused.
 """
 
 import json
@@ -58,7 +58,7 @@ REFUSED = frozenset(
         "watermarking",
     ]
 )
-"""Fields of vLLM's, and stored conversations: they would reach past adapter, cache or tenant."""
+"""Refused fields: vLLM's, and stored conversations. They could bypass adapter, cache or tenant."""
 
 HARMLESS: dict[str, Any] = {
     "add_generation_prompt": True,
@@ -70,7 +70,7 @@ HARMLESS: dict[str, Any] = {
     "return_tokens_as_token_ids": False,
     "use_beam_search": False,
 }
-"""What some of them are where nobody sends them; so it may be sent too."""
+"""Defaults of refused fields: clients that write all fields out may send them."""
 
 OTHERS = frozenset(
     [
@@ -110,7 +110,7 @@ OTHERS = frozenset(
         "web_search_options",
     ]
 )
-"""OpenAI's names. Where a body has none such, a reply may tell so without repeating a caller."""
+"""OpenAI's field names. A body may not have them all; ignored ones may be named in a reply."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_TOKENS, strict=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
@@ -124,12 +124,12 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def _an_object(sent: Any) -> Any:
-    """Clients send nothing at all for a call without arguments."""
+    """Read no text at all as a call without arguments."""
     return "{}" if isinstance(sent, str) and not sent.strip() else sent
 
 
 Arguments = Annotated[str, BeforeValidator(_an_object)]
-"""A call's arguments, the JSON of an object."""
+"""The arguments of a call, as the JSON of an object."""
 
 
 def check_arguments(path: str, arguments: str) -> None:
@@ -150,7 +150,7 @@ def without_nulls(sent: Any) -> Any:
 
 
 class Lenient(Body):
-    """Inner objects: what is not known of them is passed over, as OpenAI's servers do."""
+    """Validates an inner object; its unknown fields are ignored, as by OpenAI's servers."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -206,13 +206,13 @@ class Turn(Lenient):
         return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
     def check(self, path: str) -> None:
-        """Raises `BadInput`."""
+        """Raise `BadInput` if the turn's text is no Unicode text, or its tool calls are no JSON."""
         check_characters(f"{path}.content", self.text)
         for i, call in enumerate(self.tool_calls or ()):
             check_arguments(f"{path}.tool_calls[{i}].function.arguments", call.function.arguments)
 
     def fields(self) -> dict[str, Any]:
-        """What vLLM is asked: the text in one piece, and none where there are calls instead."""
+        """Return the turn for vLLM: its text in one piece, or its calls alone."""
         asked = self.model_dump(exclude_none=True, exclude={"content", "refusal"})
         return asked if self.tool_calls and not self.text else asked | {"content": self.text}
 
@@ -262,7 +262,7 @@ class ToolChoice(Lenient):
 
 class OpenAIBody(Body):
     """
-    What every kind of request may hold.
+    The fields of every kind of request.
 
     model: an adapter (``name``, ``name@version`` or an alias) or the backbone's own name.
     temperature: 0 unless given, so the same note gets the same answer.
@@ -290,15 +290,15 @@ class OpenAIBody(Body):
         return data
 
     def check(self) -> None:
-        """Raises `BadInput` for what no single field shows."""
+        """Raise `BadInput` for faults that involve several fields."""
 
     @property
     def num_characters(self) -> int:
-        """The characters of the longest text that is asked about."""
+        """Count the characters of the longest text."""
         raise NotImplementedError
 
     def fields(self) -> dict[str, Any]:
-        """What vLLM is asked; what is open here is not left to the backbone's own defaults."""
+        """Return the fields for vLLM; unset ones get our defaults, not the backbone's."""
         given = self.model_dump(
             exclude_none=True, by_alias=True, include=set(type(self).model_fields) - UNUSED
         )
@@ -307,7 +307,7 @@ class OpenAIBody(Body):
     @property
     def ignored(self) -> str:
         """
-        What nothing was done with, for a header: OpenAI's names, and how many others there were.
+        List ignored fields for a header: OpenAI's by name, and the number of others.
 
         Proxies log headers, and a name that a caller made up may be a patient's.
         """
@@ -323,7 +323,7 @@ DEFAULTS_OF_SAMPLING = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class SampledBody(OpenAIBody):
-    """How tokens are picked; the last ones are vLLM's."""
+    """Adds the fields that control sampling: OpenAI's, then vLLM's."""
 
     max_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS, strict=True)] | None = None
@@ -364,7 +364,7 @@ class SampledBody(OpenAIBody):
 
     def fields(self) -> dict[str, Any]:
         asked = DEFAULTS_OF_SAMPLING | super().fields()
-        if self.logit_bias:  # one of 0 changes nothing, whatever its key
+        if self.logit_bias:  # a bias of 0 changes nothing, so its key need not be valid
             asked["logit_bias"] = {key: bias for key, bias in self.logit_bias.items() if bias}
         if not self.stream:
             asked.pop("stream_options", None)
@@ -372,7 +372,7 @@ class SampledBody(OpenAIBody):
 
 
 class ChatBody(SampledBody):
-    """OpenAI's chat. *logprobs* come with those of the *top_logprobs* likeliest tokens."""
+    """A request of OpenAI's chat. top_logprobs: how many alternatives *logprobs* include."""
 
     api: ClassVar = Api.CHAT
     text_field: ClassVar = "messages"
@@ -436,12 +436,12 @@ class ChatBody(SampledBody):
 
     @property
     def spoken(self) -> list[Turn]:
-        """The messages but for empty instructions, which many clients send."""
+        """Return the messages without empty instructions, which many clients send."""
         return [turn for turn in self.messages if turn.text or turn.role == "user"]
 
     @property
     def is_plain(self) -> bool:
-        """A user's text and nothing else: no earlier turns, tools or format of the caller's own."""
+        """Tell whether it is a single user turn without tools or a response format."""
         form = self.response_format
         return (
             [turn.role for turn in self.spoken] == ["user"]
@@ -452,7 +452,7 @@ class ChatBody(SampledBody):
 
 
 class CompletionBody(SampledBody):
-    """OpenAI's completions: the answer goes on from *prompt*, which no chat template is put to."""
+    """A request of OpenAI's completions, which continue *prompt* without a chat template."""
 
     api: ClassVar = Api.COMPLETIONS
     text_field: ClassVar = "prompt"

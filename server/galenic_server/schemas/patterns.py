@@ -1,5 +1,5 @@
 """
-Which regular expressions are handed to the grammar compiler.
+Accepts the regular expressions that the grammar compiler obeys.
 
 It parses them by recursion, unrolls their counts, and passes over what it does not know, with a
 line in the log that quotes the pattern. So they are checked here first, by one walk over tokens.
@@ -45,8 +45,8 @@ def check_pattern(path: str, pattern: object) -> None:
     if not isinstance(pattern, str):
         raise BadInput(path, "is not a string")
     if len(pattern) > MAX_CHARACTERS:
-        long = f"is a pattern of {len(pattern):,} characters; at most {MAX_CHARACTERS} are taken"
-        raise BadInput(path, long)
+        size = f"is a pattern of {len(pattern):,} characters; at most {MAX_CHARACTERS} are taken"
+        raise BadInput(path, size)
     unrolled = Unrolled()
     for kind, text, is_first, is_last in _tokens(pattern):
         problem = _problem(kind, text, is_edge=is_first if text == "^" else is_last)
@@ -60,17 +60,17 @@ def check_pattern(path: str, pattern: object) -> None:
 @dataclass
 class Unrolled:
     """
-    How many characters a pattern stands for where its counts are written out.
+    Counts the characters of a pattern with its repetitions written out.
 
-    groups: of each group that is open, the outermost first.   last: of what a repetition would
-    repeat; none where nothing may be repeated.
+    groups: counts of the open groups, the outermost first.   last: count of what a repetition would
+    repeat; None if nothing may be repeated.
     """
 
     groups: list[int] = field(default_factory=lambda: [0])
     last: int | None = None
 
     def take(self, kind: str, text: str) -> str | None:
-        """Go on by a token, and say what is wrong with it where it stands."""
+        """Advance by a token; returns what is wrong with it at its place, if anything."""
         if kind == "group":
             self.groups.append(0)
             self.last = None
@@ -108,7 +108,7 @@ def _tokens(pattern: str) -> Iterator[tuple[str, str, bool, bool]]:
 
 
 def _problem(kind: str, text: str, *, is_edge: bool) -> str | None:
-    """Say what the compiler does not know or obey in a token."""
+    """Return what the compiler does not know or obey in a token, if anything."""
     if kind == "modifier":
         return "holds a look-around or a modifier, which the engine does not obey"
     if kind == "anchor" and not is_edge:
@@ -147,7 +147,7 @@ def _unknown(text: str) -> str | None:
 
 
 def _is_escaped_in_json(text: str) -> bool:
-    """Whether *text*, a character or an escape of one, is written otherwise in a JSON string."""
+    """Tell whether *text*, a character or its escape, is written differently in a JSON string."""
     if text[0] == "\\" and text[1] in NAMED_CLASSES:
         return False
     character = _character(text)
@@ -163,5 +163,5 @@ def _character(text: str) -> str:
 
 
 def _count(text: str) -> int:
-    """How often a repetition stands for what it repeats: its largest number, 1 if it has none."""
+    """Return the count of a repetition: its largest number, or 1 if it has none."""
     return max(1, *(int(digits) for digits in re.findall(r"\d{1,9}", text)), 1)

@@ -1,5 +1,5 @@
 """
-OpenAI's Responses, as far as they need no store: each request brings its whole conversation.
+Bodies of OpenAI's Responses, without stored state: each request has its whole conversation.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -155,7 +155,7 @@ class Reasoning(Lenient):
 
 
 class ResponsesBody(OpenAIBody):
-    """OpenAI's Responses. Nothing is stored, so nothing earlier can be referred to."""
+    """A request of OpenAI's Responses. Nothing is stored, so it cannot refer to earlier ones."""
 
     api: ClassVar = Api.RESPONSES
     text_field: ClassVar = "input"

@@ -5,6 +5,7 @@ The whole bench at the size of a test: what it records and writes. Nothing here 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def test_vllm_peers_and_server(llama: Path, tmp_path: Path):
     """
     vLLM beside itself with LoRA and with embeddings, and a server that is asked over HTTP.
     """
-    stage = of_backbone(TINY, "vllm", str(llama), eager=True)
+    stage = of_backbone(replace(TINY, form="input"), "vllm", str(llama), eager=True)
     stage.options.update(kv_cache_memory_bytes=32 << 20, max_num_seqs=8)
 
     report = measure(stage, ["http", "peers"], tmp_path)
@@ -149,7 +150,10 @@ def test_a_large_shape_is_made_without_a_hub(tmp_path: Path, name: str):
     recipe = json.loads((ARCHITECTURES / f"{name}.json").read_text())
 
     assert recipe["vocab_size"] == stage.vocabulary[1]
-    assert (100, recipe["hidden_size"]) == tuple(stage.metaprompt.rows_PD.shape)
+    assert (recipe["num_hidden_layers"], recipe["hidden_size"]) == (
+        stage.shape.num_layers,
+        stage.shape.width,
+    )
     assert ("gpt-oss" in name) == (stage.preset.peers == ())
 
 

@@ -328,7 +328,7 @@ class TestAPackageThatIsWrong:
         theirs = "sha256:" + "0" * 64
         error = error_of(self.put(running, package(metaprompt=theirs).data), 422)
 
-        ours = running.parts.service.metaprompt.digest
+        (ours,) = running.parts.service.fit.metaprompts
         assert theirs in error["message"]
         assert ours in error["message"]
         assert ["manifest.metaprompt"] == [fault["path"] for fault in error["faults"]]

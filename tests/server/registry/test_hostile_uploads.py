@@ -125,7 +125,7 @@ class TestTensors:
         twins = text.replace(b'{"', b'{"u":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},"', 1)
         assert "twice" in str(refused(running, file(twins, bytes(64))))
         assert any("u.shape" in path for path in refused(running, tensors(u=torch.ones(8, 0))))
-        assert {"tensors.w"} == set(refused(running, tensors(w=torch.ones(1))))
+        assert {"tensors.w"} == set(refused(running, tensors(w=torch.ones(1, 1))))
 
     @pytest.mark.parametrize(
         ("change", "theirs", "ours"),
@@ -160,9 +160,11 @@ class TestTensors:
         )
         half = refused(running, tensors(U.half(), V.half()))
         assert "float16, manifest says float32" in half["tensors.u"]
-        wide = json.loads(METADATA["galenic"]) | {"width": 65}
+        manifest = json.loads(METADATA["galenic"])
+        wide = manifest | {"shapes": manifest["shapes"] | {"v": [1, 65]}}
         data = save({"u": U, "v": torch.ones(1, 65)}, metadata={"galenic": json.dumps(wide)})
-        assert "is 65, this server has 64" in refused(running, data)["manifest.width"]
+        told = refused(running, data)
+        assert "has shape (1, 65), this backbone takes (any, 64)" in told["tensors.v"]
 
     def test_of_huge_values_or_products_are_refused(self, running: Running):
         """

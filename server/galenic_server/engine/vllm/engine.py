@@ -1,10 +1,10 @@
 """
-The engine on vLLM: a request's adapter is held in a slot. Its scales are read from tables inside
-the layers, its prompt's keys and values are written before the text's.
+The engine on vLLM. A request holds its adapter's slot: scales are read from tables inside the
+layers, and the prompt's keys and values are written before the text's.
 
-vLLM's engine core is a process of its own. When it dies, every request in flight ends with
-`Unavailable`, and a supervisor starts another core and puts every resident back before the engine
-is healthy again.
+vLLM's engine core is a process of its own. When it crashes, every request in flight ends with
+`Unavailable`, and a supervisor starts another core and reloads every resident before the engine is
+healthy again.
 """
 
 import asyncio
@@ -63,7 +63,6 @@ from galenic_server.engine.vllm.sampling import sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
 from galenic_server.engine.vllm.trial import Trials
-from galenic_server.engine.vllm.worker import ROWS_AT_ONCE
 
 logger = logging.getLogger(__name__)
 
@@ -71,18 +70,17 @@ POLL_SECONDS = 0.2
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
 FETCHED_AT_ONCE = 100  # adapters on their way from the store, in this process
+MOST_PASSES = 4  # of the backbone through prompts that nobody has asked for yet, at a time
 CPU_ARGUMENTS: dict[str, Any] = {
     "kv_cache_memory_bytes": 1 << 30,  # 46,000 tokens of SmolLM2; vLLM's own is nearly all memory
     "block_size": 32,  # of vLLM's default of 128, the cache would keep no short text
     "max_num_batched_tokens": 256,  # of 4,096, each token said would wait a second for prompts read
 }
-
-
 BARE = Place(slot=0, prompt=None)
 
 
 class VllmEngine:
-    """An `Engine`; see there for what it promises."""
+    """Implements `Engine`."""
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
         self._config, self._bounds, self._capacity = fit(config)
@@ -147,7 +145,7 @@ class VllmEngine:
         return self._is_ready and self._llm is not None and not self._llm.errored
 
     async def _start_core(self) -> None:
-        """A fresh core with all residents, that has answered a request."""
+        """Start a core, reload all residents, and let it answer a request."""
         making = asyncio.to_thread(_make_llm, self._config, self._layout)
         self._making = asyncio.create_task(making)
         self._llm = await asyncio.shield(self._making)
@@ -177,7 +175,7 @@ class VllmEngine:
         await asyncio.to_thread(llm.shutdown)
 
     async def _supervise(self) -> None:
-        """Replace a core that died, waiting longer after each that did not last."""
+        """Restart the core when it crashes, with a longer backoff after each short life."""
         backoff_seconds = FIRST_BACKOFF_SECONDS
         loop = asyncio.get_running_loop()
         while True:
@@ -235,9 +233,9 @@ class VllmEngine:
         **more: Any,
     ) -> AsyncGenerator[RequestOutput]:
         """
-        vLLM's outputs for a text with the adapter's prompt before it, and without it in them.
+        Yield vLLM's outputs for a text with the adapter's prompt before it, and hide the prompt.
 
-        field: how the caller names the text.   may_shorten: the answer, to what the context holds.
+        field: the caller's name for the text.   may_shorten: shorten the answer to fit the context.
         """
         await self._trials.check(work.tenant, params.structured_outputs)
         async with AsyncExitStack() as held:
@@ -252,7 +250,7 @@ class VllmEngine:
                 room = self._bounds.room(num_positions, num_text)
                 params.max_tokens = max(1, min(params.max_tokens, room))
             self._bounds.check_length(num_positions, num_text, params.max_tokens, field)
-            prompt = self._prompt(id_, work, place, params)
+            prompt = self._prompt(work, place, params)
             more["priority"] = turn.priority
             async with aclosing(self._run(id_, prompt, params, **more)) as outputs:
                 async for output in outputs:
@@ -263,22 +261,20 @@ class VllmEngine:
                         self._count_prefix(num_text, shown.num_cached_tokens or 0)
                     yield shown
 
-    def _prompt(self, id_: str, work: Work, place: Place, params: SamplingParams) -> TokensInput:
-        """What vLLM is given to read; *params* are made to say which adapter it is read by."""
+    def _prompt(self, work: Work, place: Place, params: SamplingParams) -> TokensInput:
+        """Make vLLM's input, and name the adapter's slot and prompt in *params*."""
         ids = list(work.text_ids)
         params.extra_args = None  # nobody else's
         if self._config.places and work.adapter is not None:
             params.extra_args = Seat(place.slot, version_of(work.adapter)).extra_args
         if place.prompt is not None:
             ids = put_before(ids, place.prompt, params)
-        is_own = place.prompt is not None and params.prompt_logprobs is not None
-        salt = self._cache_salt(work.tenant, work.adapter, id_ if is_own else "")
-        return tokens_input(ids, cache_salt=salt)
+        return tokens_input(ids, cache_salt=self._cache_salt(work.tenant, work.adapter))
 
     async def _run(
         self, id_: str, prompt: TokensInput, params: SamplingParams, **more: Any
     ) -> AsyncGenerator[RequestOutput]:
-        """vLLM's outputs, and its errors as ours."""
+        """Yield vLLM's outputs, and translate its errors into ours."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
@@ -295,12 +291,9 @@ class VllmEngine:
         except EngineGenerateError as failure:
             raise Unavailable("the engine failed on this request") from failure
 
-    def _cache_salt(self, tenant: str, adapter: str | None, request: str = "") -> str:
-        """
-        Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat, and what
-        a *request* may share with none.
-        """
-        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}:{request}"
+    def _cache_salt(self, tenant: str, adapter: str | None) -> str:
+        """Separate tenants and adapters in the prefix cache, whatever slots they had."""
+        owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}"
         return hmac.new(self._config.secret, owner.encode(), hashlib.sha256).hexdigest()
 
     def _count_prefix(self, num_tokens: int, num_cached: int) -> None:
@@ -322,15 +315,16 @@ class VllmEngine:
 
     def _at_hand(self, adapters: Mapping[str, Composed]) -> dict[str, Composed]:
         """
-        Those of *adapters* whose prompts the backbone need not run through, and a few of the rest:
-        thousands would keep it from whoever asks.
+        Return the adapters whose prompts need no pass of the backbone, and a few of the others.
+
+        Passes for thousands of prompts would delay live requests.
         """
         new = dict.fromkeys(
             adapter.prompt_digest
             for adapter in adapters.values()
             if adapter.rows_PD is not None and adapter.prompt_digest not in self._slots.prompts
         )
-        late = set(list(new)[ROWS_AT_ONCE:])
+        late = set(list(new)[MOST_PASSES:])
         return {
             digest: adapter
             for digest, adapter in adapters.items()
@@ -362,7 +356,7 @@ class VllmEngine:
         return self._capacity.fitting(self._adapters_of(digests))
 
     async def _put_back(self, send: Send) -> None:
-        """What was resident in the core before this one, as far as it still exists."""
+        """Reload the residents of the previous core that still exist."""
         residents = self._slots.seated()
         for some in _parts(list(residents)):
             adapters = await asyncio.to_thread(self._fetch_fitting, some)
@@ -371,7 +365,7 @@ class VllmEngine:
             await send([Seated(digest, residents[digest], one) for digest, one in adapters.items()])
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
-        """Ask the workers; vLLM leaves a call unanswered when its core dies, so watch it."""
+        """Call the workers; raises `Unavailable` if the core dies, as vLLM would never answer."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
@@ -385,7 +379,7 @@ class VllmEngine:
 
 
 def _check_memory(config: EngineConfig, table_bytes: int) -> None:
-    """Raises `BadInput` where no memory holds the tables of scales, or all prompts."""
+    """Raise `BadInput` if tables of scales, or prompts, need more than half of the memory."""
     there = memory_bytes()
     device = there if current_platform.is_cpu() else current_platform.get_device_total_memory()
     for name, needed, available in (
@@ -431,7 +425,7 @@ def _connector() -> KVTransferConfig:
 
 
 def make_vllm(config: EngineConfig, **more: Any) -> AsyncLLM:
-    """vLLM over *config*'s backbone as this machine runs it; *more* is what it is made for."""
+    """Make vLLM over *config*'s backbone with arguments for this machine, then those of *more*."""
     arguments: dict[str, Any] = {
         "model": config.backbone,
         "dtype": config.dtype,
@@ -449,16 +443,16 @@ def make_vllm(config: EngineConfig, **more: Any) -> AsyncLLM:
 
 
 def _reasoning_of(backbone: str) -> dict[str, str]:
-    """How the engine tells when a backbone's reasoning is over, and a format begins to bind."""
+    """Name vLLM's parser of the backbone's reasoning; constraints apply after its end."""
     is_harmony = AutoConfig.from_pretrained(backbone).model_type == "gpt_oss"
     return {"reasoning_parser": "openai_gptoss"} if is_harmony else {}
 
 
 def _share_the_cpu(num_workers: int) -> None:
     """
-    Leave a core to the server and bind none, on a single NUMA node; what is set already stays.
+    Leave a core to the server and bind no threads, on a single NUMA node; set variables are kept.
 
-    vLLM would bind its threads to cores, and one core that is busy holds up all of them.
+    vLLM would bind its threads to cores, and one busy core would delay all of them.
     """
     if Path("/sys/devices/system/node/node1").exists():
         return
@@ -486,9 +480,10 @@ def _delta(request: Request, output: RequestOutput) -> Delta:
 
 def _check_end(output: RequestOutput, *, is_bound: bool) -> None:
     """
-    Raises where vLLM gave up on a request.
+    Raise an error if vLLM gave up on a request.
 
-    One that is bound ends so where its grammar allows no token: a schema that is only itself.
+    That of a constrained request may be a grammar that allows no token, such as a schema that is
+    only itself.
     """
     for reason in {said.finish_reason for said in output.outputs} - {None, "stop", "length"}:
         if reason == "error" and is_bound:
@@ -497,7 +492,7 @@ def _check_end(output: RequestOutput, *, is_bound: bool) -> None:
 
 
 def _without_prompt(output: RequestOutput, num_positions: int) -> RequestOutput:
-    """*output* as if the text were all that there is."""
+    """Remove the prompt's positions from *output*."""
     if not num_positions:
         return output
     output.num_cached_tokens = max(0, (output.num_cached_tokens or 0) - num_positions)

@@ -1,8 +1,8 @@
 """
-Tries each new grammar in another process, before it may come near the server or its engine.
+Tries each new grammar in another process, before the server or its engine compiles it.
 
-The compiler's time and memory grow without bound in ways that no rule foresees, and a grammar can
-end the process that parses it. There, a child with limits ends instead.
+The compiler's time and memory can grow without bound in ways that no rule foresees, and a grammar
+can crash the process that parses it. In the trial, only a child with limits crashes.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ PROBLEMS = {
 
 
 class Trials:
-    """The grammars tried so far, and the process that tries more, one at a time for each tenant."""
+    """Remembers verdicts on grammars, and runs the process that tries new ones, tenants in turn."""
 
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         self._tokenizer = tokenizer
@@ -102,7 +102,7 @@ class Trials:
 
 
 async def _told(process: Process, frame: bytes, seconds: float) -> bytes:
-    """What *process* says to *frame*."""
+    """Send *frame* to *process*, and return its answer of one byte."""
     assert process.stdin is not None and process.stdout is not None
     async with asyncio.timeout(seconds):
         process.stdin.write(len(frame).to_bytes(4, "big") + frame)

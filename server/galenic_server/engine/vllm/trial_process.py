@@ -1,10 +1,10 @@
 """
-The process that `trial.py` tries grammars in: it forks for each, and tells how that child ended.
+The process in which `trial.py` tries grammars: it forks for each, and reports how the child ended.
 
 Run as ``python -m galenic_server.engine.vllm.trial_process``. A frame is four bytes of length and
-so many bytes. The first holds the vocabulary, each later one ``{"kind", "text"}``; each is
-answered by one byte. It knows neither vLLM nor anything of ours, so it is small, and it has one
-thread, so it may fork. Whatever the compiler writes goes nowhere: it would quote the grammar.
+that many bytes. The first holds the vocabulary, each later one ``{"kind", "text"}``; each is
+answered by one byte. The process imports neither vLLM nor our code, so it is small, and has one
+thread, so it may fork. The compiler's output is discarded, since it would quote the grammar.
 """
 
 import json
@@ -61,7 +61,7 @@ def _tried(vocabulary: xgrammar.TokenizerInfo, asked: dict[str, str]) -> bytes:
 
 
 def _bound() -> None:
-    """Have this process ended where it takes more time or memory than it may."""
+    """Limit this process's time and memory; it is killed beyond that."""
     signal.alarm(WALL_SECONDS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
@@ -75,7 +75,7 @@ def _data_bytes() -> int:
 
 
 def _is_quick(vocabulary: xgrammar.TokenizerInfo, kind: str, text: str) -> bool:
-    """Compile the grammar as the engine will, and go a few tokens along it."""
+    """Compile the grammar as the engine will, and generate a few random tokens under it."""
     began = time.process_time()
     _parse(kind, text)
     if time.process_time() - began > PARSE_CPU_SECONDS:

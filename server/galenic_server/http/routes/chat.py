@@ -1,5 +1,5 @@
 """
-The OpenAI API: an adapter, or the bare backbone, as the model; replies whole or streamed.
+Routes of the OpenAI API. A model is an adapter or the bare backbone; replies may be streamed.
 """
 
 import json
@@ -33,7 +33,7 @@ REPLIES: dict[str, Any] = {
 
 
 class EventStream(StreamingResponse):
-    """Closes its events when the client leaves, so that the engine stops working for it."""
+    """Closes its events when the client disconnects, so that the engine stops working for it."""
 
     media_type = "text/event-stream"
 
@@ -47,12 +47,11 @@ async def chat_completions(
     body: ChatBody, request: Request, origin: OriginDep, parts: PartsDep
 ) -> Response:
     """
-    OpenAI's chat, as vLLM answers it. With an adapter as the model, its prompt stands before the
-    conversation.
+    Answer OpenAI's chat by vLLM. With an adapter as the model, its prompt comes first.
 
-    One user's message to an adapter, without tools or a format, is a question to the adapter's
-    task: it gets the task's template and constraint, and `metadata` holds the structured answer.
-    A streamed reply that fails midway ends with an event that holds the error.
+    A single user message to an adapter, without tools or a format, asks the adapter's task: it gets
+    the task's template and constraint, and `metadata` holds the structured answer. A streamed reply
+    that fails midway ends with an event that holds the error.
     """
     return await _answer(request, origin, parts, body)
 
@@ -61,7 +60,7 @@ async def chat_completions(
 async def completions(
     body: CompletionBody, request: Request, origin: OriginDep, parts: PartsDep
 ) -> Response:
-    """OpenAI's completions: the answer goes on where the prompt ends."""
+    """Answer OpenAI's completions: the answer continues the prompt."""
     return await _answer(request, origin, parts, body)
 
 
@@ -69,7 +68,7 @@ async def completions(
 async def responses(
     body: ResponsesBody, request: Request, origin: OriginDep, parts: PartsDep
 ) -> Response:
-    """OpenAI's Responses, of which none is stored."""
+    """Answer OpenAI's Responses; none is stored."""
     return await _answer(request, origin, parts, body)
 
 
@@ -110,7 +109,7 @@ async def _events(
                     yield _event(_data(event) | talk.told())
                 else:
                     yield event
-    except Exception as error:  # noqa: BLE001 the status is sent, so it is told in the stream
+    except Exception as error:  # noqa: BLE001 the status is sent, so the stream carries the error
         log.warning("stream failed", **logs.where(error))
         yield _event(faults.body_of(error))
         yield DONE
@@ -119,7 +118,7 @@ async def _events(
 
 
 def _is_last(event: str) -> bool:
-    """Whether *event* ends the answer; after it come at most its usage and the stream's end."""
+    """Tell whether *event* ends the answer: only its usage and the end of the stream follow."""
     if not event.startswith("data: {"):
         return False
     return any(one.get("finish_reason") for one in _data(event).get("choices", ()))

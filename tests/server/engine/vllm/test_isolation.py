@@ -87,7 +87,7 @@ class TestABlock:
         async def leave() -> list[bool]:
             llm = vllm_engine.engine._llm
             answers = [
-                vllm_engine.engine.generate(vllm_engine.request(LONG, adapter=kind, max_tokens=300))
+                vllm_engine.engine.generate(vllm_engine.request(LONG, adapter=kind, max_tokens=200))
                 for kind in vllm_engine.adapters.kinds
             ]
             for answer in answers:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from galenic_adapters.shape import PLACES
 from tests.support.engines import RunningEngine, running
 from tests.support.tiny_models import tiny_gpt_oss, tiny_llama
 
@@ -16,8 +17,11 @@ def assert_parity(vllm: RunningEngine, reference: RunningEngine) -> None:
     """
 
     def requests(engine: RunningEngine):
+        kinds = engine.adapters.kinds
+        if engine.engine.config.places == PLACES:
+            kinds.append(engine.adapters.add_scales(*PLACES, seed=11))
         for text in TEXTS:
-            for adapter in engine.adapters.kinds:
+            for adapter in kinds:
                 for max_tokens in (1, 12):
                     yield engine.request(text, adapter=adapter, max_tokens=max_tokens)
 
@@ -115,12 +119,15 @@ class TestOtherBackbones:
         whose blocks are given up where it has passed.
         """
         tiny_gpt_oss(tmp_path)
-        with running("transformers", tmp_path) as reference, running("vllm", tmp_path) as vllm:
+        with (
+            running("transformers", tmp_path, places=PLACES) as reference,
+            running("vllm", tmp_path, places=PLACES) as vllm,
+        ):
             assert_parity(vllm, reference)
 
-    def test_llama_in_two_tensor_parallel_shards(self, llama, transformers_engine):
+    def test_llama_in_two_tensor_parallel_shards(self, llama, scarce_reference):
         """
         Each shard keeps its own heads of every prompt, and its part of every scale.
         """
-        with running("vllm", llama, tensor_parallel_size=2) as vllm:
-            assert_parity(vllm, transformers_engine)
+        with running("vllm", llama, tensor_parallel_size=2, places=PLACES) as vllm:
+            assert_parity(vllm, scarce_reference)

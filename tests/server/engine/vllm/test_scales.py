@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from galenic_adapters.backbone.scaling import scaled
-from galenic_adapters.factor import PLACES, Composed
+from galenic_adapters.factor import Composed
+from galenic_adapters.shape import PLACES
 from galenic_adapters.tasks.base import Choice
 from galenic_server.engine.contract import Api, Call
 from galenic_server.engine.transformers.decoding import Tuning
+from galenic_server.engine.vllm.scales import shard_of
 from tests.support.engines import RunningEngine
 
 SETS = (PLACES, ("k", "v", "f"), ("q",), ("k",), ("v",), ("o", "f"))
@@ -65,6 +68,40 @@ class TestAMixedBatch:
             )
 
 
+class TestAShard:
+    @pytest.mark.parametrize(
+        ("place", "of_ranks"),
+        [
+            ("q", [(0, 64), (64, 128), (128, 192), (192, 256)]),
+            ("k", [(0, 32), (0, 32), (32, 64), (32, 64)]),
+            ("o", [(0, 64), (64, 128), (128, 192), (192, 256)]),
+            ("f", [(0, 96), (96, 192), (192, 288), (288, 384)]),
+        ],
+    )
+    def test_is_what_its_rank_computes(self, place, of_ranks):
+        """
+        Eight query heads and two key heads of size 32 over four ranks, two of which have the same
+        key head.
+        """
+        qkv = SimpleNamespace(num_heads=2, num_kv_heads=1, num_kv_head_replicas=2, head_size=32)
+        rows = SimpleNamespace(input_size_per_partition=64)
+        attention = SimpleNamespace(qkv_proj=qkv, o_proj=rows)
+        mlp = SimpleNamespace(down_proj=SimpleNamespace(input_size_per_partition=96))
+
+        assert of_ranks == [
+            (shard.start, shard.stop)
+            for shard in (shard_of(place, mlp, attention, rank) for rank in range(4))
+        ]
+
+    def test_of_experts_is_the_whole_on_every_rank(self):
+        """
+        What they give together has been summed over the ranks before it is scaled.
+        """
+        attention, mlp = SimpleNamespace(qkv_proj=None), SimpleNamespace(hidden_size=64)
+
+        assert [slice(0, 64)] * 2 == [shard_of("f", mlp, attention, rank) for rank in (0, 1)]
+
+
 class TestASlot:
     def test_holds_nothing_of_who_sat_there_before(self, scarce, scarce_reference):
         """
@@ -104,13 +141,16 @@ class TestOpenAIsApi:
     @pytest.mark.parametrize("at", ADAPTERS)
     def test_gives_several_answers(self, scarce, at):
         """
-        All by the same adapter: at temperature zero they are one.
+        All by the same adapter: each of three is what its seed alone draws.
         """
         adapter = add_all(scarce)[at]
-        reply = self.answer(scarce, adapter, n=3)
-        expected = scarce.ask(TEXT, adapter=adapter, ignore_end=True).text
+        reply = self.answer(scarce, adapter, n=3, temperature=1.0, seed=5)
+        alone = [
+            scarce.ask(TEXT, adapter=adapter, ignore_end=True, temperature=1.0, seed=seed).text
+            for seed in (5, 6, 7)
+        ]
 
-        assert [expected] * 3 == [choice["text"] for choice in reply["choices"]]
+        assert alone == [choice["text"] for choice in reply["choices"]]
 
     @pytest.mark.parametrize("at", ADAPTERS)
     def test_streams(self, scarce, at):
@@ -128,18 +168,19 @@ class TestOpenAIsApi:
     @pytest.mark.parametrize("text", [TEXT, TEXT * 8])
     def test_tells_how_likely_the_text_is(self, scarce, llama, at, text):
         """
-        Each token as transformers has it with this adapter, read in one step or in several; of the
-        first, nothing.
+        Each token as transformers has it with this adapter, read in one step or in several, of two
+        answers; of the first, nothing. What the cache holds of the text is read again.
         """
         digest = add_all(scarce)[at]
         asked = {"prompt": text, "echo": True, "logprobs": 0, "max_tokens": 1}
-        told = self.answer(scarce, digest, **asked)["choices"][0]["logprobs"]["token_logprobs"]
+        reply = self.answer(scarce, digest, **asked, n=2, temperature=1.0)
         ids = scarce.engine.tokenizer.encode(text)
+        expected = likelihoods(llama, scarce.adapters[digest], ids)
 
-        assert told[0] is None
-        assert likelihoods(llama, scarce.adapters[digest], ids) == pytest.approx(
-            told[1 : len(ids)], abs=1e-3
-        )
+        for choice in reply["choices"]:
+            told = choice["logprobs"]["token_logprobs"]
+            assert told[0] is None
+            assert expected == pytest.approx(told[1 : len(ids)], abs=1e-3)
 
 
 def likelihoods(folder: Path, adapter: Composed, ids: list[int]) -> list[float]:
