@@ -34,7 +34,7 @@ from galenic_server.fleet.replica import Replica
 from galenic_server.fleet.residents import Residents
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
-from galenic_server.http.protocol import guarded
+from galenic_server.http.protocol import Crowd, guarded
 from galenic_server.metrics import Metrics
 from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
@@ -164,6 +164,7 @@ def join(
         engine,
         fit=fit,
         is_open=replica.is_open,
+        spend=limiter.spend,
         stale_seconds=settings.stale_seconds,
     )
     trail = Trail(chain)
@@ -202,6 +203,7 @@ def serve(parts: Parts, invitation: str) -> int:
         failed = True
         server.should_exit = True
 
+    crowd = Crowd(settings.max_connections, settings.max_connections_of_peer)
     config = uvicorn.Config(
         make_app(parts, on_ready=lambda: _be_ready(invitation), on_failed_start=give_up),
         host=settings.host,
@@ -211,7 +213,8 @@ def serve(parts: Parts, invitation: str) -> int:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.drain_seconds,
-        http=guarded(settings.patience_seconds),
+        http=guarded(settings.patience_seconds, crowd),
+        ws="none",
     )
     server = uvicorn.Server(config)
     address = config.bind_socket()  # fails on a taken port before anything is loaded

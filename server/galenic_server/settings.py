@@ -39,6 +39,7 @@ PREFIX = "GALENIC_"
 READ_ELSEWHERE = ("DEVICE", "PYTHON", "PIP_ARGS", "CACHE", "URL", "API_KEY", "LITELLM_TESTS")
 """Variables that other programs read: setup, backbone cache, client and tests."""
 GPU = Path("/proc/driver/nvidia")
+MOST_DOCUMENTS = 4096
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
 """Requests in the engine while several tenants are active; on a CPU each slows all others."""
 
@@ -136,7 +137,17 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=4 << 20, ge=1024, description="The largest request, in bytes."
     )
-    max_documents: int = Field(default=256, ge=1, description="The most documents in one request.")
+    max_documents: int = Field(
+        default=256, ge=1, le=MOST_DOCUMENTS, description="The most documents in one request."
+    )
+    max_connections: int = Field(
+        default=2048, ge=1, description="Connections open at once; further ones are cut off."
+    )
+    max_connections_of_peer: int = Field(
+        default=1024,
+        ge=1,
+        description="The same of one address. A proxy in front of the server is one address.",
+    )
     requests_per_minute: int | None = Field(
         default=None,
         ge=1,

@@ -28,7 +28,7 @@ from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
-from galenic_server.http.protocol import guarded
+from galenic_server.http.protocol import Crowd, guarded
 from galenic_server.main import join
 from galenic_server.registry.store import Store
 from galenic_server.settings import Settings
@@ -159,12 +159,14 @@ def make_fit(backbone: str, *others: Metaprompt, **more: Any) -> Fit:
 @contextmanager
 def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
     """Serve *parts* on a free port until the block ends."""
+    crowd = Crowd(parts.settings.max_connections, parts.settings.max_connections_of_peer)
     config = uvicorn.Config(
         make_app(parts),
         port=0,
         log_level="error",
         access_log=False,
-        http=guarded(parts.settings.patience_seconds),
+        http=guarded(parts.settings.patience_seconds, crowd),
+        ws="none",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -146,6 +146,11 @@ def check_text(field: str, value: str) -> str:
     """Return *value*; raises `BadInput` if it is blank, not encodable as UTF-8, or holds NUL."""
     if not value.strip():
         raise BadInput(field, "is empty")
+    return check_characters(field, value)
+
+
+def check_characters(field: str, value: str) -> str:
+    """*value* where UTF-8 can hold it and no NUL ends it, else `BadInput`."""
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise BadInput(field, "holds a lone surrogate, which is not Unicode text")
     if "\0" in value:

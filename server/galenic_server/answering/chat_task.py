@@ -56,7 +56,7 @@ class Clinical:
     def of(cls, adapter: Resolved, body: ChatBody) -> "Clinical":
         """Read the message as a question for *adapter*'s task; raises `BadInput` if it is none."""
         manifest = adapter.manifest
-        document = _document(manifest.task, body.messages[0].text)
+        document = _document(manifest.task, body.spoken[0].text)
         try:
             fields = document.fields()
         except BadInput as error:

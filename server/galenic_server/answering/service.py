@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -15,6 +16,7 @@ from galenic_adapters.backbone import encode as chat
 from galenic_adapters.errors import (
     BadInput,
     NotServed,
+    TooLong,
     Unavailable,
     WrongTask,
 )
@@ -45,6 +47,7 @@ from galenic_server.schemas.openai import ChatBody, OpenAIBody
 from galenic_server.schemas.tasks import AnsweredBy
 
 RESOLVED_SECONDS = 60.0
+CHARACTERS_OF_TOKEN = 10  # more than any text has; what has more is not made tokens of
 MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
 
 
@@ -108,6 +111,7 @@ class Service:
         *,
         fit: Fit,
         is_open: Callable[[], bool],
+        spend: Callable[[str, int], None] = lambda tenant, num_tokens: None,
         stale_seconds: float = 900.0,
     ) -> None:
         self._names = names
@@ -115,6 +119,7 @@ class Service:
         self.fit = fit
         self.backbone = fit.backbone
         self._is_open = is_open
+        self._spend = spend
         # Names are cached: correct while changes are followed, stale while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
             fresh_seconds=RESOLVED_SECONDS,
@@ -123,8 +128,9 @@ class Service:
             most=100_000,
         )
         changes.listen(self._heard)
-        # Two at a time, so that a text of 200,000 characters does not block other tenants.
+        # Two at a time, and one of a tenant, so that no tenant's texts block another's.
         self._tokenizing = CapacityLimiter(2)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """
@@ -147,6 +153,7 @@ class Service:
         A plain chat with an adapter is answered as the adapter's task.
         """
         self._check_open()
+        self._check_characters(body.text_field, body.num_characters)
         body.check()
         bare = body.model == self.backbone.name
         adapter = None if bare else await self._fitting(origin, body.model)
@@ -156,7 +163,12 @@ class Service:
         if adapter is not None and isinstance(body, ChatBody) and body.is_plain:
             clinical = Clinical.of(adapter, body)
         call = self._call(origin, body, adapter, clinical)
-        return Talk(adapter, call, clinical, await self.engine.openai.answer(body.api, call))
+        try:
+            reply = await self.engine.openai.answer(body.api, call)
+        except TooLong:
+            self._spend(origin.tenant, call.num_prompt_tokens)
+            raise
+        return Talk(adapter, call, clinical, reply)
 
     async def resolve(self, tenant: str, name: str) -> Resolved:
         """Resolve an alias, ``name@version`` or name of *tenant*; its own come before shared."""
@@ -194,7 +206,11 @@ class Service:
     async def _requests(
         self, origin: Origin, adapter: Resolved, task: Task[Any, Any], ask: Ask
     ) -> list[Request]:
-        rendered = await self._encode([task.render(fields) for fields in ask.documents])
+        chats = [task.render(fields) for fields in ask.documents]
+        for i, messages in enumerate(chats):
+            num_characters = sum(len(message.content) for message in messages)
+            self._check_characters(f"documents[{i}]", num_characters)
+        rendered = await self._encode(origin.tenant, chats)
         requests, nonce = [], _nonce()
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
@@ -210,9 +226,20 @@ class Service:
                 constraint,
                 text_field=f"documents[{i}]",
             )
-            self.engine.check(request)
+            try:
+                self.engine.check(request)
+            except TooLong:
+                self._spend(origin.tenant, sum(map(len, rendered)))
+                raise
             requests.append(request)
         return requests
+
+    def _check_characters(self, field: str, num_characters: int) -> None:
+        """Raise `TooLong` for what the context cannot hold, before it is made tokens of."""
+        num_tokens = self.engine.config.context_tokens
+        if num_characters > num_tokens * CHARACTERS_OF_TOKEN:
+            problem = f"has {num_characters:,} characters; the context holds {num_tokens:,} tokens"
+            raise TooLong(field, problem)
 
     def _call(
         self,
@@ -239,11 +266,12 @@ class Service:
             is_silent=is_silent,
         )
 
-    async def _encode(self, chats: list[tuple[Message, ...]]) -> list[list[int]]:
+    async def _encode(self, tenant: str, chats: list[tuple[Message, ...]]) -> list[list[int]]:
         def encode() -> list[list[int]]:
             return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
 
-        return await run_sync(encode, limiter=self._tokenizing)
+        async with self._turns.setdefault(tenant, asyncio.Lock()):
+            return await run_sync(encode, limiter=self._tokenizing)
 
     async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
         """Complete all requests concurrently; if one fails, the others are aborted."""

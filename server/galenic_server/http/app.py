@@ -74,9 +74,7 @@ def make_app(
         BodyLimitMiddleware,
         max_bytes=parts.settings.max_body_bytes,
         patience_seconds=parts.settings.patience_seconds,
-        larger=dict.fromkeys(
-            (lines.ARCHIVE_PATH, lines.ADAPTERS_PATH), parts.settings.max_archive_bytes
-        ),
+        larger=dict.fromkeys(lines.STREAMED, parts.settings.max_archive_bytes),
     )
     app.add_middleware(TracingMiddleware, metrics=parts.metrics, trail=parts.trail)
     return app

@@ -65,7 +65,8 @@ class Kind:
 
 
 TABLE: dict[type[Exception], Kind] = {
-    errors.TooLong: Kind(413, "context_length_exceeded"),
+    # As OpenAI: clients that see this trim the text, or ask a model of longer context.
+    errors.TooLong: Kind(400, "context_length_exceeded"),
     errors.Unsupported: Kind(400, "unsupported_field"),
     errors.BadInput: Kind(422, "bad_input"),
     errors.BadFactor: Kind(422, "bad_factor"),
@@ -204,6 +205,7 @@ def _names_in(document: Any) -> Iterator[str]:
 PROBLEMS = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
+    "unknown_item": "is no message, function_call, function_call_output or reasoning",
     "json_invalid": "is not JSON",
     "string_type": "is not a string",
     "string_unicode": "is not Unicode text (a lone surrogate?)",

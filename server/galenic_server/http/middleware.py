@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 import uuid
+import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +15,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from galenic_adapters.errors import BadInput
 from galenic_server import logs
 from galenic_server.audit.ledger import LEDGER, Ledger
 from galenic_server.audit.trail import Trail, provenance
@@ -24,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SLOWEST_BYTES_PER_SECOND = 16 << 10
+GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say: gzip, of any window
 
 
 def request_id(headers: Headers) -> str:
@@ -105,11 +108,11 @@ class TracingMiddleware:
 
 class BodyLimitMiddleware:
     """
-    Refuses bodies that are too large or too slow.
+    Refuses bodies that are too large or too slow, and unpacks gzip.
 
-    A body may have *max_bytes*, announced or sent, and must arrive at 16 KiB a second after an
-    initial *patience_seconds*. *larger* maps paths whose bodies are not held in memory to their own
-    limits.
+    A body may have *max_bytes*, announced or sent and once unpacked, and must arrive at 16 KiB a
+    second after an initial *patience_seconds*. *larger* maps methods and paths whose bodies are not
+    held in memory to their own limits. GET and DELETE have no body.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class BodyLimitMiddleware:
         app: ASGIApp,
         max_bytes: int,
         patience_seconds: float,
-        larger: Mapping[re.Pattern[str], int],
+        larger: Mapping[tuple[str, re.Pattern[str]], int],
     ) -> None:
         self.app = app
         self.max_bytes = max_bytes
@@ -127,37 +130,85 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        length = Headers(scope=scope).get("content-length", "")
-        most = self._most(scope["path"])
-        if length.isascii() and length.isdigit() and int(length[:20]) > most:
+        headers, most = Headers(scope=scope), self._most(scope)
+        said = headers.get("content-length", "")
+        if said.isascii() and said.isdigit() and int(said[:20]) > most:
             return await faults.reply(_too_large(most))(scope, receive, send)
-        num_bytes, is_whole, began = 0, False, time.monotonic()
+        coding = headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", "gzip", "x-gzip"):
+            refused = faults.WrongMedia("content-encoding: only gzip and identity are read")
+            return await faults.reply(refused)(scope, receive, send)
+        body = Body(receive, most, self.patience_seconds, is_gzip=coding != "identity")
+        return await self.app(scope, body.receive, send)
 
-        async def counted() -> Message:
-            nonlocal num_bytes, is_whole
-            if is_whole:
-                return await receive()  # from here on, only waits for a disconnect
-            until = began + self.patience_seconds + num_bytes / SLOWEST_BYTES_PER_SECOND
-            message = await self._in_time(receive, until)
-            num_bytes += len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-            if num_bytes > most:
-                raise _too_large(most)
-            return message
-
-        return await self.app(scope, counted, send)
-
-    def _most(self, path: str) -> int:
-        found = (most for form, most in self.larger.items() if form.fullmatch(path))
+    def _most(self, scope: Scope) -> int:
+        method, path = scope["method"], scope["path"]
+        if method in BODILESS:
+            return 0
+        found = (
+            most
+            for (its_method, form), most in self.larger.items()
+            if method == its_method and form.fullmatch(path)
+        )
         return next(found, self.max_bytes)
 
-    async def _in_time(self, receive: Receive, until: float) -> Message:
+
+BODILESS = frozenset(["GET", "HEAD", "DELETE", "OPTIONS"])
+
+
+class Body:
+    """Receives one request's body, of *most* bytes at most, and unpacks it if it is gzip."""
+
+    def __init__(
+        self, receive: Receive, most: int, patience_seconds: float, *, is_gzip: bool
+    ) -> None:
+        self._receive = receive
+        self._most = most
+        self._patience_seconds = patience_seconds
+        self._inflater = zlib.decompressobj(GZIP_WINDOW) if is_gzip else None
+        self._began = time.monotonic()
+        self._num_received = 0
+        self._num_bytes = 0
+        self._is_whole = False
+
+    async def receive(self) -> Message:
+        """Raise `TooSlow`, `TooLarge`, or `BadInput` where it is no gzip."""
+        if self._is_whole:
+            return await self._receive()  # from here on, only waits for a disconnect
+        message = await self._in_time()
+        sent = message.get("body", b"")
+        self._num_received += len(sent)
+        self._is_whole = not message.get("more_body", False)
+        if sent and self._inflater is not None:
+            message["body"] = sent = self._inflated(self._inflater, sent)
+        self._num_bytes += len(sent)
+        if max(self._num_bytes, self._num_received) > self._most:
+            raise _too_large(self._most)
+        if self._is_whole and self._num_received and self._inflater is not None:
+            _check_end(self._inflater)
+        return message
+
+    def _inflated(self, inflater: "zlib._Decompress", sent: bytes) -> bytes:
+        try:
+            return inflater.decompress(sent, self._most - self._num_bytes + 1)
+        except zlib.error:
+            raise BadInput("body", "is not gzip, as its content-encoding says") from None
+
+    async def _in_time(self) -> Message:
+        until = self._began + self._patience_seconds + self._num_received / SLOWEST_BYTES_PER_SECOND
         try:
             async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                return await receive()
+                return await self._receive()
         except TimeoutError:
             raise faults.TooSlow("the body came too slowly") from None
 
 
+def _check_end(inflater: "zlib._Decompress") -> None:
+    if not inflater.eof or inflater.unused_data:
+        raise BadInput("body", "is not one gzip stream from its start to its end")
+
+
 def _too_large(most: int) -> faults.TooLarge:
+    if not most:
+        return faults.TooLarge("a request of this method has no body")
     return faults.TooLarge(f"the body has more than {most:,} bytes")

@@ -325,7 +325,7 @@ def _inner(where: str, schema: Schema) -> Iterator[tuple[str, Any]]:
 
 def _of_names(path: str, schema: Schema) -> Schema:
     """Return the schema of an object's names, typed as strings, since JSON has no other names."""
-    names = schema["propertyNames"]
+    names: object = schema["propertyNames"]
     values = _values(names) or ()
     if (
         not isinstance(names, dict)

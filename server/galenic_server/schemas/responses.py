@@ -4,20 +4,23 @@ Bodies of OpenAI's Responses, without stored state: each request has its whole c
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.tasks.base import check_text
+from galenic_adapters.tasks.base import check_characters, check_text
 from galenic_server.engine.contract import Api
 from galenic_server.schemas.json_schema import check_schemas
 from galenic_server.schemas.openai import (
     DEFAULTS_OF_SAMPLING,
+    Arguments,
     Count,
+    Effort,
     Lenient,
     OpenAIBody,
     ToolName,
+    check_arguments,
 )
-from galenic_server.schemas.tasks import Flag
+from galenic_server.schemas.tasks import Flag, at_most
 
 
 class InputText(Lenient):
@@ -25,28 +28,94 @@ class InputText(Lenient):
     text: str
 
 
-class InputMessage(Lenient):
-    type: Literal["message"] = "message"
-    role: Literal["user", "system", "developer", "assistant"]
-    content: str | Annotated[list[InputText], Field(min_length=1)]
+class InputRefusal(Lenient):
+    type: Literal["refusal"]
+    refusal: str
 
     @property
     def text(self) -> str:
-        content = self.content
-        return content if isinstance(content, str) else "\n".join(part.text for part in content)
+        return self.refusal
+
+
+Parts = Annotated[list[InputText | InputRefusal], Field(fail_fast=True), at_most(1000)]
+
+
+def text_of(content: str | list[InputText | InputRefusal]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+class InputMessage(Lenient):
+    type: Literal["message"] = "message"
+    role: Literal["user", "system", "developer", "assistant"]
+    content: str | Parts
+
+    @property
+    def said(self) -> str | list[InputText | InputRefusal]:
+        return self.content
+
+    def check(self, path: str) -> None:
+        check_characters(f"{path}.content", text_of(self.content))
+
+    def fields(self) -> dict[str, Any]:
+        return {"type": self.type, "role": self.role, "content": text_of(self.content)}
 
 
 class FunctionCall(Lenient):
     type: Literal["function_call"]
     call_id: Annotated[str, Field(max_length=200)]
     name: ToolName
-    arguments: str
+    arguments: Arguments = "{}"
+
+    @property
+    def said(self) -> str:
+        return self.arguments
+
+    def check(self, path: str) -> None:
+        check_arguments(f"{path}.arguments", self.arguments)
+
+    def fields(self) -> dict[str, Any]:
+        return self.model_dump()
 
 
 class FunctionOutput(Lenient):
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(max_length=200)]
-    output: str
+    output: str | Parts = ""
+
+    @property
+    def said(self) -> str | list[InputText | InputRefusal]:
+        return self.output
+
+    def check(self, path: str) -> None:
+        check_characters(f"{path}.output", text_of(self.output))
+
+    def fields(self) -> dict[str, Any]:
+        return {"type": self.type, "call_id": self.call_id, "output": text_of(self.output)}
+
+
+class ReasoningItem(Lenient):
+    """What a model thought before, which agents send back; it is passed over."""
+
+    type: Literal["reasoning"]
+
+
+def _kind_of(item: Any) -> str:
+    if isinstance(item, Lenient):
+        return str(getattr(item, "type", ""))
+    return str(item.get("type") or "message") if isinstance(item, dict) else ""
+
+
+Item = Annotated[
+    Annotated[InputMessage, Tag("message")]
+    | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[FunctionOutput, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="unknown_item",
+        custom_error_message="is of an unknown type",
+    ),
+]
 
 
 class TextFormat(Lenient):
@@ -82,7 +151,7 @@ class NamedTool(Lenient):
 
 
 class Reasoning(Lenient):
-    effort: Literal["minimal", "low", "medium", "high"] | None = None
+    effort: Effort | None = None
 
 
 class ResponsesBody(OpenAIBody):
@@ -91,12 +160,7 @@ class ResponsesBody(OpenAIBody):
     api: ClassVar = Api.RESPONSES
     text_field: ClassVar = "input"
 
-    input: (
-        str
-        | Annotated[
-            list[InputMessage | FunctionCall | FunctionOutput], Field(min_length=1, max_length=1000)
-        ]
-    )
+    input: str | Annotated[list[Item], Field(min_length=1), at_most(1000)]
     instructions: str | None = None
     max_output_tokens: Annotated[Count, Field(ge=1)] | None = None
     text: TextConfig | None = None
@@ -110,11 +174,11 @@ class ResponsesBody(OpenAIBody):
         if isinstance(self.input, str):
             check_text("input", self.input)
         else:
-            for i, item in enumerate(self.input):
-                if isinstance(item, InputMessage):
-                    check_text(f"input[{i}].content", item.text)
-        if self.instructions is not None:
-            check_text("instructions", self.instructions)
+            for i, item in self._items:
+                item.check(f"input[{i}]")
+            if not self._items:
+                raise BadInput("input", "has nothing to answer")
+        check_characters("instructions", self.instructions or "")
         if self.text:
             self.text.check()
         names = [tool.name for tool in self.tools or ()]
@@ -128,8 +192,22 @@ class ResponsesBody(OpenAIBody):
             }
         )
 
+    @property
+    def num_characters(self) -> int:
+        if isinstance(self.input, str):
+            return len(self.input)
+        return sum(len(text_of(item.said)) for _, item in self._items)
+
+    @property
+    def _items(self) -> list[tuple[int, InputMessage | FunctionCall | FunctionOutput]]:
+        """The items that are not passed over, with their places."""
+        items = () if isinstance(self.input, str) else self.input
+        return [(i, one) for i, one in enumerate(items) if not isinstance(one, ReasoningItem)]
+
     def fields(self) -> dict[str, Any]:
         asked = DEFAULTS_OF_SAMPLING | {"store": False} | super().fields()
+        if not isinstance(self.input, str):
+            asked["input"] = [item.fields() for _, item in self._items]
         for tool in asked.get("tools", ()):
             tool["strict"] = True  # arguments keep their schema, whatever is asked
         return asked

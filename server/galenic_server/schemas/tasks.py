@@ -5,7 +5,8 @@ Bodies of the clinical tasks' routes. Unknown fields are refused by name.
 from collections.abc import Iterable
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Answer, Completion, Reading, Relation, Span
@@ -15,6 +16,21 @@ from galenic_adapters.tasks.qa import QaFields
 from galenic_adapters.tasks.re import ReFields
 from galenic_adapters.tasks.summarization import SummarizationFields
 from galenic_server.registry.names import Resolved
+from galenic_server.settings import MOST_DOCUMENTS
+
+MAX_FIELDS = 256
+
+
+def at_most(most: int) -> BeforeValidator:
+    """A list or an object of no more; it is counted before any of it is looked at."""
+
+    def counted(sent: Any) -> Any:
+        if isinstance(sent, list | dict) and len(sent) > most:
+            raise PydanticCustomError("too_long", "is too long", {"max_length": most})
+        return sent
+
+    return BeforeValidator(counted)
+
 
 Flag = Annotated[bool, Field(strict=True)]
 Real = Annotated[float, Field(strict=True)]
@@ -27,6 +43,14 @@ class Body(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, sent: Any) -> Any:
+        """Refuse more fields than anyone needs, each of which would be one more fault to tell."""
+        if isinstance(sent, dict) and len(sent) > MAX_FIELDS:
+            raise PydanticCustomError("too_long", "has many fields", {"max_length": MAX_FIELDS})
+        return sent
 
 
 class Document(Body):
@@ -74,7 +98,7 @@ class QaDocument(Document):
 
     question: str
     context: str | None = None
-    options: Annotated[dict[str, str], Field(min_length=2, max_length=26)] | None = None
+    options: Annotated[dict[str, str], Field(min_length=2), at_most(26)] | None = None
 
     def fields(self) -> QaFields:
         return QaFields(self.question, self.context, self.options)
@@ -106,7 +130,7 @@ class Batch(Body, Generic[D]):
     max_tokens: the longest answer, if the task's own limit does not suit.
     """
 
-    documents: Annotated[list[D], Field(min_length=1)]
+    documents: Annotated[list[D], Field(min_length=1), at_most(MOST_DOCUMENTS)]
     adapter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
 

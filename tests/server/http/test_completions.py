@@ -157,7 +157,7 @@ class TestResponses:
         body = {"model": "tiny-ner", "input": NOTE, "max_output_tokens": 640, "stream": stream}
         reply = running.client("north").post("/v1/responses", json=body)
 
-        assert 413 == reply.status_code, reply.text
+        assert 400 == reply.status_code, reply.text
         assert "input" == reply.json()["error"]["param"]
 
     @pytest.mark.parametrize("field", ["previous_response_id", "conversation", "background"])

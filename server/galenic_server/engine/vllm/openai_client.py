@@ -69,6 +69,7 @@ class PromptingClient:
         **_: Any,
     ) -> AsyncGenerator[RequestOutput]:
         call, ids = lora_request, prompt["prompt_token_ids"]
+        call.num_prompt_tokens += len(ids)
         try:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
@@ -85,7 +86,6 @@ class PromptingClient:
                 reasoning_ended=True if call.is_task else reasoning_ended,
                 reasoning_parser_kwargs=reasoning_parser_kwargs,
             )
-            call.num_prompt_tokens += len(ids)
             async with aclosing(outputs):
                 async for output in outputs:
                     _note(output, call)

@@ -26,7 +26,6 @@ router = APIRouter(
 log = structlog.get_logger(__name__)
 
 DONE = "data: [DONE]\n\n"
-NO_CHOICES = '"choices":[]'
 REPLIES: dict[str, Any] = {
     "response_model": None,
     "responses": {200: {"model": dict[str, Any], "content": {"text/event-stream": {}}}},
@@ -105,9 +104,9 @@ async def _events(
     try:
         async with aclosing(reply):
             async for event in reply:
-                if is_untold and (event == DONE or NO_CHOICES in event):
+                if is_untold and talk.call.finish is not None and _is_last(event):
                     is_untold = False
-                    yield _with_answer(event, talk)
+                    yield _event(_data(event) | talk.told())
                 else:
                     yield event
     except Exception as error:  # noqa: BLE001 the status is sent, so the stream carries the error
@@ -118,13 +117,16 @@ async def _events(
         _count(parts, origin, talk)
 
 
-def _with_answer(event: str, talk: Talk) -> str:
-    """Add the structured answer to the chunk with the usage, or send it in a chunk of its own."""
-    call = talk.call
-    if event != DONE:
-        return _event(json.loads(event.removeprefix("data: ")) | talk.told())
-    head = {"id": call.id, "object": "chat.completion.chunk", "created": call.created}
-    return _event(head | {"model": call.model, "choices": []} | talk.told()) + DONE
+def _is_last(event: str) -> bool:
+    """Tell whether *event* ends the answer: only its usage and the end of the stream follow."""
+    if not event.startswith("data: {"):
+        return False
+    return any(one.get("finish_reason") for one in _data(event).get("choices", ()))
+
+
+def _data(event: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(event.removeprefix("data: "))
+    return data
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -12,12 +12,14 @@ from galenic_server.http.deps import PartsDep
 router = APIRouter(tags=["health"])
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> dict[str, str]:
     """Answer if the process is alive; no key is needed."""
     return {"status": "live"}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready")
 async def ready(parts: PartsDep) -> dict[str, str]:
     """Answer 200 if a request sent now would be answered, else 503; no key is needed."""
@@ -26,6 +28,7 @@ async def ready(parts: PartsDep) -> dict[str, str]:
     return {"status": "ready", "backbone": str(parts.service.backbone)}
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request, parts: PartsDep) -> Response:
     """Export metrics in Prometheus' text format; open on a loopback bind, else to admin keys."""

@@ -12,8 +12,11 @@ from fastapi import Request
 
 from galenic_server.registry.archive import MAX_LINE_BYTES
 
-ARCHIVE_PATH = re.compile("/admin/v1/tenants/[^/]+/archive")
-ADAPTERS_PATH = re.compile("/admin/v1/adapters")
+STREAMED = (
+    ("PUT", re.compile("/admin/v1/tenants/[^/]+/archive")),
+    ("POST", re.compile("/admin/v1/adapters")),
+)
+"""The methods and paths of those routes."""
 LINES_MEDIA = "application/x-ndjson"
 LINES = {
     "requestBody": {
