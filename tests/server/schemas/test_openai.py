@@ -130,7 +130,6 @@ class TestAnItemOfResponses:
         """
         Outputs in parts, calls without arguments, refusals, empty instructions.
         """
-        parts = [{"type": "input_text", "text": text} for text in ("5", "mg")]
         items = [
             {"role": "system", "content": ""},
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
