@@ -253,6 +253,8 @@ class TestAnAdapter:
         )
         models = run("models", running=running)
 
+        states = {shown.pop("state") for shown in (by_name, by_version)}
+        assert {"checked", "ready"} >= states  # ready once every replica has it
         assert by_name == by_version
         assert ["Finding"] == by_name["manifest"]["labels"]
         [line] = [one for one in models.stdout.splitlines() if one.startswith(" shown@1")]

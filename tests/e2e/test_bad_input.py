@@ -75,7 +75,7 @@ TASK_REQUESTS = {
         400,
         "context_length_exceeded",
         "documents[0]",
-        "64 of the adapter's prompt, 256 for the answer); the context holds 4,096",
+        "of text, 256 for the answer); the context holds 4,096",
     ),
     "unknown adapter": (ner(adapter="nobody@3"), 404, "not_found", None, "'nobody@3'"),
     "adapter of another task": (ner(adapter="nli"), 422, "wrong_task", None, "is for nli"),

@@ -196,6 +196,7 @@ class TestAFieldThatIsWrong:
                     "messages[0].content",
                     "messages[0].content[0].type",
                     "messages[0].content[0].text",
+                    "messages[0].content[0].refusal",
                 },
             ),
             ("tool_choice", {"function": {}}, {"tool_choice", "tool_choice.function.name"}),
