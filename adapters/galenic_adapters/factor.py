@@ -1,5 +1,5 @@
 """
-An adapter's factor, the metaprompt that adapters share, and what the two make together.
+An adapter's factor, the metaprompt that adapters share, and their composition.
 
 A factor has one form or several:
 
@@ -14,7 +14,7 @@ Dimension key:  P prompt positions   D model width   R rank   L layers   W width
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
@@ -24,16 +24,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor
+from galenic_adapters.shape import PLACES, SCALE_PREFIX
 
-PLACES = ("q", "k", "v", "o", "f")
-"""Activations that scales multiply in every layer, in the order in which it computes them."""
-SCALE_PREFIX = "scales."
 METAPROMPT_ROWS = "metaprompt"
 """The name of P* among a metaprompt's tensors."""
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Name *tensors* by ``sha256:`` and the hash of their canonical safetensors bytes."""
+    """Return ``sha256:`` and the hash of the tensors' canonical safetensors bytes."""
     canonical = save({name: tensors[name].contiguous() for name in sorted(tensors)})
     return "sha256:" + hashlib.sha256(canonical).hexdigest()
 
@@ -41,8 +39,10 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 @dataclass(frozen=True, eq=False)
 class Metaprompt:
     """
-    What all adapters of a backbone share: the soft prompt P* (rows_PD), scales of every layer's
-    activations (by place, each (L, W)), or both. Named by its digest.
+    Holds what all adapters of a backbone share; it is named by its digest.
+
+    rows_PD: the soft prompt P*.   scales: (L, W) by place, of every layer's activations. At least
+    one of the two is present.
     """
 
     rows_PD: Tensor | None = None
@@ -59,23 +59,23 @@ class Metaprompt:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Build a metaprompt of its named tensors, as `tensors` lists them."""
+        """Build a metaprompt from tensors with the names that `tensors` gives them."""
         return cls(tensors.get(METAPROMPT_ROWS), _scales_among(tensors))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name: ``metaprompt`` for P*, and ``scales.o`` for scales."""
+        """Return the tensors by name: ``metaprompt`` for P*, ``scales.o`` and so on for scales."""
         rows = {} if self.rows_PD is None else {METAPROMPT_ROWS: self.rows_PD}
         return rows | _named_scales(self.scales)
 
     @property
     def num_positions(self) -> int:
-        """P, zero where the metaprompt has no rows."""
+        """Return P, or 0 if the metaprompt has no rows."""
         return 0 if self.rows_PD is None else self.rows_PD.shape[0]
 
     @property
     def width(self) -> int:
-        """D, zero where the metaprompt has no rows."""
+        """Return D, or 0 if the metaprompt has no rows."""
         return 0 if self.rows_PD is None else self.rows_PD.shape[1]
 
     @cached_property
@@ -86,11 +86,11 @@ class Metaprompt:
 @dataclass(frozen=True, eq=False)
 class Factor:
     """
-    What a task has of its own, in one form or in several.
+    Holds a task's own tensors, in one form or several.
 
-    u_PR, v_RD: a low-rank scale of the metaprompt's rows.   rows_PD: rows that stand alone.
+    u_PR, v_RD: a low-rank scale of the metaprompt's rows.   rows_PD: a prompt of its own.
     keys_LPW, values_LPW: a deep prompt; keys are rotated for the positions 0 to P - 1.
-    scales: by place, (L, W); they multiply the metaprompt's scales where it has some.
+    scales: (L, W) by place; they multiply the metaprompt's scales, if it has any there.
     """
 
     u_PR: Tensor | None = None
@@ -137,7 +137,7 @@ class Factor:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Build a factor of its named tensors, as `tensors` lists them."""
+        """Build a factor from tensors with the names that `tensors` gives them."""
         return cls(
             u_PR=tensors.get("u"),
             v_RD=tensors.get("v"),
@@ -149,7 +149,7 @@ class Factor:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are there, by name: u, v, rows, keys, values, ``scales.o`` and so on."""
+        """Return the tensors by name: u, v, rows, keys, values, ``scales.o`` and so on."""
         named = {
             "u": self.u_PR,
             "v": self.v_RD,
@@ -166,14 +166,14 @@ class Factor:
 
     @property
     def product(self) -> tuple[Tensor, Tensor]:
-        """u (P, R) and v (R, D). Raises `BadFactor` where the factor does not act so."""
+        """Return u (P, R) and v (R, D). Raises `BadFactor` if the factor is not a product."""
         if self.u_PR is None or self.v_RD is None:
             raise BadFactor(f"expected a product u v, got {', '.join(self.tensors)}")
         return self.u_PR, self.v_RD
 
     @property
     def rank(self) -> int:
-        """R of the product at the input, zero where there is none."""
+        """Return R of the product at the input, or 0 if there is none."""
         return 0 if self.u_PR is None else self.u_PR.shape[1]
 
     @property
@@ -184,10 +184,10 @@ class Factor:
 @dataclass(frozen=True, eq=False)
 class Composed:
     """
-    What an adapter is to an engine; a part that is absent changes nothing.
+    Holds an adapter in the form that an engine applies; an absent part changes nothing.
 
     rows_PD: vectors before the text.   prefix: keys and values (L, P, W) before the text.
-    scales: by place, (L, W), of text tokens alone.
+    scales: (L, W) by place; they act on text tokens only.
     """
 
     rows_PD: Tensor | None = None
@@ -211,14 +211,14 @@ class Composed:
 
     @property
     def prompt(self) -> dict[str, Tensor]:
-        """The tensors of the prompt by name: none, ``rows``, or ``keys`` and ``values``."""
+        """Return the prompt's tensors by name: none, ``rows``, or ``keys`` and ``values``."""
         if self.rows_PD is not None:
             return {"rows": self.rows_PD}
         return dict(zip(("keys", "values"), self.prefix or (), strict=False))
 
     @cached_property
     def prompt_digest(self) -> str:
-        """Names the prompt, which other adapters may have too."""
+        """Return the digest of the prompt; adapters with the same prompt share it."""
         return digest_of(self.prompt)
 
     @property
@@ -227,7 +227,7 @@ class Composed:
 
     @property
     def num_positions(self) -> int:
-        """Positions before the text."""
+        """Return the number of prompt positions before the text."""
         return next((tensor.shape[-2] for tensor in self.prompt.values()), 0)
 
     @property
@@ -235,45 +235,12 @@ class Composed:
         return sum(tensor.numel() for tensor in self.tensors.values())
 
 
-@dataclass(frozen=True, slots=True)
-class BackboneShape:
-    """
-    The sizes of a backbone that adapters have to fit.
-
-    width: of the model (D).   attention: of all query heads together.   keys: of all key heads
-    together.   inner: of the feed-forward's inner activations.
-    """
-
-    num_layers: int
-    width: int
-    attention: int
-    keys: int
-    inner: int
-
-    def scale_width(self, place: str) -> int:
-        """The width of the activations that are scaled at *place*."""
-        widths = {"q": self.attention, "k": self.keys, "v": self.keys}
-        return (widths | {"o": self.attention, "f": self.inner})[place]
-
-    def scale_shapes(self, places: Iterable[str] = PLACES) -> dict[str, tuple[int, int]]:
-        """The shapes (L, W) of the scales at *places*."""
-        return {place: (self.num_layers, self.scale_width(place)) for place in places}
-
-    def of(self, name: str) -> tuple[int | None, ...]:
-        """The shape that a factor's tensor *name* must have here; None is any size."""
-        if name.startswith(SCALE_PREFIX):
-            return (self.num_layers, self.scale_width(name.removeprefix(SCALE_PREFIX)))
-        if name in ("keys", "values"):
-            return (self.num_layers, None, self.keys)
-        return (None, None) if name == "u" else (None, self.width)
-
-
 def scale(meta_PD: Tensor, u_PR: Tensor, v_RD: Tensor) -> Tensor:
     """
-    ``P* ∘ (u v)`` in float32, differentiable (arXiv 2303.02861, eq. 2, any rank).
+    Compute ``P* ∘ (u v)`` (P, D) in float32, differentiably (arXiv 2303.02861, eq. 2, any rank).
 
-    Leading dimensions broadcast, so a batch of u (B, P, R) and v (B, R, D) makes (B, P, D). Summed
-    over R in order, not by ``@``, whose bits depend on how many are multiplied side by side.
+    Leading dimensions broadcast: u (B, P, R) and v (B, R, D) give (B, P, D). The sum over R runs in
+    order, without ``@``, whose bits depend on the batch size.
     """
     u_PR, v_RD = u_PR.float(), v_RD.float()
     ranks = range(u_PR.shape[-1])
@@ -284,10 +251,10 @@ def scale(meta_PD: Tensor, u_PR: Tensor, v_RD: Tensor) -> Tensor:
 
 def compose(metaprompt: Metaprompt | None, factor: Factor) -> Composed:
     """
-    What *factor* makes of the metaprompt: rows in the metaprompt's dtype, scales in float32.
+    Compose *factor* with the metaprompt: rows in the metaprompt's dtype, scales in float32.
 
-    Products are computed in float32 and cast once. A factor that stands alone needs no metaprompt.
-    Raises `BadFactor` where a part needs a metaprompt that is not there, or the shapes disagree.
+    Products are computed in float32 and cast once. Raises `BadFactor` if a part needs a metaprompt
+    and there is none, or if shapes disagree.
     """
     shared = metaprompt.scales if metaprompt else {}
     prefix = None

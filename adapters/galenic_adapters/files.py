@@ -1,6 +1,7 @@
 """
-Files: read as people save them, where a byte order mark says how a text is encoded and is no part
-of it; and written whole or not at all.
+Reads text files in the encodings that people save, and writes files atomically.
+
+A byte order mark selects the encoding and is no part of the text.
 """
 
 import codecs
@@ -15,7 +16,7 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def bytes_of(path: Path) -> bytes:
-    """The file's bytes; raises `BadInput`."""
+    """Read the file's bytes; raises `BadInput`."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -23,14 +24,15 @@ def bytes_of(path: Path) -> bytes:
 
 
 def text_of(path: Path) -> str:
-    """The file's text without its mark, its line ends as they are; raises `BadInput`."""
+    """Read the file's text without a byte order mark; line ends are kept. Raises `BadInput`."""
     return decoded(path.name, bytes_of(path)).removeprefix(MARK)
 
 
 def decoded(field: str, data: bytes) -> str:
     """
-    *data* as UTF-8, or as UTF-16 where its mark says so; raises `BadInput`. The mark of UTF-8
-    stays, since offsets may count it.
+    Decode *data* as UTF-8, or as UTF-16 if its byte order mark says so; raises `BadInput`.
+
+    The mark of UTF-8 stays, since offsets may count it.
     """
     encoding = "utf-16" if data.startswith(UTF16_MARKS) else "utf-8"
     try:
@@ -41,8 +43,9 @@ def decoded(field: str, data: bytes) -> str:
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
     """
-    The lines of *text*, numbered from 1, without their ends, and without the marks that stand
-    inside of files which were put together.
+    Yield the lines of *text* with their numbers, from 1, without line ends.
+
+    Byte order marks inside a file, as in concatenated ones, are removed.
     """
     for number, line in enumerate(text.split("\n"), start=1):
         yield number, line.removesuffix("\r").removeprefix(MARK)
@@ -50,9 +53,9 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
 
 def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
     """
-    Write *data* beside *path* and move it there once it is complete.
+    Write *data* beside *path*, and rename it to *path* once it is complete.
 
-    Whatever goes wrong, *path* stays as it was. Raises `BadInput` where it cannot be written.
+    If anything fails, *path* stays as it was. Raises `BadInput` if it cannot be written.
     """
     part = path.with_name(path.name + ".part")
     try:

@@ -1,5 +1,5 @@
 """
-Names of adapters. A reference that exists is well-formed and names its own tenant's adapter.
+Names of adapters. Every reference is well-formed and names an adapter of its own tenant.
 """
 
 import re
@@ -12,18 +12,18 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 NAME_RULE = "a-z, 0-9 and, within, '.', '_', '-'; 1 to 64 of them"
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 SHARED = "galenic"
-"""The tenant that owns the zoo, which everyone may use and only an admin may change."""
+"""The tenant that owns the zoo: everyone may use it, only an admin may change it."""
 
 
 def check_name(field: str, value: str) -> str:
-    """*value* where it is a name (ASCII a-z 0-9 . _ -, at most 64 long), else `BadInput`."""
+    """Return *value*; raises `BadInput` unless it is a name (ASCII a-z 0-9 . _ -, at most 64)."""
     if not NAME.fullmatch(value):
         raise BadInput(field, f"is not a name: {NAME_RULE}")
     return value
 
 
 def split_ref(text: str) -> tuple[str, int]:
-    """Name and version of ``name@version``; raises `BadInput`."""
+    """Split ``name@version``; raises `BadInput`."""
     name, at, version = text.partition("@")
     if not at or not VERSION.fullmatch(version):
         raise BadInput("adapter", "is not name@version")
@@ -32,7 +32,7 @@ def split_ref(text: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True, order=True)
 class AdapterRef:
-    """One immutable version of one tenant's adapter."""
+    """Names one immutable version of one tenant's adapter."""
 
     tenant: str
     name: str
@@ -46,7 +46,7 @@ class AdapterRef:
 
     @classmethod
     def parse(cls, tenant: str, text: str) -> Self:
-        """The reference that *tenant* means by ``name@version``."""
+        """Parse ``name@version`` as a reference to *tenant*'s own adapter; raises `BadInput`."""
         return cls(tenant, *split_ref(text))
 
     def __str__(self) -> str:

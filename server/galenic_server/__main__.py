@@ -1,5 +1,5 @@
 """
-``python -m galenic_server``: what `galenic serve` runs.
+Runs the server as ``python -m galenic_server``, which `galenic serve` executes.
 """
 
 import sys

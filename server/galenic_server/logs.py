@@ -1,5 +1,5 @@
 """
-One JSON line for each thing that happened, with the request's id and never a text.
+Logs one JSON line per event, with the request's id and never with text.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ def configure(level: str, out: TextIO = sys.stderr) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=out),
     )
-    # The access log would hold paths as they were sent; ours holds the route's pattern.
+    # uvicorn's access log holds paths as they were sent; ours holds only the route's pattern.
     logging.getLogger("uvicorn.access").disabled = True
 
 
 def adopt(out: TextIO = sys.stderr) -> None:
-    """Write warnings of every other library to *out* too, as `Discreet` has them."""
+    """Write warnings of other libraries to *out* too, formatted by `Discreet`."""
     handler = logging.StreamHandler(out)
     handler.setFormatter(Discreet())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -38,17 +38,17 @@ def adopt(out: TextIO = sys.stderr) -> None:
 
 class Discreet(logging.Formatter):
     """
-    Other libraries' lines in our form: what they say, and of its values the numbers only.
+    Formats other libraries' lines as ours, with only the numbers among a message's values.
 
-    An exception is told by type and place, as `where` does.
+    An exception is reduced to its type and place, as by `where`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {"event": _with_numbers(record), "logger": record.name}
+        line = {"event": _with_numbers(record), "logger": record.name}
         if record.exc_info and record.exc_info[1]:
-            told |= where(record.exc_info[1])
+            line |= where(record.exc_info[1])
         level, moment = record.levelname.lower(), self.formatTime(record)
-        return json.dumps(told | {"level": level, "timestamp": moment})
+        return json.dumps(line | {"level": level, "timestamp": moment})
 
 
 def _with_numbers(record: logging.LogRecord) -> str:
@@ -56,23 +56,23 @@ def _with_numbers(record: logging.LogRecord) -> str:
     values = record.args if isinstance(record.args, tuple) else ()
     try:
         return template % tuple(v if isinstance(v, int | float) else "…" for v in values)
-    except (TypeError, ValueError):  # a value that had to be of another kind
+    except (TypeError, ValueError):  # the template does not accept the placeholder
         return template
 
 
 def tell_of_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """A task that fails unseen is told by type and place too; asyncio would quote its error."""
+    """Log background tasks that fail by type and place; asyncio would quote the error."""
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        told = where(error) if isinstance(error, BaseException) else {}
-        structlog.get_logger(__name__).error("task failed", **told)
+        facts = where(error) if isinstance(error, BaseException) else {}
+        structlog.get_logger(__name__).error("task failed", **facts)
 
     loop.set_exception_handler(failed)
 
 
 def where(error: BaseException) -> dict[str, Any]:
-    """An unexpected error's type and place; its message may hold what the caller sent."""
+    """Return an error's type and place, without its message, which may hold what callers sent."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     places = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames]
     return {"error": type(error).__name__, "at": places}

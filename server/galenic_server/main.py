@@ -1,5 +1,5 @@
 """
-From settings to a running server; the parts are made here and nowhere else.
+Assembles a server from its settings and runs it; parts are made here and nowhere else.
 """
 
 import gc
@@ -34,7 +34,7 @@ from galenic_server.fleet.replica import Replica
 from galenic_server.fleet.residents import Residents
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
-from galenic_server.http.protocol import guarded
+from galenic_server.http.protocol import Crowd, guarded
 from galenic_server.metrics import Metrics
 from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
@@ -51,7 +51,7 @@ from galenic_server.tenancy.tokens import Tokens
 log = structlog.get_logger(__name__)
 
 MARGIN_SECONDS = 60
-"""So much longer than a silent replica answers from memory, the others wait for it."""
+"""Extra time to wait for a silent replica after its caches must have expired."""
 SENTENCE = "The patient was diagnosed with colorectal cancer; his mother had ovarian cancer."
 
 
@@ -78,12 +78,17 @@ def main() -> int:
 
 
 def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
-    """Every part of a server, with the zoo in its store; nothing runs yet."""
+    """Make every part of a server, and publish the zoo; nothing runs yet."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     secret = read_secret(settings.home, _revealed(settings.secret))
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
-    metaprompt = zoo.metaprompt_of(backbone, settings.metaprompt, zoo=settings.zoo)
+    metaprompts = zoo.metaprompts_of(backbone, settings.metaprompt, zoo=settings.zoo)
+    if not metaprompts:
+        say(
+            f"galenic: no metaprompt for {backbone}: only adapters that stand alone are served,"
+            " until `galenic train` makes one, which GALENIC_METAPROMPT names"
+        )
     store = Store.open(settings.database, default_quota=settings.quota)
     config = EngineConfig(
         backbone=str(found.path),
@@ -99,7 +104,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     )
     fit = Fit(
         backbone,
-        {metaprompt.digest: metaprompt},
+        metaprompts,
         shape_at(found.path),
         places=config.places,
         max_rank=settings.max_rank,
@@ -129,7 +134,7 @@ def join(
     config: EngineConfig,
     fit: Fit,
 ) -> Parts:
-    """An engine over a store, and the parts around both, as every server has them."""
+    """Make the engine over *store*, and the parts around both."""
     limiter = Limiter()
     turns = Turns(
         most=settings.max_running, shared=settings.shared_running, weight_of=limiter.weight
@@ -159,6 +164,7 @@ def join(
         engine,
         fit=fit,
         is_open=replica.is_open,
+        spend=limiter.spend,
         stale_seconds=settings.stale_seconds,
     )
     trail = Trail(chain)
@@ -168,7 +174,7 @@ def join(
 
 
 def first_key(keys: Keyring, settings: Settings) -> str | None:
-    """An admin's key for the first start, when nobody has one yet."""
+    """Create an admin key for the first start, unless there is one."""
     if keys.has_admin():
         return None
     with acting({"action": "first_key", "actor": "server"}):
@@ -176,7 +182,7 @@ def first_key(keys: Keyring, settings: Settings) -> str | None:
 
 
 def invitation(settings: Settings, key: str | None) -> str:
-    """A request to paste."""
+    """Return a command to paste that sends a first request."""
     bearer = "$GALENIC_ADMIN_KEY" if settings.admin_key else key or "<your key>"
     url = f"http://{settings.host}:{settings.port}"
     return (
@@ -188,7 +194,7 @@ def invitation(settings: Settings, key: str | None) -> str:
 
 
 def serve(parts: Parts, invitation: str) -> int:
-    """Until SIGTERM or SIGINT: then nothing new is taken, and what runs may end."""
+    """Serve until SIGTERM or SIGINT, then drain: refuse new requests and finish running ones."""
     settings = parts.settings
     failed = False
 
@@ -197,21 +203,23 @@ def serve(parts: Parts, invitation: str) -> int:
         failed = True
         server.should_exit = True
 
+    crowd = Crowd(settings.max_connections, settings.max_connections_of_peer)
     config = uvicorn.Config(
         make_app(parts, on_ready=lambda: _be_ready(invitation), on_failed_start=give_up),
         host=settings.host,
         port=settings.port,
-        log_config=None,  # its lines are ours
+        log_config=None,  # logging is configured by `logs`
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.drain_seconds,
-        http=guarded(settings.patience_seconds),
+        http=guarded(settings.patience_seconds, crowd),
+        ws="none",
     )
     server = uvicorn.Server(config)
-    address = config.bind_socket()  # a port that is taken ends this before anything is loaded
+    address = config.bind_socket()  # fails on a taken port before anything is loaded
     for ending in (signal.SIGTERM, signal.SIGINT):
-        # Having drained, uvicorn raises the signal again for whoever was there before it: nobody.
+        # After draining, uvicorn raises the signal again for the previous handler: ignore it.
         signal.signal(ending, lambda *_: None)
     server.run(sockets=[address])
     return 1 if failed else 0
@@ -219,10 +227,10 @@ def serve(parts: Parts, invitation: str) -> int:
 
 def _be_ready(invitation: str) -> None:
     """
-    What was made until now stays: the garbage collector need not look through it again.
+    Print the invitation, and exempt all objects made so far from garbage collection.
 
-    A look through its 700,000 objects, mostly vLLM's and torch's, took 0.5 s on a busy core, in
-    which nobody is answered. vLLM's own server and its engine's processes do the same.
+    They stay alive. A collection over these 700,000 objects, mostly vLLM's and torch's, took 0.5 s
+    on a busy core, during which nobody is answered. vLLM's own server does the same.
     """
     gc.collect()
     gc.freeze()

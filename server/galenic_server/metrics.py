@@ -1,5 +1,5 @@
 """
-What Prometheus is told: counts and times, by task and tenant, and the engine's own counters.
+Metrics for Prometheus: counts and times by task and tenant, and the engine's counters.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class EngineCollector(Collector):
-    """The engine's counters as they stood when last asked."""
+    """Exports the engine's counters as of the last `Metrics.page`."""
 
     def __init__(self) -> None:
         self.stats = EngineStats()
@@ -26,9 +26,9 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily("galenic_resident_adapters", "Adapters in a slot", resident)
         yield GaugeMetricFamily("galenic_slots", "Slots for adapters", stats.num_slots)
         share = stats.prefix_hits / stats.prefix_queries if stats.prefix_queries else 0.0
-        told = "Share of prompt tokens found in the cache since the start"
-        yield GaugeMetricFamily("galenic_prefix_hit_ratio", told, share)
-        for name, told, count in (
+        text = "Share of prompt tokens found in the cache since the start"
+        yield GaugeMetricFamily("galenic_prefix_hit_ratio", text, share)
+        for name, text, count in (
             ("galenic_slot_loads", "Factors written into a slot", stats.slot_loads),
             ("galenic_slot_evictions", "Slots taken from an adapter", stats.slot_evictions),
             (
@@ -39,11 +39,11 @@ class EngineCollector(Collector):
             ("galenic_prefix_hits", "Prompt tokens found in the cache", stats.prefix_hits),
             ("galenic_engine_restarts", "Times the engine was started again", stats.restarts),
         ):
-            yield CounterMetricFamily(name, told, count)
+            yield CounterMetricFamily(name, text, count)
 
 
 class Metrics:
-    """Every app has its own, so that two in one process never share a count."""
+    """Counts and times requests. Every app has its own, so two in one process share no count."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -70,12 +70,12 @@ class Metrics:
         )
 
     def watch(self, turns: Turns) -> None:
-        """Tell how many requests the engine works on, and how many wait for it."""
-        for name, told, count in (
+        """Export how many requests are in the engine, and how many wait for it."""
+        for name, text, count in (
             ("galenic_running", "Requests in the engine", lambda: turns.num_running),
             ("galenic_waiting", "Requests that wait their turn", lambda: turns.num_waiting),
         ):
-            Gauge(name, told, registry=self.registry).set_function(count)
+            Gauge(name, text, registry=self.registry).set_function(count)
 
     def count_request(self, route: str, tenant: str, status: int) -> None:
         self._requests.labels(route, tenant, str(status)).inc()
@@ -88,6 +88,6 @@ class Metrics:
             self._tokens.labels(tenant, kind).inc(count)
 
     def page(self, stats: EngineStats) -> bytes:
-        """The text exposition of everything counted."""
+        """Return everything counted in Prometheus' text format."""
         self._engine.stats = stats
         return generate_latest(self.registry)

@@ -1,5 +1,5 @@
 """
-What an operator may set, each as an environment variable ``GALENIC_<NAME>``.
+The server's settings, each an environment variable ``GALENIC_<NAME>``.
 
 ``python -m galenic_server.settings``, which `galenic settings` runs, prints all of them.
 """
@@ -15,10 +15,17 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.package.signature import Policy, Signatures, read_keys
@@ -30,14 +37,22 @@ from galenic_server.tenancy.tokens import Provider
 
 PREFIX = "GALENIC_"
 READ_ELSEWHERE = ("DEVICE", "PYTHON", "PIP_ARGS", "CACHE", "URL", "API_KEY", "LITELLM_TESTS")
-"""Variables of the setup, the backbones' cache, the client and the tests."""
+"""Variables that other programs read: setup, backbone cache, client and tests."""
 GPU = Path("/proc/driver/nvidia")
+MOST_DOCUMENTS = 4096
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
-"""On a CPU each request in a batch slows all others, on a GPU hardly."""
+"""Requests in the engine while several tenants are active; on a CPU each slows all others."""
+
+
+def _listed(value: Any) -> Any:
+    """Split a text at commas; a single path becomes a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, Path) else value
 
 
 class Settings(BaseSettings):
-    """What holds for one server. `galenic settings` prints every setting and what it is."""
+    """Holds one server's settings; `galenic settings` prints all of them with their meaning."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
@@ -74,12 +89,14 @@ class Settings(BaseSettings):
     engine: Literal["vllm", "transformers"] = Field(
         default="vllm", description="What runs the backbone. OpenAI's routes need vllm."
     )
-    metaprompt: Path | None = Field(
-        default=None,
-        description="The safetensors file of the prompt that adapters scale. Unset, the zoo's for"
-        " this backbone.",
+    metaprompt: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        default=(),
+        description="The safetensors files of metaprompts, with commas between them, whose adapters"
+        " are served beside those of the zoo's.",
     )
-    zoo: Path = Field(default=ZOO, description="The folder of adapters that all tenants share.")
+    zoo: DirectoryPath = Field(
+        default=ZOO, description="The folder of adapters that all tenants share."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="The number type of weights and adapters in the engine."
     )
@@ -120,7 +137,17 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=4 << 20, ge=1024, description="The largest request, in bytes."
     )
-    max_documents: int = Field(default=256, ge=1, description="The most documents in one request.")
+    max_documents: int = Field(
+        default=256, ge=1, le=MOST_DOCUMENTS, description="The most documents in one request."
+    )
+    max_connections: int = Field(
+        default=2048, ge=1, description="Connections open at once; further ones are cut off."
+    )
+    max_connections_of_peer: int = Field(
+        default=1024,
+        ge=1,
+        description="The same of one address. A proxy in front of the server is one address.",
+    )
     requests_per_minute: int | None = Field(
         default=None,
         ge=1,
@@ -243,7 +270,7 @@ class Settings(BaseSettings):
 
     @property
     def provider(self) -> Provider | None:
-        """Whose tokens are taken, if anyone's."""
+        """Return the provider whose tokens are accepted, if any."""
         if self.jwt_issuer is None or self.jwt_jwks_url is None:
             return None
         return Provider(
@@ -257,12 +284,12 @@ class Settings(BaseSettings):
 
     @property
     def quota(self) -> Quota:
-        """What a tenant may keep that no other quota was set for."""
+        """Return the quota of tenants without one of their own."""
         return Quota(self.max_adapters, self.max_adapter_bytes)
 
     @property
     def signatures(self) -> Signatures:
-        """What is asked of a package's signature; reads the trusted keys. Raises `BadInput`."""
+        """Read the trusted keys, and return the signature policy with them. Raises `BadInput`."""
         keys = read_keys(self.signing_keys) if self.signing_keys else {}
         if self.signature_policy is not Policy.NONE and not keys:
             raise BadInput("signing_keys", f"{self.signing_keys} holds no public key (*.pem)")
@@ -270,7 +297,7 @@ class Settings(BaseSettings):
 
     @property
     def place(self) -> str:
-        """Where this replica is; the one that was there before is gone."""
+        """Return this replica's address; a new replica replaces the one registered there."""
         port = self.port or secrets.token_hex(4)
         return f"{socket.gethostname()[:100]}:{port}"
 
@@ -282,7 +309,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """What a tenant may use that no others were set for."""
+        """Return the limits of tenants without limits of their own."""
         return Limits(self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
 
     @property
@@ -291,12 +318,12 @@ class Settings(BaseSettings):
 
     @property
     def shows_metrics(self) -> bool:
-        """Without a key, that is; an admin key always sees them."""
+        """Tell whether metrics are open without a key; an admin key always opens them."""
         return self.is_loopback if self.metrics_public is None else self.metrics_public
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nothing outside this machine reaches the address bound."""
+        """Tell whether only this machine can reach the bound address."""
         if self.host == "localhost":
             return True
         try:
@@ -306,9 +333,9 @@ class Settings(BaseSettings):
 
 
 def faults_of(error: ValidationError) -> Iterator[str]:
-    """Say which variables hold what is no value of theirs; never the value, which may be secret."""
+    """Name the variables with invalid values; never the values, which may be secret."""
     for fault in error.errors(include_input=False):
-        name = "_".join(map(str, fault["loc"])).upper()
+        name = str(next(iter(fault["loc"]), "")).upper()
         yield f"{PREFIX}{name or 'settings'}: {fault['msg']}"
 
 
@@ -335,8 +362,10 @@ def listing(settings: Settings) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return "unset"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     if isinstance(value, SecretStr):
         return "hidden"
     if isinstance(value, Enum | str | Path):

@@ -65,14 +65,14 @@ TASK_REQUESTS = {
     "blank": (ner(" \n\t"), 422, "bad_input", "documents[0].text", "is empty"),
     "200,000 characters": (
         ner(LONGEST_NOTE),
-        413,
+        400,
         "context_length_exceeded",
         "documents[0]",
         "the context holds 4,096",
     ),
     "longer than the context": (
         ner(LONG_NOTE),
-        413,
+        400,
         "context_length_exceeded",
         "documents[0]",
         "64 of the adapter's prompt, 256 for the answer); the context holds 4,096",
@@ -107,7 +107,7 @@ CHATS = {
         "invalid_field",
         "messages[0].content",
     ),
-    "longer than the context": (chat(LONG_NOTE), 413, "context_length_exceeded", "messages"),
+    "longer than the context": (chat(LONG_NOTE), 400, "context_length_exceeded", "messages"),
     "unknown model": ({**chat(), "model": "nobody@3"}, 404, "not_found", None),
 }
 

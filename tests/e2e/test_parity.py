@@ -38,9 +38,9 @@ def adapters(zoo: Zoo) -> dict[str, Composed]:
         "scales": zoo.random_factor(seed=1),
         "rows": Factor(rows_PD=rows_PD),
         "deep": Factor(keys_LPW=keys, values_LPW=values),
-        **{name: package.factor for name, package in zoo.packages.items()},
     }
-    return {name: compose(zoo.metaprompt, one) for name, one in factors.items()}
+    random = {name: compose(zoo.metaprompt, one) for name, one in factors.items()}
+    return random | {name: zoo.fit.composed(package) for name, package in zoo.packages.items()}
 
 
 @contextmanager

@@ -50,15 +50,18 @@ class Obedient:
 
     def __init__(self, model: Any, says: list[int]) -> None:
         self.get_input_embeddings = model.get_input_embeddings
-        self._says = says
+        self.config, self.dtype = model.config, model.dtype
+        self.model = SimpleNamespace(layers=[])  # nothing in it is scaled
+        self._says, self._at = says, 0
         self._vocab_size = model.config.vocab_size
 
-    def __call__(self, *, past_key_values: int | None, **_: Any) -> Any:
-        at = past_key_values or 0
+    def __call__(self, *, inputs_embeds: Tensor, **_: Any) -> Any:
+        is_next = inputs_embeds.shape[1] == 1
+        self._at = at = self._at + 1 if is_next else 0
         logits_11V: Tensor = torch.zeros(1, 1, self._vocab_size)
         logits_11V[0, 0, : len(SPECIAL)] = -1.0  # a grammar takes them for text
         logits_11V[0, 0, self._says[min(at, len(self._says) - 1)]] = 1e4
-        return SimpleNamespace(logits=logits_11V, past_key_values=at + 1)
+        return SimpleNamespace(logits=logits_11V)
 
 
 @contextmanager

@@ -11,8 +11,11 @@ import pytest
 
 from galenic_server.audit.chain import Chain
 from galenic_server.database.database import Database
+from galenic_server.main import assemble
+from galenic_server.settings import Settings
 from tests.support.process import KEY, Process, environment_in, is_ready, started
 from tests.support.serving import eventually
+from tests.support.tiny_models import tiny_llama
 
 
 @pytest.fixture
@@ -56,6 +59,21 @@ class TestAFreshStart:
             assert httpx.get(f"{server.url}/admin/v1/keys", headers=mine, timeout=60).is_success
             assert not KEY.findall(server.said())
             assert given["GALENIC_ADMIN_KEY"] not in server.said()
+
+    def test_without_a_metaprompt_serves_what_stands_alone(self, tmp_path: Path):
+        """
+        It says so, and how one is made.
+        """
+        (tmp_path / "zoo").mkdir()
+        backbone, said = tiny_llama(tmp_path / "tiny-llama"), []
+        settings = Settings(
+            home=tmp_path, backbone=backbone, engine="transformers", zoo=tmp_path / "zoo"
+        )
+        parts = assemble(settings, say=said.append)
+        parts.store.close()
+
+        assert {} == parts.service.fit.metaprompts
+        assert "only adapters that stand alone are served, until `galenic train`" in said[0]
 
 
 def num_under_way(server: Process) -> float:
@@ -111,7 +129,8 @@ class TestAStartThatCannotSucceed:
         ("setting", "said"),
         [
             ({"GALENIC_BACKBONE": "/nowhere"}, "/nowhere is no model folder"),
-            ({"GALENIC_ZOO": "/nowhere"}, "`galenic train` makes one for tiny-llama@0"),
+            ({"GALENIC_ZOO": "/nowhere"}, "GALENIC_ZOO: Path does not point to a directory"),
+            ({"GALENIC_METAPROMPT": "/nowhere,/nor"}, "nowhere: cannot be read: No such file"),
             ({"GALENIC_PORT": "never"}, "GALENIC_PORT"),
         ],
     )

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,17 @@ class TestASetting:
 
         assert "    The port to bind; 0 takes any free one." == lines[at + 1]
         assert 2 * len(Settings.model_fields) == len(lines)
+
+    def test_may_be_several_files(self, tmp_path: Path):
+        """
+        With commas between them, in the environment and in the list.
+        """
+        one, other = tmp_path / "one", tmp_path / "other"
+        settings = Settings(metaprompt=f"{one}, {other}")
+
+        assert (one, other) == settings.metaprompt
+        assert (one,) == Settings(metaprompt=one).metaprompt
+        assert f"GALENIC_METAPROMPT = {one},{other}  (default unset)" in listing(settings)
 
     def test_that_is_secret_is_not_shown(self):
         """
@@ -69,7 +81,7 @@ def test_the_command_lists_and_warns():
     """
     `galenic settings` prints the list, and names on stderr what it does not know or cannot read.
     """
-    given = {"GALENIC_PORT": "8123", "GALENIC_CONTEXT_TOKEN": "1"}
+    given = {"GALENIC_PORT": "8123", "GALENIC_METAPROMPT": "a,b", "GALENIC_CONTEXT_TOKEN": "1"}
     command = [sys.executable, "-m", "galenic_adapters.cli", "settings"]
     good, bad = (
         subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
@@ -78,6 +90,7 @@ def test_the_command_lists_and_warns():
 
     assert 0 == good.returncode
     assert "GALENIC_PORT = 8123  (default 8000)" in good.stdout
+    assert "GALENIC_METAPROMPT = a,b  (default unset)" in good.stdout
     assert "GALENIC_CONTEXT_TOKEN is no setting; did you mean" in good.stderr
     assert 1 == bad.returncode
     assert "galenic: GALENIC_PORT: Input should be a valid integer" in bad.stderr

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from galenic_adapters.factor import BackboneShape, Factor, Metaprompt
+from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
+from galenic_adapters.shape import BackboneShape
 from galenic_adapters.tasks.base import TaskName
 
 P, D = 4, 8

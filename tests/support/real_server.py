@@ -24,7 +24,7 @@ import torch
 from galenic_adapters.backbone import weights as backbone
 from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.package import zoo
-from galenic_adapters.package.file import Package
+from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.tasks.base import TaskName
 from galenic_client import AsyncClient, Client
@@ -146,6 +146,7 @@ class Zoo:
 
     backbone: backbone.Backbone
     metaprompt: Metaprompt
+    fit: Fit
     packages: dict[str, Package]
 
     @classmethod
@@ -156,9 +157,10 @@ class Zoo:
         packages = {
             file.stem: Package.read(file.read_bytes())
             for file in files
-            if file.name != zoo.METAPROMPT
+            if not zoo.is_metaprompt(file)
         }
-        return cls(found, zoo.metaprompt_of(id_, zoo=root), packages)
+        fit = Fit(id_, zoo.metaprompts_of(id_, zoo=root), backbone.shape_at(found.path))
+        return cls(found, zoo.metaprompt_of(id_, zoo=root), fit, packages)
 
     def random_factor(self, seed: int, spread: float = 0.1) -> Factor:
         """Scales around one, as distinct as their seed."""

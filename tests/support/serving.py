@@ -19,6 +19,7 @@ import uvicorn
 
 from galenic_adapters.backbone.weights import shape_at
 from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.package import zoo
 from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
@@ -27,7 +28,7 @@ from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
-from galenic_server.http.protocol import guarded
+from galenic_server.http.protocol import Crowd, guarded
 from galenic_server.main import join
 from galenic_server.registry.store import Store
 from galenic_server.settings import Settings
@@ -124,6 +125,7 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         b"engine secret",
         dtype="float32",
         num_slots=8,
+        places=tuple(chosen.places),
         context_tokens=CONTEXT_TOKENS,
         enforce_eager=True,
         options=SMALL if chosen.engine == "vllm" else {},
@@ -139,25 +141,32 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         tokens=tokens,
     )
     chain = Chain(store.database, SECRET)
-    fit = make_fit(backbone, max_rank=chosen.max_rank)
+    fit = make_fit(
+        backbone,
+        *zoo.metaprompts_of(BACKBONE, chosen.metaprompt, zoo=chosen.zoo).values(),
+        places=config.places,
+        max_rank=chosen.max_rank,
+    )
     return join(chosen, store, keys, chain, config, fit)
 
 
-def make_fit(backbone: str, **more: Any) -> Fit:
-    """What the tiny server has, that adapters have to fit."""
-    shared = metaprompt()
-    return Fit(BACKBONE, {shared.digest: shared}, shape_at(Path(backbone)), **more)
+def make_fit(backbone: str, *others: Metaprompt, **more: Any) -> Fit:
+    """What the tiny server has, beside other metaprompts, that adapters have to fit."""
+    metaprompts = {one.digest: one for one in (metaprompt(), *others)}
+    return Fit(BACKBONE, metaprompts, shape_at(Path(backbone)), **more)
 
 
 @contextmanager
 def serving(parts: Parts, *, ready: bool = True) -> Iterator[Running]:
     """Serve *parts* on a free port until the block ends."""
+    crowd = Crowd(parts.settings.max_connections, parts.settings.max_connections_of_peer)
     config = uvicorn.Config(
         make_app(parts),
         port=0,
         log_level="error",
         access_log=False,
-        http=guarded(parts.settings.patience_seconds),
+        http=guarded(parts.settings.patience_seconds, crowd),
+        ws="none",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

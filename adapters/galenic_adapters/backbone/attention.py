@@ -1,9 +1,9 @@
 """
-Attention for answering on a CPU, beside the kinds that transformers has.
+Grouped-query attention for decoding on a CPU, registered beside transformers' own kinds.
 
-Query heads that share a key head are asked as if they were more positions of one head, so its keys
-and values are read once for all of them. Transformers' own copies them for each wherever there is
-a mask.
+Query heads that share a key head are treated as further positions of one head, so its keys and
+values are read once for all of them. Transformers copies keys and values for every query head
+whenever there is a mask.
 
 Dimension key:  B examples   H query heads   K key heads   G = H / K   T new positions
                 S all positions   D width of a head
@@ -29,7 +29,7 @@ def grouped_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What every head sees (B, T, H, D), by torch's fused kernel; no weights are told."""
+    """Return the attended values (B, T, H, D), by torch's fused kernel, and no weights."""
     num_examples, num_heads, num_new, width = query_BHTD.shape
     num_key_heads = key_BKSD.shape[1]
     attended = torch.nn.functional.scaled_dot_product_attention(
@@ -43,7 +43,7 @@ def grouped_attention(
 
 
 def written_out(*args: Any, **kwargs: Any) -> Tensor:
-    """Which positions each sees (B, 1, T, S), even where "all before it" would say it."""
+    """Make the mask (B, 1, T, S); unlike transformers', it is never left out as plain causal."""
     seen_B1TS: Tensor = sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False})
     return seen_B1TS
 

@@ -1,7 +1,7 @@
 """
-From chat messages to the backbone's token ids, the same in training and serving.
+Encodes chat messages as the backbone's token ids, identically in training and serving.
 
-The chat template is applied to placeholders and the contents are put in afterwards, each tokenized
+The chat template is applied to placeholders, and contents replace them afterwards, each tokenized
 as plain text: a control token written in a note (``<|im_end|>``) stays text.
 """
 
@@ -18,7 +18,7 @@ from galenic_adapters.tasks.base import Message
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """The token ids of *text* as plain text: a control token in it stays text."""
+    """Tokenize *text* as plain text: a control token in it stays text."""
     ids: list[int] = _plain(tokenizer.backend_tokenizer).encode(text, add_special_tokens=False).ids
     return ids
 
@@ -26,10 +26,10 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 @lru_cache(maxsize=16)
 def _plain(backend: Tokenizer) -> Tokenizer:
     """
-    A tokenizer like *backend* that knows no control tokens.
+    Copy *backend* as a tokenizer that knows no control tokens.
 
-    A copy, because transformers' ``split_special_tokens`` is a switch in the one tokenizer that all
-    threads share: a text encoded by one lets the template of another lose its control tokens.
+    Copied, because transformers' ``split_special_tokens`` is a switch in the tokenizer that all
+    threads share: while one encodes a text, another's template would lose its control tokens.
     """
     plain = deepcopy(backend)
     plain.encode_special_tokens = True
@@ -38,9 +38,9 @@ def _plain(backend: Tokenizer) -> Tokenizer:
 
 class Sealed:
     """
-    Other people's texts, kept out of a template's sight while it is applied.
+    Hides callers' texts from a chat template behind placeholders while it is applied.
 
-    What the template says around them is tokenized as the backbone's own; they are plain text.
+    The template's own output is tokenized with control tokens; the texts are tokenized without.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -51,7 +51,7 @@ class Sealed:
         self._control = re.compile("|".join(map(re.escape, control)) or r"(?!)")
 
     def hold(self, text: str) -> str:
-        """A placeholder for all of *text*, and for none where it is empty."""
+        """Keep *text* and return its placeholder; an empty text is returned as it is."""
         if not text:
             return text
         holder = f"{self._nonce}x{len(self._texts)}x"
@@ -59,17 +59,17 @@ class Sealed:
         return holder
 
     def disarm(self, value: Any) -> Any:
-        """*value*, whatever JSON it is, with a placeholder for each control token in its texts."""
+        """Replace each control token in the strings of *value*, any JSON, with a placeholder."""
         if isinstance(value, str):
             return self._control.sub(lambda found: self.hold(found[0]), value)
         if isinstance(value, Mapping):
-            return {self.disarm(key): self.disarm(one) for key, one in value.items()}
+            return {self.disarm(key): self.disarm(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.disarm(one) for one in value]
+            return [self.disarm(item) for item in value]
         return value
 
     def encode(self, rendered: str) -> list[int]:
-        """The token ids of what the template made, with the texts in their places."""
+        """Tokenize the template's output, with the kept texts in place of their placeholders."""
         ids: list[int] = []
         for part in re.split(f"({self._nonce}x[0-9]+x)", rendered):
             if part in self._texts:
@@ -81,7 +81,7 @@ class Sealed:
 
 def encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """
-    The token ids of *messages* under the tokenizer's chat template, ready for the assistant's turn.
+    Encode *messages* under the tokenizer's chat template, up to where the assistant's turn begins.
     """
     sealed = Sealed(tokenizer)
     chat = [{"role": m.role, "content": sealed.hold(m.content)} for m in messages]

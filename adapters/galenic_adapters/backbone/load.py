@@ -1,5 +1,5 @@
 """
-A backbone by its name, loaded to be prompted.
+Finds a backbone by its name and loads it.
 """
 
 from collections.abc import Callable

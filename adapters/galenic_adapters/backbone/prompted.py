@@ -1,7 +1,11 @@
 """
-The frozen backbone behind soft prompts, many of them side by side in one batch.
+The frozen backbone with soft prompts, deep prompts and scales of many tasks in one batch.
 
-Dimension key:  K prompts   P prompt positions   D model width   B examples   T text positions
+A task's prefix is the keys and values of its prompt and of the opening that its texts share (an
+instruction, for one). It is computed once per task and reused by all of the task's examples.
+
+Dimension key:  K tasks   P prompt positions   D model width   B examples   T text positions
+                L layers   W width of keys, or of a place
 """
 
 import copy
@@ -23,50 +27,52 @@ from galenic_adapters.backbone.constraints import Constrainer
 from galenic_adapters.backbone.scaling import Scales, hook_scales, to_offset
 from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import PLACES, BackboneShape, Composed
+from galenic_adapters.factor import Composed
+from galenic_adapters.shape import PLACES, BackboneShape
 
 MOST_UNFUSED = 1024
-"""Tokens of a text whose attention's scores may be held."""
+"""The longest texts, in tokens, for which unfused attention may hold its score matrices."""
 SAMPLED_VOCABULARY = 5000
-"""Byte-pair vocabularies begin with the frequent tokens, which arXiv 2104.08691 samples."""
+"""Tokens to sample from (arXiv 2104.08691); a byte-pair vocabulary begins with frequent ones."""
 
 
 Openings = Mapping[int, Sequence[int]]
-"""By task number, the tokens that all its texts begin with."""
+"""The tokens that all texts of a task begin with, by task number."""
 
 
 def opening_of(texts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """
-    What all these texts of a task begin with, an instruction for one. None of them is all opening:
-    a text keeps its last token, from which the next is predicted.
+    Return the longest common beginning of a task's *texts*, such as an instruction.
+
+    The last token of a text never belongs to it, since the answer is predicted from that token.
     """
     columns = zip(*(text[:-1] for text in texts), strict=False)
     return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def positions_of(seen_BT: Tensor) -> Tensor:
-    """Each column's place among those that its row sees; zero for the empty ones before them."""
+    """Return position ids (B, T): each column's index among seen columns, 0 for left padding."""
     return (seen_BT.cumsum(1) - 1).clamp(min=0)
 
 
 class Tuning(Protocol):
-    """Whatever stands before or acts inside the backbone, for several tasks side by side."""
+    """Tunes the frozen backbone for several tasks: by prompts, deep prompts, scales or hooks."""
 
     def prompts(self, which_K: Tensor) -> Tensor | None:
-        """Return the prompts (K, P, D) of these tasks, where tasks differ by a prompt."""
+        """Return the prompts (K, P, D) of these tasks, if any."""
 
     def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the keys and values (K, L, P, W) of these tasks' deep prompts, if any."""
 
     def scales(self, which_B: Tensor) -> Scales | None:
-        """Return what these examples' tasks multiply activations by, if they do."""
+        """Return the scales of activations, by place, for examples of these tasks, if any."""
 
     def choose(self, which_B: Tensor) -> None:
-        """Note that the next batch's examples are of these tasks (for LoRA, whose hooks ask)."""
+        """Set the tasks of the next batch's examples, for hooks inside the model (LoRA)."""
 
 
 class Untuned:
-    """The bare backbone."""
+    """Tunes nothing: the bare backbone answers."""
 
     def prompts(self, which_K: Tensor) -> Tensor | None:
         return None
@@ -82,17 +88,19 @@ class Untuned:
 
 
 class Fixed(Untuned):
-    """Adapters as they are, of one form and one prompt length; task k is number k of them."""
+    """Tunes by composed adapters of one form and prompt length; task k is the k-th of them."""
 
     def __init__(self, composed: Sequence[Composed]) -> None:
         self._composed = list(composed)
 
     def prompts(self, which_K: Tensor) -> Tensor | None:
-        return self._stacked(which_K, lambda one: one.rows_PD)
+        return self._stacked(which_K, lambda composed: composed.rows_PD)
 
     def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
-        keys_KLPW = self._stacked(which_K, lambda one: one.prefix and one.prefix[0])
-        values_KLPW = self._stacked(which_K, lambda one: one.prefix and one.prefix[1])
+        keys_KLPW = self._stacked(which_K, lambda composed: composed.prefix and composed.prefix[0])
+        values_KLPW = self._stacked(
+            which_K, lambda composed: composed.prefix and composed.prefix[1]
+        )
         return None if keys_KLPW is None or values_KLPW is None else (keys_KLPW, values_KLPW)
 
     def scales(self, which_B: Tensor) -> Scales | None:
@@ -114,31 +122,30 @@ def _scale_of(place: str, composed: Composed) -> Tensor:
 
 class Prefixes:
     """
-    The keys and values of what stands before texts, as the model's own cache holds them, for any
-    number of batches: each task's prompt and what all its texts begin with.
+    Holds the KV prefixes of several tasks in a transformers cache, for any number of batches.
 
-    which_K: whose they are, in ascending order.   seen_KT: their columns; they end together, and
-    the columns before shorter ones stand for nothing.
+    which_K: the tasks' numbers, ascending.   seen_KT: the attention mask of the cache's columns;
+    shorter prefixes are padded on the left.
     """
 
     def __init__(self, tuning: Tuning, which_K: Tensor, seen_KT: Tensor, cache: Any) -> None:
         self.tuning, self.which_K, self.seen_KT, self._cache = tuning, which_K, seen_KT, cache
 
     def cache(self, which_B: Tensor) -> Any:
-        """What the model goes on from, each example from its task's."""
+        """Return a KV cache that holds each example's prefix, for one pass of the model."""
         cache = _copied(self._cache)
         cache.batch_select_indices(self._at(which_B))
         return cache
 
     def seen(self, which_B: Tensor) -> Tensor:
-        """Which columns (B, T) of that cache each example has before it."""
+        """Return the attention mask (B, T) of that cache's columns."""
         return self.seen_KT[self._at(which_B)]
 
     def _at(self, which_B: Tensor) -> Tensor:
         return torch.searchsorted(self.which_K, which_B)
 
     def apart(self) -> Self:
-        """The same, as leaves at which gradients gather."""
+        """Return a detached copy whose tensors are leaves that accumulate gradients."""
         cache = _copied(self._cache)
         for layer in cache.layers:
             layer.keys = layer.keys.detach().requires_grad_()
@@ -146,11 +153,11 @@ class Prefixes:
         return type(self)(self.tuning, self.which_K, self.seen_KT, cache)
 
     def tensors(self) -> list[Tensor]:
-        return [one for layer in self._cache.layers for one in (layer.keys, layer.values)]
+        return [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
 
 
 def _copied(cache: Any) -> Any:
-    """A cache of its own with the same tensors, which a model replaces and never writes to."""
+    """Copy *cache* but not its tensors: a model replaces them and never writes into them."""
     made = copy.copy(cache)
     made.layers = [copy.copy(layer) for layer in cache.layers]
     return made
@@ -158,12 +165,11 @@ def _copied(cache: Any) -> Any:
 
 class PromptedBackbone:
     """
-    A backbone whose own weights never learn.
+    Holds a transformers model with frozen weights, and runs it with a `Tuning`.
 
-    Examples of one task share a prompt, so each prompt's keys and values are computed once and
-    handed to its examples; a causal model gives the same as with the prompt before every one.
-    With *checkpointing* (layers are computed again in the backward pass, for large backbones) the
-    prompts do stand before every example.
+    Examples of one task share a prompt, so its keys and values are computed once; a causal model
+    gives the same result as with the prompt before every example. With *checkpointing* (layers are
+    recomputed in the backward pass, for large backbones) every example has its own prompt rows.
     """
 
     def __init__(
@@ -188,7 +194,7 @@ class PromptedBackbone:
 
     @property
     def shares(self) -> bool:
-        """Whether examples share what stands before them."""
+        """Tell whether examples of a task share a KV prefix."""
         return not self.checkpointing
 
     @property
@@ -205,7 +211,7 @@ class PromptedBackbone:
 
     @property
     def has_window(self) -> bool:
-        """Whether some layers see the last tokens only, counted in columns, empty ones too."""
+        """Tell whether some layers have a sliding window, which counts padding columns too."""
         kinds = getattr(self.model.config, "layer_types", None)
         if kinds is None:
             return bool(getattr(self.model.config, "sliding_window", None))
@@ -213,7 +219,7 @@ class PromptedBackbone:
 
     @property
     def end_tokens(self) -> list[int]:
-        """Every token that ends a turn, the one that training teaches first."""
+        """Return every token that ends a turn; the first is the one used in training."""
         configured = self.model.generation_config.eos_token_id
         listed = configured if isinstance(configured, list) else [configured]
         found = [self.tokenizer.eos_token_id, *listed]
@@ -221,7 +227,7 @@ class PromptedBackbone:
 
     @cached_property
     def constrainer(self) -> Constrainer:
-        """Compiles what answers may look like, each constraint once."""
+        """Make the compiler of constraints for this backbone's vocabulary."""
         return Constrainer(self.tokenizer, self.vocab_size, self.end_tokens)
 
     @property
@@ -229,12 +235,12 @@ class PromptedBackbone:
         return int(sum(p.numel() for p in self.model.parameters()))
 
     def embed_text(self, text: str, num_positions: int) -> Tensor:
-        """The token vectors (P, D) of *text*, repeated or cut to *num_positions*, in float32."""
+        """Embed *text*, repeated or cut to *num_positions* tokens, as float32 rows (P, D)."""
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         return self._embed((ids * (num_positions // len(ids) + 1))[:num_positions])
 
     def embed_vocabulary(self, num_positions: int, *, seed: int) -> Tensor:
-        """The vectors (P, D) of tokens drawn from the vocabulary's most frequent, in float32."""
+        """Embed randomly drawn frequent tokens of the vocabulary as float32 rows (P, D)."""
         special = set(self.tokenizer.all_special_ids)
         ids = [i for i in range(min(SAMPLED_VOCABULARY, self.vocab_size)) if i not in special]
         rng = torch.Generator().manual_seed(seed)
@@ -249,8 +255,9 @@ class PromptedBackbone:
         self, tuning: Tuning, which_B: Tensor, openings: Openings | None = None
     ) -> Prefixes | None:
         """
-        The prompts of these tasks, each with its opening behind it, run through the backbone; None
-        where there is neither.
+        Compute each task's KV prefix: its prompt, then its opening.
+
+        Returns None if the tasks have neither. Differentiable with respect to the tuning.
         """
         which_K = torch.unique(which_B.to(self.device))
         opened = [(openings or {}).get(which, ()) for which in which_K.tolist()]
@@ -264,7 +271,7 @@ class PromptedBackbone:
             rows_KPD = rows_KPD.to(self.device, dtype)
             if tuning.scales(which_K) is None:
                 rows = [torch.cat(pair) for pair in zip(rows_KPD, rows, strict=True)]
-            else:  # scales are of text alone, so prompts run on their own
+            else:  # scales act on text only, so prompts run first, without them
                 self._scales = {}
                 before = self._run(inputs_embeds=rows_KPD, use_cache=True).past_key_values
         cache, seen_KT = self._run_rows(tuning, which_K, rows, before)
@@ -273,12 +280,12 @@ class PromptedBackbone:
     def _run_rows(
         self, tuning: Tuning, which_K: Tensor, rows: Sequence[Tensor], before: Any
     ) -> tuple[Any, Tensor]:
-        """Run each task's rows behind what was *before*; the cache, and its columns (K, T)."""
+        """Run each task's *rows* after the cache *before*; returns cache and mask (K, T)."""
         num_before = 0 if before is None else before.get_seq_length()
         seen_KT = torch.ones(len(rows), num_before, dtype=torch.long, device=self.device)
-        if not any(len(one) for one in rows):
+        if not any(len(rows_TD) for rows_TD in rows):
             return before, seen_KT
-        ones = [seen_KT.new_ones(len(one)) for one in rows]
+        ones = [seen_KT.new_ones(len(rows_TD)) for rows_TD in rows]
         own_KT = pad_sequence(ones, batch_first=True, padding_side="left")
         seen_KT = torch.cat([seen_KT, own_KT], dim=1)
         self.choose(tuning, which_K)
@@ -292,12 +299,13 @@ class PromptedBackbone:
         return ran.past_key_values, seen_KT
 
     def _cache_of(self, keys_KLPW: Tensor, values_KLPW: Tensor) -> Any:
-        """A cache as if positions with these keys and values had been run."""
+        """Make a cache that holds these keys and values as if positions had been run."""
         width = self.shape.keys // int(self.model.config.num_key_value_heads)
-        cache = DynamicCache()  # not of the model's config: that would drop what a window hides
+        cache = DynamicCache()  # without the model's config: that would drop columns by window
         for layer in range(keys_KLPW.shape[1]):
             keys, values = (
-                one[:, layer].to(self.device, self.model.dtype) for one in (keys_KLPW, values_KLPW)
+                both[:, layer].to(self.device, self.model.dtype)
+                for both in (keys_KLPW, values_KLPW)
             )
             shape = (*keys.shape[:2], -1, width)
             cache.update(
@@ -306,19 +314,23 @@ class PromptedBackbone:
         return cache
 
     def _offset(self, place: str, layer: int) -> Tensor | None:
-        """What the model's hooks multiply by now (B, W), told from one."""
+        """Return the current batch's offsets (B, W) from scale 1, for the model's hooks."""
         scales_BLW = self._scales.get(place)
         return None if scales_BLW is None else to_offset(scales_BLW[:, layer], self.model.dtype)
 
     def choose(self, tuning: Tuning, which_B: Tensor) -> None:
-        """Let what acts inside the layers be these examples' tasks'."""
+        """Set scales and hooks inside the layers to the tasks of the next batch's examples."""
         tuning.choose(which_B)
         self._scales = tuning.scales(which_B.to(self.device)) or {}
 
     def ahead(
         self, tuning: Tuning | Prefixes, which_B: Tensor, openings: Openings | None = None
     ) -> Tuning | Prefixes:
-        """*tuning* with what stands before these tasks' texts run, where examples share that."""
+        """
+        Compute each task's KV prefix (prompt and shared opening).
+
+        Returns *tuning* unchanged if prefixes are not shared or there are none.
+        """
         if isinstance(tuning, Prefixes) or not self.shares or not len(which_B):
             return tuning
         return self.prefixes(tuning, which_B, openings) or tuning
@@ -328,8 +340,10 @@ class PromptedBackbone:
         self, tuning: Tuning, which_B: Tensor, openings: Openings | None = None
     ) -> Iterator[Tuning | Prefixes]:
         """
-        *tuning* for many batches of these tasks, whose texts go on from *openings*: what stands
-        before them runs through the backbone once, forward at the start and backward at the end.
+        Share the tasks' KV prefixes among many batches, whose texts continue after *openings*.
+
+        Prefixes run through the backbone once: forward on entry, backward on exit. Batches in the
+        block accumulate gradients at detached copies, which the exit passes on to the tuning.
         """
         made = self.ahead(tuning, which_B, openings)
         if not isinstance(made, Prefixes):
@@ -345,8 +359,10 @@ class PromptedBackbone:
     @contextmanager
     def answering(self) -> Iterator[None]:
         """
-        Inside, nothing learns: layers are not checkpointed, so that they keep a cache, and on a CPU
-        their fused attention reads each key once for the heads that share it.
+        Switch the model to decoding for the block.
+
+        Layers are not checkpointed, so that they keep a cache. On a CPU, attention is grouped: it
+        reads each key once for all heads that share it.
         """
         loaded = self.model.config._attn_implementation
         is_grouped = self.device.type == "cpu" and loaded == "sdpa"
@@ -359,7 +375,7 @@ class PromptedBackbone:
 
     @contextmanager
     def _attending(self, how: str) -> Iterator[None]:
-        """Attention of this kind inside, whatever it was before."""
+        """Switch the model to this attention implementation for the block."""
         before = self.model.config._attn_implementation
         self.model.set_attn_implementation(how)
         try:
@@ -368,7 +384,11 @@ class PromptedBackbone:
             self.model.set_attn_implementation(before)
 
     def hidden(self, tuning: Tuning | Prefixes, which_B: Tensor, ids_BT: Tensor) -> Tensor:
-        """The last hidden states (B, T, D) of texts padded on the right, each of its task."""
+        """
+        Return the last hidden states (B, T, D) of texts, each under its task's tuning.
+
+        ids_BT is padded on the right: a causal model's earlier positions never see padding.
+        """
         tuning = self.ahead(tuning, which_B)
         if isinstance(tuning, Prefixes):
             return self._hidden_behind(tuning, which_B, ids_BT)
@@ -386,7 +406,7 @@ class PromptedBackbone:
         return states
 
     def _hidden_apart(self, tuning: Tuning, which_B: Tensor, ids_BT: Tensor) -> Tensor:
-        """With *checkpointing*: every example runs through the layers with its own prompt."""
+        """Run every example with its own prompt rows, as *checkpointing* needs."""
         rows, num_positions = self.model.get_input_embeddings()(ids_BT), 0
         scales = tuning.scales(which_B.to(self.device))
         if (prompts_BPD := tuning.prompts(which_B)) is not None:
@@ -401,9 +421,10 @@ class PromptedBackbone:
 
     def _run(self, **inputs: Tensor | Any) -> Any:
         """
-        One pass through the layers. On a CPU the fused attention's backward pass takes longer than
-        plain attention as a whole, whose scores must be held; so what learns and is not long has
-        that.
+        Run one pass through the layers.
+
+        On a CPU, the backward pass of fused attention is slower than all of eager attention, which
+        must hold its scores: training uses eager attention unless the text is long.
         """
         num_columns = next(iter(inputs.values())).shape[1]
         is_slow = self.device.type == "cpu" and torch.is_grad_enabled() and not self.checkpointing
@@ -413,20 +434,20 @@ class PromptedBackbone:
             return self.model.model(**inputs)
 
     def logits(self, hidden_AD: Tensor) -> Tensor:
-        """What the output head says (A, V), in float32."""
+        """Return the output head's logits (A, V) in float32."""
         logits_AV: Tensor = self.model.lm_head(hidden_AD).float()
         return logits_AV
 
 
 def best_device() -> str:
-    """The accelerator, where there is one; of several, the one that is this process's."""
+    """Return the GPU of this process (by LOCAL_RANK), or the CPU if there is none."""
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _packing(path: Path | str) -> dict[str, Any]:
-    """gpt-oss ships its experts in 4 bits, through which no gradient passes: they are unpacked."""
+    """Return arguments that unpack 4-bit experts (gpt-oss), through which no gradient passes."""
     packed = getattr(AutoConfig.from_pretrained(path), "quantization_config", None) or {}
     method = packed.get("quant_method") if isinstance(packed, dict) else packed.quant_method
     if method != "mxfp4":

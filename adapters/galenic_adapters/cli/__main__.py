@@ -1,5 +1,5 @@
 """
-``python -m galenic_adapters.cli``: the ``galenic`` command, for launchers that take a module.
+Runs the ``galenic`` command as ``python -m galenic_adapters.cli``, for launchers of modules.
 """
 
 from galenic_adapters.cli.main import main

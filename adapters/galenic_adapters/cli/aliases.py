@@ -1,5 +1,5 @@
 """
-Aliases: looked at, pointed to a version, with a canary, promoted and rolled back; and sharing.
+Commands for aliases (list, get, set, promote, rollback, drop) and for sharing.
 """
 
 import time
@@ -24,15 +24,21 @@ def list_(tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
     """List a tenant's aliases."""
     with asking(url, key) as client:
         rows = (
-            (one.alias, one.adapter, _canary(one), one.previous or "", str(one.converged))
-            for one in client.aliases(tenant=tenant)
+            (
+                alias.alias,
+                alias.adapter,
+                _canary(alias),
+                alias.previous or "",
+                str(alias.converged),
+            )
+            for alias in client.aliases(tenant=tenant)
         )
         show("alias", "adapter", "canary", "previous", "converged", rows=rows)
 
 
 @app.command()
 def get(name: Name, tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
-    """Where it points, as JSON."""
+    """Print where an alias points, as JSON."""
     with asking(url, key) as client:
         typer.echo(client.get_alias(name, tenant=tenant).model_dump_json(indent=2))
 
@@ -51,7 +57,7 @@ def set_(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Point an alias to a version, perhaps with a canary beside."""
+    """Point an alias to a version, with a canary if one is named."""
     beside = (canary, weight) if canary else None
     with asking(url, key) as client:
         etag = etag or _etag(client, name, tenant)
@@ -68,7 +74,7 @@ def promote(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """The canary takes over."""
+    """Let the canary take over the alias."""
     with asking(url, key) as client:
         _tell(client, client.promote(name, etag=etag or "*", tenant=tenant), wait)
 
@@ -82,7 +88,7 @@ def rollback(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """The canary is off; without one, the version before answers again."""
+    """Remove the canary; without one, point the alias to its previous version."""
     with asking(url, key) as client:
         _tell(client, client.roll_back(name, etag=etag or "*", tenant=tenant), wait)
 
@@ -106,14 +112,14 @@ def share(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Let these tenants, and no others, ask it as OWNER/NAME."""
+    """Let these tenants, and no others, use an adapter or alias as OWNER/NAME."""
     with asking(url, key) as client:
         made = client.share(name, to or [], tenant=tenant)
         typer.echo(f"{made.owner}/{made.name}: {', '.join(made.tenants) or 'nobody else'}")
 
 
 def _etag(client: "Client", name: str, tenant: str | None) -> str | None:
-    """Of the alias as it is; none where there is none yet."""
+    """Return the alias's current ETag; None if it does not exist yet."""
     from galenic_client.errors import NotFound
 
     try:

@@ -1,5 +1,5 @@
 """
-API keys: made, listed, rotated, given an end, revoked.
+Commands for API keys: create, list, rotate, expire, revoke.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -36,20 +36,20 @@ def create_key(
 
 @app.command("list")
 def list_keys(tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
-    """List keys by what they open."""
+    """List keys with their tenants and roles."""
     with asking(url, key) as client:
         rows = (
             (
-                one.id,
-                one.tenant,
-                one.role,
-                one.label,
-                _day(one.created),
-                _day(one.expires),
-                _day(one.revoked),
-                one.replaced_by or "",
+                found.id,
+                found.tenant,
+                found.role,
+                found.label,
+                _day(found.created),
+                _day(found.expires),
+                _day(found.revoked),
+                found.replaced_by or "",
             )
-            for one in client.keys(tenant=tenant)
+            for found in client.keys(tenant=tenant)
         )
         show(
             *("id", "tenant", "role", "label", "created", "expires", "revoked", "replaced by"),
@@ -68,9 +68,9 @@ def rotate_key(
     key: Key = None,
 ) -> None:
     """
-    Make a new key instead, and print it this once.
+    Replace a key by a new one, and print that this once.
 
-    Without --days it lasts as long as the old one was made for.
+    Without --days, the new key lasts as long as the old one was made for.
     """
     with asking(url, key) as client:
         seconds = round(grace_hours * 3600)
@@ -85,14 +85,14 @@ def expire_key(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Give a key an end."""
+    """Set when a key expires."""
     with asking(url, key) as client:
         client.expire_key(key_id, datetime.now(UTC) + timedelta(hours=hours))
 
 
 @app.command("revoke")
 def revoke_key(key_id: KeyId, url: Url = None, key: Key = None) -> None:
-    """Make a key open nothing from now on."""
+    """Revoke a key at once."""
     with asking(url, key) as client:
         client.revoke_key(key_id)
 

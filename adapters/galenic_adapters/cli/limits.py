@@ -1,5 +1,5 @@
 """
-What a tenant may use: shown, set, and set back to the server's.
+Commands for a tenant's rate limits: show, set, clear.
 """
 
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ UNBOUNDED = number_or("none")
 
 @app.command()
 def show(name: Name, url: Url = None, key: Key = None) -> None:
-    """Show what holds for a tenant: its own limits, else the server's."""
+    """Show a tenant's limits: its own, else the server's."""
     with asking(url, key) as client:
         typer.echo(client.limits(name).model_dump_json(indent=2))
 
@@ -36,7 +36,7 @@ def set_(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Set some of a tenant's limits; what is not named stays as it is."""
+    """Set some of a tenant's limits; the others stay as they are."""
     with asking(url, key) as client:
         limits = changed(
             client.limits(name).model_dump(exclude={"tenant"}),
@@ -50,6 +50,6 @@ def set_(
 
 @app.command()
 def clear(name: Name, url: Url = None, key: Key = None) -> None:
-    """Drop a tenant's own limits; the server's hold again."""
+    """Drop a tenant's own limits; the server's apply again."""
     with asking(url, key) as client:
         client.clear_limits(name)

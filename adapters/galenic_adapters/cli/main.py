@@ -1,5 +1,5 @@
 """
-The ``galenic`` command. Each one imports what it needs when it runs, so that help comes at once.
+The ``galenic`` command. Subcommands import what they need when they run, so help is fast.
 """
 
 import os
@@ -62,7 +62,7 @@ def serve(
     """Serve until interrupted. Every setting is also GALENIC_<NAME> in the environment."""
     chosen = {"BACKBONE": backbone, "ENGINE": engine, "HOST": host, "PORT": port}
     given = {f"GALENIC_{name}": str(value) for name, value in chosen.items() if value is not None}
-    # Another program: nothing on this floor may import the server.
+    # Run as another program: nothing on this floor may import the server.
     command = [sys.executable, "-m", "galenic_server"]
     os.execve(sys.executable, command, os.environ | given)  # noqa: S606  no shell is wanted
 
@@ -73,7 +73,7 @@ def serve(
 )
 def bench(context: typer.Context) -> None:
     """Measure this machine: adapters beside the bare backbone and vLLM's own ways."""
-    # Another program, as for `serve`, which says itself what it takes.
+    # Another program, as for `serve`; it parses its own arguments.
     command = [sys.executable, "-m", "galenic_server.bench", *context.args]
     os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
 
@@ -90,14 +90,14 @@ def audit(context: typer.Context) -> None:
 
 @app.command()
 def settings() -> None:
-    """Print every setting of the server: its name, its value here, its default, what it does."""
+    """Print every setting of the server with its value here, its default and its meaning."""
     command = [sys.executable, "-m", "galenic_server.settings"]
     os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
 
 
 @app.command()
 def doctor() -> None:
-    """Say what is wrong with this machine, and how to mend it."""
+    """Diagnose this machine, and say how to mend it."""
     from galenic_adapters import doctor as doctors
 
     raise typer.Exit(doctors.main([]))
@@ -132,12 +132,12 @@ def models(url: Url = None, key: Key = None) -> None:
     with asking(url, key) as client:
         rows = (
             (
-                one.id,
-                (one.adapter or {}).get("task", ""),
-                ", ".join((one.adapter or {}).get("labels", ())),
-                one.owned_by,
+                model.id,
+                (model.adapter or {}).get("task", ""),
+                ", ".join((model.adapter or {}).get("labels", ())),
+                model.owned_by,
             )
-            for one in client.models()
+            for model in client.models()
         )
         show("model", "task", "labels", "owner", rows=rows)
 
@@ -166,7 +166,7 @@ def _document(
 
 
 def _pairs(given: list[str], hint: str, form: str) -> dict[str, str]:
-    pairs = [one.partition("=") for one in given]
+    pairs = [word.partition("=") for word in given]
     if not all(equals for _, equals, _ in pairs):
         raise typer.BadParameter(f"give each as {form}", param_hint=hint)
     return {key: value for key, _, value in pairs}
@@ -191,7 +191,7 @@ def train(
     backbone: BackboneName = None,
 ) -> None:
     """
-    Learn a metaprompt, and a factor for every source of a recipe. For several GPUs:
+    Train a metaprompt, and a factor for every source of a recipe. For several GPUs:
     accelerate launch -m galenic_adapters.cli train ...
     """
     from galenic_adapters.training import runs
@@ -212,7 +212,7 @@ def estimate(
         float, typer.Option(min=0.01, max=1, help="The share of its peak that is reached.")
     ] = 0.35,
 ) -> None:
-    """The memory and the hours that a recipe takes, computed from its backbone's shape."""
+    """Estimate the GPU memory and the hours that a recipe takes, from its backbone's shape."""
     from galenic_adapters.training import estimate as estimates
     from galenic_adapters.training.recipe import Recipe
 
@@ -247,7 +247,9 @@ def adapt(
     rank: Annotated[int, typer.Option(min=1)] = 16,
     steps: Annotated[int, typer.Option(min=1, help="At most so many.")] = 400,
     rows: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
-    rate: Annotated[float, typer.Option(min=0, help="The factor's peak learning rate.")] = 0.1,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Peak learning rate; 0.1 suits products at the input.")
+    ] = 0.02,
     patience: Annotated[int, typer.Option(help="Looks without a gain, then it stops.")] = 5,
     seed: int = 0,
     dataset: Annotated[str | None, typer.Option(help="The data set's name, for the card.")] = None,
@@ -260,7 +262,7 @@ def adapt(
         bool, typer.Option("--checkpointing", help="Compute layers again in the backward pass.")
     ] = False,
 ) -> None:
-    """Learn one factor from examples, over a frozen metaprompt; ends with a package to push."""
+    """Train one factor on examples, over a frozen metaprompt, and write a package to push."""
     from galenic_adapters.training import runs
     from galenic_adapters.training.recipe import Phase, Recipe, Source
 
@@ -353,8 +355,8 @@ def evaluate(
     backbone: BackboneName = None,
 ) -> None:
     """
-    Score a package, the untuned backbone and the best constant label on the same examples; writes
-    all into its card. Or score an adapter of a running server, by the same figures.
+    Score a package, the untuned backbone and the best constant label on the same examples, and
+    write the scores into its card; or score an adapter of a running server by the same metrics.
     """
     from galenic_adapters.evaluation import measure
 
@@ -408,7 +410,7 @@ def convert(
     token_column: Annotated[int, typer.Option(help="conll: where tokens stand, from 0.")] = 0,
     tag_column: Annotated[int, typer.Option(help="conll: where tags stand; -1 is the last.")] = -1,
 ) -> None:
-    """Turn annotated documents into training examples; says what was left out, and why."""
+    """Convert annotated documents to training examples; reports what was left out, and why."""
     from galenic_adapters.data.commands import convert_files
     from galenic_adapters.data.conll import Columns
     from galenic_adapters.data.convert import Rules
@@ -433,7 +435,7 @@ def convert_hub(
         list[str] | None, typer.Option(help="OURS=THEIRS, as premise=sentence1 or options.A=opa.")
     ] = None,
 ) -> None:
-    """The same for a data set of the Hugging Face hub (needs the library `datasets`)."""
+    """Convert a data set of the Hugging Face hub (needs the library `datasets`)."""
     from galenic_adapters.data import commands
     from galenic_adapters.data.hub import HubSet
 
@@ -446,7 +448,7 @@ def convert_hub(
 @app.command()
 def import_peft(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
-    folder: Annotated[Path, typer.Argument(help="Where package and metaprompt go.")],
+    folder: Annotated[Path, typer.Argument(help="Where the package goes.")],
     name: Annotated[str, typer.Option(help="The adapter's name.")],
     task: Annotated[TaskChoice, typer.Option(help="What it does.")],
     label: Annotated[list[str] | None, typer.Option(help="One of its labels, in order.")] = None,
@@ -454,7 +456,10 @@ def import_peft(
     licence: Annotated[str, typer.Option(help="What it may be used under.")] = "not stated",
     backbone: BackboneName = None,
 ) -> None:
-    """Make a package, and the metaprompt it scales, of a (multitask) prompt tuned by PEFT."""
+    """
+    Make a package of a PEFT checkpoint: PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING (a task),
+    PREFIX_TUNING or IA3. It needs no metaprompt.
+    """
     from galenic_adapters.package import peft
 
     with told():
@@ -479,14 +484,26 @@ def export_peft(
         Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
     ] = None,
     form: Annotated[
-        Literal["multitask", "prompt"], typer.Option(help="Tasks 0, 1, …; or one dense prompt.")
+        Literal["multitask", "prompt"],
+        typer.Option(help="Products as tasks 0, 1, …; or one as a plain prompt."),
     ] = "multitask",
+    backbone: BackboneName = None,
 ) -> None:
-    """Write packages of one metaprompt as a checkpoint that PEFT loads."""
+    """
+    Write packages as a checkpoint that PEFT loads: products over a metaprompt as the tasks of one
+    MULTITASK_PROMPT_TUNING, or one package as PROMPT_TUNING, PREFIX_TUNING or IA3.
+    """
     from galenic_adapters.package import peft
 
     with told():
-        peft.export_peft(packages, folder, metaprompt_file=metaprompt, form=form, say=typer.echo)
+        peft.export_peft(
+            packages,
+            folder,
+            metaprompt_file=metaprompt,
+            form=form,
+            backbone=backbone,
+            say=typer.echo,
+        )
 
 
 def _print(reply: "BaseModel") -> None:

@@ -1,5 +1,5 @@
 """
-What every command that asks a server shares: where it is, the key, and how a refusal is told.
+Options of all commands that ask a server (address and key), and how errors are printed.
 """
 
 import sys
@@ -26,7 +26,7 @@ PIPED_WIDTH = 250
 
 
 def number_or(word: str) -> Any:
-    """Make an option that takes a whole number, or *word* where there shall be none."""
+    """Make an option that takes a whole number, or *word* for none."""
 
     def parse(text: str) -> int | str:
         if text != word and not (text.isascii() and text.isdigit()):
@@ -37,14 +37,14 @@ def number_or(word: str) -> Any:
 
 
 def changed(now: Mapping[str, Any], **given: Any) -> dict[str, Any]:
-    """Return *now* with what was *given*; the word of `number_or` becomes None."""
+    """Return *now* with the options *given*; the word of `number_or` becomes None."""
     chosen = {name: value for name, value in given.items() if value is not None}
     return {**now, **{k: None if isinstance(v, str) else v for k, v in chosen.items()}}
 
 
 @contextmanager
 def asking(url: str | None, key: str | None) -> "Iterator[Client]":
-    """A client for one command; what the server refuses ends the command with its words."""
+    """Yield a client for one command; the server's errors end the command with their message."""
     from galenic_client import Client
     from galenic_client.errors import ApiError, GalenicError, Unauthenticated
 
@@ -65,7 +65,7 @@ def asking(url: str | None, key: str | None) -> "Iterator[Client]":
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What goes wrong in our own words ends the command with them."""
+    """End the command with the message of any of our own errors."""
     from galenic_adapters.errors import GalenicError
 
     try:
@@ -80,7 +80,7 @@ def fail(error: object) -> NoReturn:
 
 
 def show(*columns: str, rows: Iterator[tuple[str, ...]]) -> None:
-    """A table without lines, never cut where no person reads it."""
+    """Print a table without lines; when piped, no cell is cut."""
     from rich.console import Console
     from rich.table import Table
 

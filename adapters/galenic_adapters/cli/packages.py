@@ -1,5 +1,5 @@
 """
-Packages and versions: signed, tried out, pushed, listed, shown, deleted and brought back.
+Commands for packages and versions: sign, push, list, show, delete, undelete.
 """
 
 from collections import Counter
@@ -33,8 +33,9 @@ def push(
     key: Key = None,
 ) -> None:
     """
-    Publish an adapter's package; it answers at once. Of a folder, all packages in one stream, each
-    by its file's name and with the signature in PACKAGE.sig beside it; what is there stays.
+    Publish an adapter's package; it answers requests at once. For a folder, publish all its
+    packages under their files' names, each with the signature in PACKAGE.sig beside it; versions
+    that exist already are kept.
     """
     if package.is_dir():
         if any((name, version, alias, signature, dry_run)):
@@ -59,7 +60,8 @@ def push(
 def _push_folder(folder: Path, tenant: str | None, url: str | None, key: str | None) -> None:
     from galenic_client.types import ToPush
 
-    files = [one for one in sorted(folder.glob("*.safetensors")) if one.stem != "metaprompt"]
+    files = sorted(folder.glob("*.safetensors"))
+    files = [file for file in files if not file.stem.startswith("metaprompt")]
     if not files:
         raise typer.BadParameter(f"{folder} holds no package (*.safetensors)")
     signatures = (file.with_name(file.name + ".sig") for file in files)
@@ -69,17 +71,17 @@ def _push_folder(folder: Path, tenant: str | None, url: str | None, key: str | N
     )
     counts = Counter[str]()
     with asking(url, key) as client:
-        for one in client.push_many(packages, tenant=tenant):
-            counts[one.state] += 1
-            if one.error:
-                _tell_refusal(files[one.line - 1].name, one.error)
+        for result in client.push_many(packages, tenant=tenant):
+            counts[result.state] += 1
+            if result.error:
+                _tell_refusal(files[result.line - 1].name, result.error)
     typer.echo(f"{counts['new']} new, {counts['there']} there already, {counts['failed']} failed")
     if counts["failed"]:
         raise typer.Exit(1)
 
 
 def _tell_refusal(file: str, error: dict[str, Any]) -> None:
-    problems = [f"{one['path']}: {one['problem']}" for one in error.get("faults", [])]
+    problems = [f"{fault['path']}: {fault['problem']}" for fault in error.get("faults", [])]
     for problem in problems or [error["message"]]:
         typer.secho(f"{file}: {problem}", err=True)
 
@@ -92,16 +94,16 @@ def _try_out(
     tenant: str | None,
     signature: Path | None,
 ) -> None:
-    told = client.try_out(name, package, version=version, tenant=tenant, signature=signature)
-    for fault in told.faults:
+    trial = client.try_out(name, package, version=version, tenant=tenant, signature=signature)
+    for fault in trial.faults:
         typer.echo(f"{fault.path}: {fault.problem}")
-    if not told.accepted:
+    if not trial.accepted:
         raise typer.Exit(1)
-    typer.echo(f"{name}: {told.digest} would be accepted")
+    typer.echo(f"{name}: {trial.digest} would be accepted")
 
 
 def point(client: "Client", alias: str, ref: str, tenant: str | None) -> None:
-    """To *ref*, from wherever it points just now."""
+    """Point *alias* to *ref*, wherever it points now."""
     from galenic_client.errors import NotFound
 
     try:
@@ -138,8 +140,8 @@ def list_(
     with asking(url, key) as client:
         found = client.list(tenant=tenant, deleted=deleted)
         rows = (
-            (f"{one.name}@{one.version}", one.state, one.digest[:19], one.signature.signed_by or "")
-            for one in found
+            (f"{a.name}@{a.version}", a.state, a.digest[:19], a.signature.signed_by or "")
+            for a in found
         )
         show("adapter", "state", "digest", "signed by", rows=rows)
 

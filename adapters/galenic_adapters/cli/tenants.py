@@ -1,5 +1,5 @@
 """
-Tenants: listed, bounded, suspended, exported and imported; and the fleet's replicas.
+Commands for tenants (list, set, export, import) and for the fleet's replicas.
 """
 
 from pathlib import Path
@@ -21,18 +21,18 @@ PIECE_BYTES = 1 << 20
 
 @app.command("list")
 def list_(url: Url = None, key: Key = None) -> None:
-    """List tenants with what each keeps."""
+    """List tenants with their storage and quotas."""
     with asking(url, key) as client:
         rows = (
             (
-                one.tenant,
-                f"{one.num_adapters:,}",
-                f"{one.num_bytes:,}",
-                _bound(one.max_adapters),
-                _bound(one.max_bytes),
-                "suspended" if one.suspended else "",
+                tenant.tenant,
+                f"{tenant.num_adapters:,}",
+                f"{tenant.num_bytes:,}",
+                _bound(tenant.max_adapters),
+                _bound(tenant.max_bytes),
+                "suspended" if tenant.suspended else "",
             )
-            for one in client.tenants()
+            for tenant in client.tenants()
         )
         show("tenant", "adapters", "bytes", "max adapters", "max bytes", "", rows=rows)
 
@@ -49,7 +49,7 @@ def set_(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Make a tenant, or change what is named; the rest stays as it is."""
+    """Create a tenant, or change the settings that are named; the others stay as they are."""
     with asking(url, key) as client:
         given = changed(
             _now(client, name), max_adapters=max_adapters, max_bytes=max_bytes, suspended=suspended
@@ -58,7 +58,7 @@ def set_(
 
 
 def _now(client: "Client", name: str) -> dict[str, Any]:
-    """Return what is the tenant's own; nothing where there is none yet."""
+    """Return the tenant's own settings; none if it does not exist yet."""
     from galenic_client.errors import NotFound
 
     try:
@@ -80,7 +80,7 @@ def export(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Everything of a tenant but its keys, in one file."""
+    """Export everything of a tenant but its keys into one file."""
     with told(), asking(url, key) as client:
         write_whole(file, client.export(name))
         typer.echo(f"{file}: {file.stat().st_size:,} bytes")
@@ -93,7 +93,7 @@ def import_(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Bring in what an export gave; twice is as once."""
+    """Import an exported tenant; importing twice changes nothing more."""
     with asking(url, key) as client, file.open("rb") as archive:
         pieces = iter(lambda: archive.read(PIECE_BYTES), b"")
         brought = client.bring(name, pieces)
@@ -114,6 +114,7 @@ def replicas(
         if forget:
             client.forget_replica(forget)
         rows = (
-            (one.id, one.place, f"{one.heard:%H:%M:%S}", str(one.seen)) for one in client.replicas()
+            (replica.id, replica.place, f"{replica.heard:%H:%M:%S}", str(replica.seen))
+            for replica in client.replicas()
         )
         show("id", "place", "heard", "seen", rows=rows)

@@ -1,8 +1,8 @@
 """
-Data as they are handed on: a folder in a zip or tar archive, or one file gzipped.
+Unpacks data sets: a folder in a zip or tar archive, or one gzipped file.
 
-An archive is a stranger's. What it unpacks to is bounded, and only plain files inside of its folder
-are taken, so neither links nor paths lead out of it.
+Archives are untrusted. Their unpacked size is bounded, and only plain files inside the target
+folder are written, so neither links nor paths lead out of it.
 """
 
 import gzip
@@ -27,8 +27,9 @@ BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, R
 @contextmanager
 def unpacked(path: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
     """
-    *path* itself; or of an archive, while the context lasts, a folder with its files, or its only
-    file. Raises `BadInput` where it is damaged, locked or too large, or names a path outside.
+    Yield *path*, or for an archive a temporary folder with its files (or its only file).
+
+    Raises `BadInput` if the archive is damaged, locked or too large, or names a path outside.
     """
     if path.is_dir() or not path.name.lower().endswith((".zip", ".gz", *TARS)):
         yield path
@@ -37,7 +38,7 @@ def unpacked(path: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Path]:
         folder = Path(name).resolve()
         try:
             _unpack(path, folder, max_bytes)
-        except BROKEN as error:  # RuntimeError is zipfile's, for a password
+        except BROKEN as error:  # zipfile raises RuntimeError if a password is needed
             raise BadInput(path.name, f"cannot be unpacked: {error}"[:200]) from error
         found = list(folder.iterdir())
         is_one_file = len(found) == 1 and found[0].is_file()
@@ -60,7 +61,7 @@ def _unpack(path: Path, folder: Path, max_bytes: int) -> None:
 
 
 def _files(path: Path) -> Iterator[tuple[str, IO[bytes] | gzip.GzipFile]]:
-    """The plain files of an archive, by their names."""
+    """Yield the plain files of an archive with their names; each is valid until the next."""
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():

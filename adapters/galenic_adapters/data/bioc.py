@@ -1,6 +1,8 @@
 """
-BioC as XML, JSON or JSON lines (http://bioc.sourceforge.net). Offsets there are the document's;
-passages are put together here with a line break between two, and offsets follow them.
+Reads BioC as XML, JSON or JSON lines (http://bioc.sourceforge.net).
+
+A BioC offset counts from the document's start. Passages are joined with one line break each, and
+offsets are shifted accordingly.
 """
 
 from collections.abc import Iterator
@@ -32,7 +34,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Passage:
-    """A stretch of the document: *offset* is the file's, *at* is where it stands in our text."""
+    """Holds a passage's text with its offset in the file and its position *at* in our text."""
 
     offset: int
     at: int
@@ -43,7 +45,7 @@ class _Passage:
 
 
 def read_bioc(path: Path, report: Report) -> Iterator[Document]:
-    """The documents of a file, or of all ``.xml``, ``.json`` and ``.jsonl`` files of a folder."""
+    """Read the documents of a file, or of all ``.xml``, ``.json`` and ``.jsonl`` of a folder."""
     for file in files_of(path, ".xml", ".json", ".jsonl"):
         is_xml = file.suffix.lower() == ".xml"
         try:
@@ -55,10 +57,10 @@ def read_bioc(path: Path, report: Report) -> Iterator[Document]:
 
 
 def _documents(read: Any) -> Iterator[Row]:
-    """Those of a collection, of a list of either, or of services that wrap one in another key."""
+    """Find the documents: of a collection, of a list, or wrapped in another key by a service."""
     if isinstance(read, list):
-        for one in read:
-            yield from _documents(one)
+        for item in read:
+            yield from _documents(item)
     elif "passages" in read:
         yield read
     elif "documents" in read:
@@ -72,7 +74,7 @@ def _documents(read: Any) -> Iterator[Row]:
 def _xml(file: Path) -> list[Row]:
     data = bytes_of(file)
     try:
-        root = fromstring(data, forbid_dtd=False)  # BioC files name a DTD; it is never fetched
+        root = fromstring(data, forbid_dtd=False)  # BioC files name a DTD, which is never fetched
     except DefusedXmlException as error:
         raise BadInput(file.name, f"is refused: {type(error).__name__}") from error
     except ParseError as error:
@@ -81,7 +83,7 @@ def _xml(file: Path) -> list[Row]:
 
 
 def _row(element: Element) -> Row:
-    """A document, passage, sentence, annotation or relation as BioC JSON has it."""
+    """Convert a document, passage, sentence, annotation or relation to the form of BioC JSON."""
     row: Row = {child.tag: child.text or "" for child in element if len(child) == 0}
     row |= {
         "infons": {infon.get("key"): infon.text or "" for infon in element.findall("infon")},
@@ -105,8 +107,8 @@ def _document(row: Row, report: Report) -> Document:
         passage = _Passage(int(part["offset"]), len(text), part.get("text") or "")
         passages.append(passage)
         text += passage.text + "\n" if passage.text else ""
-        mentions += (_mention(one, [passage], name, report) for one in part.get("annotations", ()))
-    mentions += (_mention(one, passages, name, report) for one in _own_annotations(row))
+        mentions += (_mention(a, [passage], name, report) for a in part.get("annotations", ()))
+    mentions += (_mention(a, passages, name, report) for a in _own_annotations(row))
     whole = _names(row)
     links = [link for part in _below(row) for link in _links(part, whole, name, report)]
     named = (replace(m, id=m.id or f"#{number}") for number, m in enumerate(mentions))
@@ -114,37 +116,37 @@ def _document(row: Row, report: Report) -> Document:
 
 
 def _name_apart(row: Row, name: str, report: Report) -> None:
-    """Give every annotation its ``name``: its id, with its passage's number if that came before."""
+    """Give every annotation a unique ``name``: its id, with the passage's number if repeated."""
     before: set[str] = set()
     for number, part in enumerate(_below(row)):
         annotations = part.get("annotations", ())
-        ids = {str(one.get("id", "")) for one in annotations} - {""}
-        for one in annotations:
-            id_ = str(one.get("id", ""))
-            one["name"] = f"{id_}@{number}" if id_ in before else id_
+        ids = {str(annotation.get("id", "")) for annotation in annotations} - {""}
+        for annotation in annotations:
+            id_ = str(annotation.get("id", ""))
+            annotation["name"] = f"{id_}@{number}" if id_ in before else id_
         if ids & before:
             report.note(Mending.RENAMED, f"{name}@{number}")
         before |= ids
 
 
 def _names(part: Row) -> dict[str, list[str]]:
-    """By id, the names of the annotations in *part* and below that have it."""
+    """Map each id to the names of the annotations in *part* and below that have it."""
     found: dict[str, list[str]] = {}
-    for one in _below(part):
-        for annotation in one.get("annotations", ()):
+    for inner in _below(part):
+        for annotation in inner.get("annotations", ()):
             names = found.setdefault(str(annotation.get("id", "")), [])
             names += [annotation["name"]] if annotation["name"] not in names else []
     return found
 
 
 def _parts(row: Row) -> Iterator[Row]:
-    """What has text of its own: passages, or the sentences of those that have no text."""
+    """Yield the parts with text of their own: passages, or their sentences if they have none."""
     for passage in row["passages"]:
         yield from [passage] if passage.get("text") else passage.get("sentences", ())
 
 
 def _own_annotations(row: Row) -> Iterator[Row]:
-    """Annotations beside the text that they speak of, not inside it."""
+    """Yield annotations that are not in the same part as the text that they annotate."""
     yield from row.get("annotations", ())
     for passage in row["passages"]:
         if passage.get("text"):
@@ -155,7 +157,7 @@ def _own_annotations(row: Row) -> Iterator[Row]:
 
 
 def _below(part: Row) -> Iterator[Row]:
-    """*part*, and the passages and sentences in it."""
+    """Yield *part*, and the passages and sentences in it."""
     yield part
     for key in ("passages", "sentences"):
         for inner in part.get(key, ()):
@@ -185,7 +187,7 @@ def _links(part: Row, whole: dict[str, list[str]], name: str, report: Report) ->
         ids = [str(node["refid"]) for node in row.get("nodes") or ()]
         ends = [here.get(id_) or whole.get(id_) or [id_] for id_ in ids]
         where = f"{name}/{row.get('id', '')}"
-        if len(ends) != 2:  # between concepts, or among many
+        if len(ends) != 2:  # a relation of one, or of more than two annotations
             report.note(Reason.UNSAYABLE, where)
         elif max(map(len, ends)) > 1:
             report.note(Reason.AMBIGUOUS, where)

@@ -1,9 +1,9 @@
 """
-BRAT standoff, as n2c2 and many others publish it: ``x.txt`` beside ``x.ann``, offsets in code
-points (https://brat.nlplab.org/standoff.html). The BioNLP shared tasks have ``x.a1``, ``x.a2`` and
-``x.rel`` instead, which together say what an ``x.ann`` would.
+Reads BRAT standoff, as n2c2 and many others publish it (https://brat.nlplab.org/standoff.html).
 
-Events are read as relations from their trigger to each argument.
+``x.txt`` lies beside ``x.ann``, with offsets in code points. The BioNLP shared tasks have ``x.a1``,
+``x.a2`` and ``x.rel`` instead, which together hold what an ``x.ann`` would. Events are read as
+relations from their trigger to each argument.
 """
 
 import re
@@ -30,25 +30,25 @@ UNSAYABLE = ("#", "A", "M", "N", "*")
 
 
 def read_brat(path: Path, report: Report) -> Iterator[Document]:
-    """The documents of a folder, or of one file of a pair."""
+    """Read the documents of a folder, or of a pair that *path* is one file of."""
     root = path.parent if path.is_file() else path
     for stem, files in _by_stem(_files(path)).items():
         name = stem.relative_to(root).as_posix()
-        told = [files[suffix] for suffix in ANNOTATIONS if suffix in files]
-        if TEXT in files and told:
-            yield _document(name, files[TEXT], told, report)
+        annotations = [files[suffix] for suffix in ANNOTATIONS if suffix in files]
+        if TEXT in files and annotations:
+            yield _document(name, files[TEXT], annotations, report)
         else:
             report.note(Reason.UNPAIRED, name)
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
-        return [one for one in path.parent.iterdir() if one.stem == path.stem]
+        return [file for file in path.parent.iterdir() if file.stem == path.stem]
     return files_of(path, TEXT, *ANNOTATIONS)
 
 
 def _by_stem(files: Iterable[Path]) -> dict[Path, dict[str, Path]]:
-    """The files of each document by their endings, in order."""
+    """Group files by document, then by suffix; documents are in order."""
     stems: dict[Path, dict[str, Path]] = {}
     for file in sorted(files):
         stems.setdefault(file.with_suffix(""), {})[file.suffix.lower()] = file
@@ -58,7 +58,7 @@ def _by_stem(files: Iterable[Path]) -> dict[Path, dict[str, Path]]:
 def _document(name: str, text: Path, annotations: Sequence[Path], report: Report) -> Document:
     mentions: list[Mention] = []
     links: list[Link] = []
-    triggers: dict[str, str] = {}  # of events, which relations may name too
+    triggers: dict[str, str] = {}  # by event; a relation may name an event instead of a mention
     for file in annotations:
         for number, line in lines_of(text_of(file)):
             if found := MENTION.fullmatch(line):
@@ -72,10 +72,10 @@ def _document(name: str, text: Path, annotations: Sequence[Path], report: Report
                 reason = Reason.UNSAYABLE if line.startswith(UNSAYABLE) else Reason.MALFORMED
                 report.note(reason, f"{name}{file.suffix}:{number}")
     meant = [
-        Link(one.type, triggers.get(one.head, one.head), triggers.get(one.tail, one.tail))
-        for one in links
+        Link(link.type, triggers.get(link.head, link.head), triggers.get(link.tail, link.tail))
+        for link in links
     ]
-    whole = decoded(text.name, bytes_of(text))  # its byte order mark too, which offsets may count
+    whole = decoded(text.name, bytes_of(text))  # with its byte order mark: offsets may count it
     return Document(name, whole, tuple(mentions), tuple(meant))
 
 

@@ -1,5 +1,5 @@
 """
-What ``galenic convert`` does.
+Runs the commands ``galenic convert`` and ``galenic convert-hub``.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ def convert_files(
     columns: Columns | None = None,
     say: Say = print,
 ) -> Report:
-    """Write the documents of *source* as examples to *out*, and say what was left out, and why."""
+    """Convert the documents in *source* to examples in *out*, and report what was left out."""
     if not source.exists():
         raise BadInput(str(source), "is not there")
     report = Report()
@@ -46,7 +46,7 @@ def convert_files(
 
 
 def convert_hub(source: HubSet, out: Path, *, task: str, say: Say = print) -> Report:
-    """The same of a data set of the hub; tasks but NER are taken row by row."""
+    """Convert a data set of the hub to examples in *out*; for all tasks but NER, row by row."""
     report = Report()
     if task == "ner":
         examples = convert(hub_documents(source), "ner", Rules(), report)
@@ -74,8 +74,8 @@ def _write(out: Path, data: Dataset, report: Report, say: Say) -> None:
 
 
 def _counts(data: Dataset) -> Counter[str]:
-    """How often each label is used."""
-    return Counter(label for one in data.examples for label in labels_used(one))
+    """Count the uses of each label."""
+    return Counter(label for example in data.examples for label in labels_used(example))
 
 
 def _said(counts: Counter[str]) -> str:

@@ -1,8 +1,8 @@
 """
-CoNLL columns: a token a line, its tag in one of the columns, an empty line between sentences.
+Reads CoNLL columns: one token per line, its tag in a column, an empty line between sentences.
 
 Tags are IOB1, IOB2, IOBES or BILOU, read as conlleval reads them: an entity also begins where the
-type changes or where nothing was open. The text is its tokens with a space between two.
+type changes or where none is open. The text is its tokens joined by spaces.
 """
 
 import re
@@ -27,12 +27,12 @@ TAG = re.compile(r"(?:(?P<how>[BIESLUMW])(?:[-_](?P<type>.+))?)|(?P<outside>O)")
 COMMENT = re.compile(r"# ?[\w. ]+ = .*|# ?id\b.*")
 BEGINS, ENDS = frozenset("BSUW"), frozenset("ESLUW")
 UNNAMED = "Entity"
-"""The type where tags are B, I and O alone."""
+"""The type of entities whose tags are just B, I and O."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where token and tag stand, counted from 0, or from the end where negative."""
+    """Numbers the columns of token and tag, from 0, or from the end if negative."""
 
     token: int = 0
     tag: int = -1
@@ -43,10 +43,10 @@ def read_conll(
     report: Report,
     columns: Columns = Columns(),
 ) -> Iterator[Document]:
-    """The sentences of a file, or of all files of a folder; each is a document."""
+    """Read the sentences of a file, or of all files of a folder; each becomes a document."""
     for file in files_of(path, *SUFFIXES):
         lines = lines_of(text_of(file))
-        for is_sentence, group in groupby(lines, key=lambda one: _is_token(one[1])):
+        for is_sentence, group in groupby(lines, key=lambda numbered: _is_token(numbered[1])):
             if is_sentence:
                 yield from _sentence(file, list(group), columns, report)
 
@@ -58,7 +58,7 @@ def _is_token(line: str) -> bool:
 def _sentence(
     file: Path, lines: Sequence[tuple[int, str]], columns: Columns, report: Report
 ) -> Iterator[Document]:
-    """The document of *lines*, without those that have no token or no tag; none if all have not."""
+    """Yield the document of *lines*; lines without token or tag are reported and left out."""
     tokens, tags = [], []
     for number, line in lines:
         cells = line.split("\t") if "\t" in line else [cell for cell in line.split(" ") if cell]
@@ -77,7 +77,7 @@ def _sentence(
 
 
 def tagged(name: str, tokens: Sequence[str], tags: Sequence[str]) -> Document:
-    """The document of a sentence in tokens, one well-formed tag each."""
+    """Make the document of a tokenized sentence; every token has a well-formed tag."""
     places: list[Place] = []
     at = 0
     for token in tokens:
@@ -91,7 +91,7 @@ def tagged(name: str, tokens: Sequence[str], tags: Sequence[str]) -> Document:
 
 
 def entities(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """The type, first and last token of every entity that *tags* say."""
+    """Yield the type, first token and last token of every entity in *tags*."""
     type_, first = None, 0
     for i, tag in enumerate(tags):
         found = TAG.fullmatch(tag)

@@ -1,5 +1,5 @@
 """
-From documents in any format to examples in our schema, with an account of what was left out.
+Converts documents of any format to examples in our schema, and reports what was left out.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,12 +33,14 @@ READERS: dict[str, Callable[[Path, Report], Iterator[Document]]] = {
 @dataclass(frozen=True, slots=True)
 class Rules:
     """
-    labels: the types that are wanted (of entities for NER, of relations for RE); all if empty.
+    Sets what examples are made of documents.
+
+    labels: the types to keep (of entities for NER, of relations for RE); all if empty.
     discontinuous: drop a mention in several places, or cover all from its first to its last word.
-    overlaps: of NER entities, keep them all, or of those that overlap the longest.
-    split: documents stay whole, or are split into lines or sentences.
-    none_pairs: RE examples without a relation, at most so many a text, the nearest pairs first;
-    only of pairs of types that are related somewhere.
+    overlaps: keep all NER entities, or only the longest of those that overlap.
+    split: keep documents whole, or split them into lines or sentences.
+    none_pairs: the most RE examples without a relation per text, nearest pairs first; only of pairs
+    of types that are related somewhere in the data.
     """
 
     labels: tuple[str, ...] = ()
@@ -51,7 +53,7 @@ class Rules:
 def convert(
     documents: Iterable[Document], task: Literal["ner", "re"], rules: Rules, report: Report
 ) -> list[Example]:
-    """The examples that *documents* hold, every one in our schema; *report* is told the rest."""
+    """Convert *documents* to examples in our schema; what is left out goes into *report*."""
     notes = [
         piece
         for note in _settled(documents, rules, report)
@@ -131,7 +133,7 @@ def _asked_links(note: Note, rules: Rules, report: Report) -> list[Link]:
 def _unrelated(
     note: Note, related: set[tuple[str | None, str | None]], most: int
 ) -> list[tuple[str, str]]:
-    """Pairs that could be related and are not, by any type, the nearest first."""
+    """Return the nearest pairs of mentions whose types can be related, but which are not."""
     linked = {frozenset((link.head, link.tail)) for link in note.links}
     pairs = []
     for a, b in combinations(note.spans, 2) if most else ():

@@ -1,7 +1,7 @@
 """
-An annotated document as every format tells it, and an account of what could not be taken over.
+An annotated document as read from any format, and the report of what could not be taken over.
 
-Readers yield documents and check nothing; `notes` has the one set of checks.
+Readers yield documents without checking them; all checks are in `notes`.
 """
 
 import json
@@ -17,15 +17,15 @@ from galenic_adapters.files import lines_of, text_of
 MOST_PLACES_TOLD = 3
 
 Place = tuple[int, int]
-"""Code points of the text, end-exclusive."""
+"""Start and end (exclusive) in the text, in code points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
     """
-    Something of a type, at one place, or at several where it is discontinuous.
+    Holds an entity: its type, and its place, or several if it is discontinuous.
 
-    said: the mention as the file writes it, where it does; checked against the text.
+    said: the mention's words as the file repeats them, if it does; checked against the text.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The mention with the id *head* stands in this relation to that with the id *tail*."""
+    """Relates the mention with the id *head* to the one with the id *tail*."""
 
     type: str
     head: str
@@ -52,7 +52,7 @@ class Document:
 
 
 class Reason(StrEnum):
-    """Why something that the files hold is not in the examples."""
+    """Says why something in the files is not in the examples."""
 
     MALFORMED = "cannot be read as the format has it"
     UNPAIRED = "text without annotations, or annotations without text"
@@ -74,7 +74,7 @@ class Reason(StrEnum):
 
 
 class Mending(StrEnum):
-    """What was changed, without moving any offset."""
+    """Says what was changed to make annotations usable; no text is altered."""
 
     TRIMMED = "space at a mention's ends was left out of it"
     COVERED = "discontinuous mention taken from its first to its last word"
@@ -88,7 +88,7 @@ class Mending(StrEnum):
 
 @dataclass(slots=True)
 class Report:
-    """What was left out or changed, why, and where: names of files and ids, never a text."""
+    """Collects what was left out or changed, why and where: file names and ids, never text."""
 
     told: dict[Reason | Mending, list[str]] = field(default_factory=dict)
     num_documents: int = 0
@@ -113,8 +113,9 @@ class Report:
 
 def files_of(path: Path, *suffixes: str) -> list[Path]:
     """
-    *path* itself, or the files below it that end so, in order, hidden ones left out; raises
-    `BadInput` for none.
+    Return *path* if it is a file, or all files below it with one of *suffixes*, sorted.
+
+    Hidden files are left out. Raises `BadInput` if there is none.
     """
     if path.is_file():
         return [path]
@@ -127,12 +128,12 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
-    """What systems leave beside files: ``._x.txt``, ``__MACOSX``, ``.ipynb_checkpoints``."""
+    """Recognize files that systems leave behind: ``._x.txt``, ``__MACOSX`` and the like."""
     return any(part.startswith((".", "__MACOSX")) for part in path.relative_to(root).parts)
 
 
 def json_of(path: Path) -> list[Any]:
-    """The JSON values of a file, which holds one, or one a line; raises `BadInput`."""
+    """Parse a file that holds one JSON value, or one per line; raises `BadInput`."""
     text = text_of(path)
     try:
         return [json.loads(text)]
@@ -150,7 +151,7 @@ def _parsed(line: str, number: int, path: Path) -> Any:
 
 
 def label_of(value: Any) -> tuple[str, int]:
-    """The label that a JSON value says, the first where it is a list, and how many more it says."""
+    """Return the label in a JSON value, the first if it is a list, and the number of others."""
     values = value if isinstance(value, list) else [value]
-    said = [str(one) for one in values if isinstance(one, str | int) and one != ""]
-    return (said[0] if said else ""), len(values[1:])
+    labels = [str(label) for label in values if isinstance(label, str | int) and label != ""]
+    return (labels[0] if labels else ""), len(values[1:])

@@ -1,5 +1,5 @@
 """
-Labelled examples in the project's JSON-lines schema, one file a split, gzipped or not.
+Reads labelled examples in the project's JSON-lines schema, one file per split, gzipped or not.
 
     NER            {"id", "text", "entities": [{"start", "end", "type"}]}
     RE             {"id", "text", "head": {"start", "end", "type"}, "tail": {...}, "relation"}
@@ -44,7 +44,7 @@ MOST_FAULTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The examples of one split of one task, and the labels they use, in order of first use."""
+    """Holds the examples of one split of one task, and the labels that they use, sorted."""
 
     task: TaskName
     examples: tuple[Example, ...]
@@ -53,9 +53,10 @@ class Dataset:
 
 def read_dataset(path: Path, task: str, labels: Sequence[str] = ()) -> Dataset:
     """
-    The examples of *path*, every one checked; raises `BadInput` with a line for every faulty one.
+    Read and check every example in *path*.
 
-    Where *labels* are given, they are all that an example may use.
+    If *labels* are given, an example may use no others. Raises `BadInput` that lists the faulty
+    lines, up to `MOST_FAULTS` of them.
     """
     if task not in _READ:
         raise BadInput("task", f"{task[:64]!r} is none of {', '.join(_READ)}")
@@ -73,17 +74,17 @@ def read_dataset(path: Path, task: str, labels: Sequence[str] = ()) -> Dataset:
         else:
             examples[example.id] = example
     if faults:
-        told = faults[:MOST_FAULTS]
+        listed = faults[:MOST_FAULTS]
         if len(faults) > MOST_FAULTS:
-            told.append(f"and {len(faults) - MOST_FAULTS} more")
-        raise BadInput(path.name, f"\n{path.name}: ".join(told))
+            listed.append(f"and {len(faults) - MOST_FAULTS} more")
+        raise BadInput(path.name, f"\n{path.name}: ".join(listed))
     if not examples:
         raise BadInput(path.name, "holds no example")
     return Dataset(name, tuple(examples.values()), labels_of(tuple(examples.values())))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1."""
+    """Yield the lines that are not blank with their numbers, from 1; raises `BadInput`."""
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
@@ -92,7 +93,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     raise BadInput(path.name, "is UTF-16; save it as UTF-8")
                 if line.strip(codecs.BOM_UTF8).strip():
                     yield number, line.removeprefix(codecs.BOM_UTF8)
-    except (OSError, EOFError, zlib.error) as e:  # the last two for a gzip file that is cut
+    except (OSError, EOFError, zlib.error) as e:  # the last two for a truncated gzip file
         problem = getattr(e, "strerror", None) or e
         raise BadInput(path.name, f"cannot be read: {problem}") from e
 
@@ -107,7 +108,7 @@ def _example(task: TaskName, line: bytes) -> Example:
     except RecursionError as e:
         raise BadInput("line", "is nested too deeply") from e
     if isinstance(row, dict) and (other := _other_task(task, row)):
-        raise BadInput("task", f"has the fields of {other}, not of {task}; one task a file")
+        raise BadInput("task", f"has the fields of {other}, not of {task}; a file holds one task")
     try:
         return _READ[task](row)
     except (KeyError, TypeError, AttributeError) as e:
@@ -122,7 +123,7 @@ _TELLING = {
     TaskName.NLI: "hypothesis",
     TaskName.SUMMARIZATION: "summary",
 }
-"""A field that only this task has."""
+"""A field that only this task's examples have."""
 
 
 def _other_task(task: TaskName, row: dict[str, Any]) -> TaskName | None:
@@ -132,7 +133,7 @@ def _other_task(task: TaskName, row: dict[str, Any]) -> TaskName | None:
 
 
 def _check_known(example: Example, labels: Sequence[str]) -> None:
-    """`BadInput` unless all that *example* uses is among *labels*, where there are any."""
+    """Raise `BadInput` if *example* uses a label that is not among *labels*, if there are any."""
     unknown = set(labels_of([example])) - set(labels)
     if labels and unknown:
         listed = ", ".join(sorted(map(repr, unknown))[:5])
@@ -141,22 +142,23 @@ def _check_known(example: Example, labels: Sequence[str]) -> None:
 
 def unsayable(task: Task[Any, Any], examples: Sequence[Example]) -> dict[str, str]:
     """
-    By example's id, what its answer cannot say: what was written does not read back. Of entities
-    that is one inside another of its type, one that is annotated at some of its places only, and
-    one with space at its ends.
+    Find examples whose answer does not read back as it was written; returns problems by id.
+
+    For NER these are entities inside others of their type, mentions that are annotated at some of
+    their places only, and entities with space at their ends.
     """
-    told = {}
+    problems = {}
     for example in examples:
-        said = Completion(task.write(example.value, example.fields), "stop")
-        heard = task.read(said, example.fields)
+        written = Completion(task.write(example.value, example.fields), "stop")
+        heard = task.read(written, example.fields)
         if heard.value is None:
-            told[example.id] = f"its answer reads back as {heard.reading}"
+            problems[example.id] = f"its answer reads back as {heard.reading}"
         elif isinstance(example.fields, NerFields):
             if problem := _unlike(set(example.value), set(heard.value)):
-                told[example.id] = problem
+                problems[example.id] = problem
         elif heard.value != example.value:
-            told[example.id] = "its answer reads back as another"
-    return told
+            problems[example.id] = "its answer reads back as a different one"
+    return problems
 
 
 def _unlike(spans: set[Span], heard: set[Span]) -> str | None:
@@ -170,18 +172,18 @@ def _unlike(spans: set[Span], heard: set[Span]) -> str | None:
 
 
 def num_over_line_ends(examples: Sequence[Example]) -> int:
-    """The entities that run over a line end; their answers have a space there."""
+    """Count the entities that run over a line end; their answers have a space there."""
     spans = (s for e in examples if isinstance(e.fields, NerFields) for s in e.value)
     return sum(len(span.text.splitlines()) > 1 for span in spans)
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The types, relations or labels of *examples*; none for QA and summarization."""
+    """Return the distinct types, relations or labels of *examples*; none for QA and summaries."""
     return tuple(sorted({label for example in examples for label in labels_used(example)}))
 
 
 def labels_used(example: Example) -> list[str]:
-    """The type, relation or label of each thing that *example*'s answer says."""
+    """Return the type, relation or label of each item in *example*'s answer."""
     match example.fields:
         case NerFields():
             return [span.type for span in example.value]
@@ -195,7 +197,7 @@ def labels_used(example: Example) -> list[str]:
 
 def with_lists(examples: Sequence[Example]) -> list[Example]:
     """
-    RE examples about pairs, and one more a text that asks for all its relations at once.
+    Return the RE examples, which are about pairs, and one per text that asks for all relations.
     """
     by_text = sorted(examples, key=lambda example: example.fields.text)
     lists = []

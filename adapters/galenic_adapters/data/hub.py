@@ -1,7 +1,7 @@
 """
-Data sets of the Hugging Face hub, or folders in its layout, by name, for those who have a hub.
+Reads data sets of the Hugging Face hub, or folders in its layout.
 
-The library ``datasets`` is needed for nothing else, so it is asked for only here. It runs no code
+Only this module needs the library ``datasets``, so it is imported on use. The library runs no code
 of a data set.
 """
 
@@ -27,8 +27,9 @@ MAY_LACK = {"context", "options"}
 @dataclass(frozen=True, slots=True)
 class HubSet:
     """
-    One split of a data set. columns: ours -> theirs where the names differ; ``options.A`` is the
-    option A of a question.
+    Names one split of a data set.
+
+    columns: our column names to theirs, where they differ; ``options.A`` is a question's option A.
     """
 
     name: str
@@ -39,7 +40,7 @@ class HubSet:
 
 
 def hub_documents(source: HubSet) -> Iterator[Document]:
-    """A document of each sentence in tokens; raises `BadInput`, `NotFound` or `Unavailable`."""
+    """Yield a document for each tokenized sentence; raises `BadInput` for malformed tags."""
     for number, row in enumerate(_rows(source, "ner")):
         where = f"{source.name}/{source.split}/{number}"
         tokens, tags = row["tokens"], row["ner_tags"]
@@ -51,7 +52,11 @@ def hub_documents(source: HubSet) -> Iterator[Document]:
 
 
 def hub_rows(source: HubSet, task: str) -> Iterator[Row]:
-    """Rows in our schema, of the tasks whose examples are texts; raises as `hub_documents`."""
+    """
+    Yield rows in our schema, for all tasks but NER.
+
+    Raises `BadInput` for missing columns, `NotFound` or `Unavailable` for the data set itself.
+    """
     for number, row in enumerate(_rows(source, task)):
         options = row.get("options")
         if options and isinstance(row["answer"], int):
@@ -60,7 +65,7 @@ def hub_rows(source: HubSet, task: str) -> Iterator[Row]:
 
 
 def _rows(source: HubSet, task: str) -> Iterator[Row]:
-    """The columns that *task* needs, under our names, classes as the words they stand for."""
+    """Yield the columns that *task* needs under our names; class numbers become their names."""
     if task not in COLUMNS:
         raise BadInput("task", f"{task!r} is none of {', '.join(COLUMNS)}")
     loaded = _load(source)
@@ -83,12 +88,12 @@ def _load(source: HubSet) -> Any:
         return datasets.load_dataset(name, source.subset, split=source.split, revision=revision)
     except ConnectionError as error:
         raise Unavailable(f"no hub answers for {name}: {type(error).__name__}") from error
-    except (OSError, ValueError) as error:  # its own errors are kinds of these
+    except (OSError, ValueError) as error:  # the library's own errors derive from these
         raise NotFound(f"data set {name}: {str(error)[:200]}") from error
 
 
 def _names(given: Mapping[str, str], needed: Iterable[str], there: set[str]) -> dict[str, str]:
-    """Ours -> theirs, of all that are needed and there; raises `BadInput` where one is missing."""
+    """Map our column names to theirs; raises `BadInput` if a required column is missing."""
     roots = {ours.partition(".")[0] for ours in given}
     names = dict(given) | {ours: ours for ours in needed if ours not in roots}
     for ours, theirs in list(names.items()):
@@ -102,7 +107,7 @@ def _names(given: Mapping[str, str], needed: Iterable[str], there: set[str]) -> 
 
 
 def _classes(feature: Any) -> list[str] | None:
-    """The words that a column's numbers stand for, in lists too, where it has any."""
+    """Return the class names of a column, or of the lists in it, if it has any."""
     names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
     return names
 
@@ -111,7 +116,7 @@ def _worded(value: Any, classes: list[str] | None) -> Any:
     if classes is None:
         return value
     if isinstance(value, list):
-        return [_worded(one, classes) for one in value]
+        return [_worded(item, classes) for item in value]
     return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else value
 
 

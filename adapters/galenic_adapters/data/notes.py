@@ -1,7 +1,8 @@
 """
-Documents checked: every mention in one piece, in the text, saying what stands there.
+Checks documents, and splits them.
 
-Splitting a long document never cuts a mention, and offsets stay exact in every piece.
+In a checked note every mention is one span inside the text, with the words that stand there.
+Splitting never cuts a mention, and offsets stay exact in every piece.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,7 @@ ABBREVIATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A text and its mentions by id, in one piece each."""
+    """Holds a text with its mentions by id, each of them one span."""
 
     id: str
     text: str
@@ -44,7 +45,11 @@ class Note:
 
 
 def settle(document: Document, report: Report, *, discontinuous: Discontinuous) -> Note | None:
-    """*document* without what is wrong with it, which *report* is told; none for no text at all."""
+    """
+    Check *document* and drop what is faulty, with an entry in *report*.
+
+    Returns None if the document has no text.
+    """
     try:
         check_text("text", document.text)
     except BadInput:
@@ -94,17 +99,17 @@ def _is_type(type_: str) -> bool:
 
 
 def _is_whole(places: tuple[Place, ...], text: str) -> bool:
-    """Whether nothing but space is between the places, as where BRAT breaks a mention at a line."""
+    """Tell whether only space separates the places (BRAT breaks a mention at line ends)."""
     gaps = ((end, start) for (_, end), (start, _) in pairwise(places))
     return all(end <= start and not text[end:start].strip() for end, start in gaps)
 
 
 def _trimmed(place: Place, text: str, report: Report, where: str) -> Place | Reason:
     start, end = place
-    said = text[start:end]
-    if not said.strip():
+    words = text[start:end]
+    if not words.strip():
         return Reason.OUT_OF_TEXT
-    trimmed = (end - len(said.lstrip()), start + len(said.rstrip()))
+    trimmed = (end - len(words.lstrip()), start + len(words.rstrip()))
     if trimmed != place:
         report.note(Mending.TRIMMED, where)
     return trimmed
@@ -127,7 +132,7 @@ def _held(document: Document, spans: dict[str, Span], report: Report) -> Iterato
 
 
 def split(note: Note, pieces: Pieces, report: Report) -> Iterator[Note]:
-    """*note* itself, or its lines or sentences, those kept together that a mention runs across."""
+    """Yield *note*, or its lines or sentences; those that a mention runs across stay together."""
     if pieces == "whole":
         yield note
         return
@@ -155,7 +160,7 @@ def _piece(note: Note, name: str, cut: Place, ids: set[str]) -> Note:
 
 
 def _rejoined(bounds: Iterable[Place], note: Note, report: Report) -> list[Place]:
-    """*bounds* without the cuts that fall into a mention."""
+    """Return *bounds* without the cuts that fall into a mention."""
     mentions = sorted((span.start, span.end) for span in note.spans.values())
     joined: list[Place] = []
     for start, end in bounds:
@@ -181,7 +186,7 @@ def _sentences(text: str) -> Iterator[Place]:
 
 @cache
 def _punkt() -> Any:
-    """Punkt as it is before training, and the abbreviations that clinical text is full of."""
+    """Make an untrained Punkt tokenizer that knows abbreviations frequent in clinical text."""
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
     learned = PunktParameters()

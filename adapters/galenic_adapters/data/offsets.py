@@ -1,7 +1,8 @@
 """
-What a file's offsets count. Ours are code points of the text as it lies there; other tools count a
-line end of two characters as one or the other way about, UTF-16 units, or bytes, and a byte order
-mark or not. The words that mentions say tell which.
+Finds out what a file's offsets count, and converts them to code points.
+
+Tools count a line end of two characters as one or one as two, or count UTF-16 units or bytes, and
+count a byte order mark or not. The words that mentions repeat show which.
 """
 
 from bisect import bisect_left
@@ -13,34 +14,36 @@ from galenic_adapters.data.documents import Document, Mending, Mention, Place, R
 from galenic_adapters.files import MARK
 
 GAPS = ("", "...", "…")
-"""What formats write between the parts of a discontinuous mention, spaces apart."""
+"""Separators that formats write between the parts of a discontinuous mention."""
 
 
 def aligned(document: Document, report: Report) -> Document:
     """
-    *document* with offsets of code points, and without a byte order mark. Offsets are taken to
-    count what most mentions' own words stand at; where they say nothing, code points.
+    Return *document* with offsets in code points and without a byte order mark.
+
+    Takes the way of counting under which most mentions' words match the text; without such words,
+    offsets count code points.
     """
     text = document.text.removeprefix(MARK)
     marks = len(document.text) - len(text)
     if not marks and _num_right(document.mentions, text) == _num_told(document.mentions):
         return document
     ways = _recounted(document.mentions, text, marks)
-    way, best = max(ways, key=lambda one: _num_right(one[1], text))
+    way, best = max(ways, key=lambda pair: _num_right(pair[1], text))
     if way:
         report.note(way, document.id)
     return replace(document, text=text, mentions=best)
 
 
 def says(said: str, text: str, places: Sequence[Place]) -> bool:
-    """Whether *said* is what stands at *places*, or from the first to the last, spaces apart."""
+    """Tell whether *said* are the words at *places*, or from first to last; spaces don't count."""
     parts = [_words(text[start:end]) for start, end in places]
     whole = text[min(start for start, _ in places) : max(end for _, end in places)]
     return _words(said) in {*(gap.join(parts) for gap in GAPS), _words(whole)}
 
 
 def _words(text: str) -> str:
-    """Formats differ in how they write line breaks and gaps inside a mention, not its letters."""
+    """Remove space: formats differ in how they write line breaks and gaps inside a mention."""
     return "".join(text.split())
 
 
@@ -60,7 +63,7 @@ def _is_right(mention: Mention, text: str) -> bool:
 def _recounted(
     mentions: Sequence[Mention], text: str, marks: int
 ) -> Iterator[tuple[Mending | None, tuple[Mention, ...]]]:
-    """Each way to count, the plainest first, and where the mentions stand by it."""
+    """Yield each way of counting, the plainest first, with the mentions converted by it."""
     for way, sizes in WAYS.items():
         for lead in sorted({marks, 0}, reverse=True):
             starts = list(accumulate(sizes(text), initial=lead))
@@ -72,7 +75,7 @@ def _moved(places: Sequence[Place], starts: Sequence[int]) -> tuple[Place, ...]:
 
 
 def _index(offset: int, starts: Sequence[int]) -> int:
-    """The code point that begins at *offset*; -1 for none."""
+    """Return the index of the code point that begins at *offset*, or -1 if none does."""
     at = bisect_left(starts, offset)
     return at if at < len(starts) and starts[at] == offset else -1
 

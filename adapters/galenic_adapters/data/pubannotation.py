@@ -1,9 +1,9 @@
 """
-PubAnnotation JSON (https://www.pubannotation.org/docs/annotation-format): one object, a list of
-them, or one a line. Discontinuous mentions come as a bag of spans or as chained fragments.
+Reads PubAnnotation JSON (https://www.pubannotation.org/docs/annotation-format).
 
-Files of its first years (``catanns``, ``relanns``) are read as those of today. What stands in lists
-of other names is counted as left out.
+A file is one object, a list of them, or one per line. Discontinuous mentions are a bag of spans or
+chained fragments. Files of its first years (``catanns``, ``relanns``) are read too. Lists of other
+names are reported as left out.
 """
 
 from collections.abc import Iterator
@@ -28,14 +28,14 @@ CHAINED = "_lexicallyChainedTo"
 NAMES = ("sourcedb", "source_db", "sourceid", "source_id", "divid", "division_id")
 TAKEN = {
     *("text", "denotations", "catanns", "relations", "relanns", "insanns", "tracks"),
-    "namespaces",  # short forms of web addresses, which say nothing of the text
+    "namespaces",  # short forms of web addresses, no annotations
 }
 
 Row = dict[str, Any]
 
 
 def read_pubannotation(path: Path, report: Report) -> Iterator[Document]:
-    """The documents of a file, or of all ``.json`` and ``.jsonl`` files of a folder."""
+    """Read the documents of a file, or of all ``.json`` and ``.jsonl`` files of a folder."""
     for file in files_of(path, ".json", ".jsonl"):
         for number, row in enumerate(_rows(file)):
             try:
@@ -56,26 +56,26 @@ def _document(row: Row, otherwise: str, report: Report) -> Document:
     named = [str(row[key]) for key in NAMES if row.get(key) is not None]
     name = "/".join(named) or otherwise
     for key in row.keys() - TAKEN:
-        for one in row[key] if isinstance(row[key], list) else ():
-            id_ = one.get("id", key) if isinstance(one, dict) else key
+        for item in row[key] if isinstance(row[key], list) else ():
+            id_ = item.get("id", key) if isinstance(item, dict) else key
             report.note(Reason.UNSAYABLE, f"{name}/{id_}")
-    instances = {one["id"]: _either(one, "object", "obj") for one in _all(row, "insanns")}
-    links = [_link(one, instances) for one in _all(row, "relations", "relanns")]
-    told = [
-        _mention(one, number, name, report)
-        for number, one in enumerate(_all(row, "denotations", "catanns"))
+    instances = {item["id"]: _either(item, "object", "obj") for item in _all(row, "insanns")}
+    links = [_link(relation, instances) for relation in _all(row, "relations", "relanns")]
+    fragments = [
+        _mention(denotation, number, name, report)
+        for number, denotation in enumerate(_all(row, "denotations", "catanns"))
     ]
-    mentions = _unchained(told, links)
+    mentions = _unchained(fragments, links)
     kept = tuple(link for link in links if link.type != CHAINED)
     return Document(name, row["text"], tuple(mentions), kept)
 
 
 def _all(row: Row, *keys: str) -> list[Row]:
-    return [one for key in keys for one in row.get(key) or ()]
+    return [item for key in keys for item in row.get(key) or ()]
 
 
 def _either(row: Row, *keys: str) -> Any:
-    """What stands under the first of *keys* that is there; raises `KeyError`."""
+    """Return the value of the first of *keys* that *row* has; raises `KeyError`."""
     return row[next((key for key in keys if key in row), keys[0])]
 
 
@@ -91,7 +91,7 @@ def _mention(row: Row, number: int, name: str, report: Report) -> Mention:
     for _ in range(num_more):
         report.note(Reason.UNSAYABLE, f"{name}/{id_}")
     span = row.get("span", row)
-    places = tuple(_place(one) for one in (span if isinstance(span, list) else [span]))
+    places = tuple(_place(part) for part in (span if isinstance(span, list) else [span]))
     return Mention(id_, label, places)
 
 
@@ -100,7 +100,7 @@ def _place(span: Row) -> Place:
 
 
 def _unchained(mentions: list[Mention], links: list[Link]) -> Iterator[Mention]:
-    """Mentions without the fragments, whose places go to the mention that they are chained to."""
+    """Merge chained fragments into the mention that they are chained to."""
     before = {link.head: link.tail for link in links if link.type == CHAINED}
     fragments: dict[str, tuple[Place, ...]] = {}
     for mention in mentions:

@@ -1,5 +1,5 @@
 """
-Examples written as rows of our schema: what `galenic_adapters.data.examples` reads.
+Writes examples as rows of our schema, which `galenic_adapters.data.examples` reads.
 """
 
 import gzip
@@ -20,18 +20,18 @@ from galenic_adapters.tasks.summarization import SummarizationFields
 
 
 def write_dataset(path: Path, examples: Sequence[Example]) -> None:
-    """*examples* as `read_dataset` takes them, gzipped where the name ends in ``.gz``."""
+    """Write *examples* in the form of `read_dataset`, gzipped if the name ends in ``.gz``."""
     write_rows(path, map(row_of, examples))
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON line each, all or nothing; raises `BadInput` where *path* cannot be written."""
+    """Write one JSON line per row, atomically; raises `BadInput` if *path* cannot be written."""
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
     write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def row_of(example: Example) -> dict[str, Any]:
-    """*example* as one row of our schema; of RE, only examples about a pair have one."""
+    """Convert *example* to a row; raises `BadInput` for RE examples that are not about a pair."""
     fields, value = example.fields, example.value
     row: dict[str, Any]
     match fields:
@@ -42,7 +42,7 @@ def row_of(example: Example) -> dict[str, Any]:
             row = {"text": text, "head": _place(head), "tail": _place(tail), "relation": relation}
         case QaFields():
             asked = {"context": fields.context, "options": fields.options}
-            given = {name: one for name, one in asked.items() if one is not None}
+            given = {name: value for name, value in asked.items() if value is not None}
             row = {"question": fields.question, **given, "answer": value}
         case NliFields():
             row = {"premise": fields.premise, "hypothesis": fields.hypothesis, "label": value}

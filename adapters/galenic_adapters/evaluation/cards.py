@@ -1,5 +1,5 @@
 """
-Scores in a package's manifest, and its model card.
+Writes scores into a package's manifest, and renders its model card.
 """
 
 from galenic_adapters.evaluation.scores import Scores
@@ -16,7 +16,7 @@ def scored(
     untuned: Scores | None,
     constant: Scores | None,
 ) -> Package:
-    """*package* with these scores in its manifest, in place of earlier ones on the same split."""
+    """Return *package* with these scores; earlier ones on the same split are replaced."""
     kept = [s for s in package.manifest.scores if (s.dataset, s.split) != (dataset, split)]
     new = [
         Score(
@@ -35,7 +35,7 @@ def scored(
 
 
 def model_card(package: Package) -> str:
-    """The package's manifest as a page of Markdown."""
+    """Render the package's manifest as Markdown."""
     m = package.manifest
     rows = [
         f"| {s.dataset} | {s.split} | {s.num_examples} | {s.metric} | {s.value:.3f}"
@@ -71,7 +71,7 @@ def model_card(package: Package) -> str:
 
 
 def _acts_on(manifest: Manifest) -> str:
-    """The places where the adapter acts, and the metaprompt that it needs."""
+    """Describe the places where the adapter acts, and the metaprompt that it needs."""
     by_form = {
         "input": f"the input (rank {manifest.rank})" if manifest.rank else "the input",
         "deep": "keys and values of every layer",

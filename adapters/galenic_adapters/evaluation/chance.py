@@ -1,5 +1,5 @@
 """
-What a figure owes to chance: bootstrap intervals, paired tests, and Holm's correction.
+Statistics of scores: bootstrap intervals, paired tests and Holm's correction.
 
 Dimension key:  N examples   S resamples
 """
@@ -16,7 +16,7 @@ RESAMPLES = 2000
 def interval(
     tally: Tally, *, share: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile bootstrap's interval over examples, which holds *share* of the resamples."""
+    """Return the percentile bootstrap interval over examples that holds *share* of resamples."""
     num_examples = len(tally.num_NL)
     rng = np.random.default_rng(seed)
     even = np.full(num_examples, 1 / num_examples)
@@ -29,10 +29,10 @@ def paired_p(
     ours: Sequence[Tally], theirs: Sequence[Tally], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
     """
-    The two-sided p of an approximate randomization test (Noreen 1989; Yeh 2000).
+    Return the two-sided p of an approximate randomization test (Noreen 1989; Yeh 2000).
 
-    One tally a seed on either side, over the same examples; an example's answers are exchanged
-    between the sides, those of all seeds together, as if who gave them did not matter.
+    Each side has one tally per seed, all over the same examples. Under the null hypothesis both
+    sides answer alike, so each resample swaps the sides of random examples, for all seeds at once.
     """
     num_examples = len(ours[0].num_NL)
     rng = np.random.default_rng(seed)
@@ -43,15 +43,16 @@ def paired_p(
 
 
 def _difference(ours: Sequence[Tally], theirs: Sequence[Tally], swapped_SN: Numbers) -> Numbers:
-    """The mean metric of our side less theirs (S), where these examples changed sides."""
+    """Return our mean metric minus theirs (S) after these examples swapped sides."""
     return _mixed(ours, theirs, swapped_SN) - _mixed(theirs, ours, swapped_SN)
 
 
 def _mixed(most: Sequence[Tally], swapped: Sequence[Tally], swapped_SN: Numbers) -> Numbers:
-    """The mean metric (S) of sides that took over the answers to these examples."""
+    """Return the mean metric (S) of *most* with the swapped examples taken from *swapped*."""
     stays_SN = 1 - swapped_SN
     values = []
-    for number in range(max(len(most), len(swapped))):  # a side of one run meets all of the other
+    # A side with a single run is paired with every run of the other.
+    for number in range(max(len(most), len(swapped))):
         one, other = most[number % len(most)], swapped[number % len(swapped)]
         both = Tally(
             np.concatenate([one.num_NL, other.num_NL]), np.concatenate([one.den_NL, other.den_NL])
@@ -62,7 +63,7 @@ def _mixed(most: Sequence[Tally], swapped: Sequence[Tally], swapped_SN: Numbers)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being several (Holm 1979), in the same order."""
+    """Return the p-values corrected for multiple comparisons (Holm 1979), in the same order."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected = [0.0] * len(p_values)
     highest = 0.0

@@ -1,5 +1,5 @@
 """
-Greedy answers of a tuned backbone, many tasks and examples side by side, each under its task's own
+Decodes greedily with a tuned backbone, many tasks and examples in one batch, each under its task's
 constraint.
 
 Dimension key:  P prompt positions   B examples   T text positions   V vocabulary
@@ -27,16 +27,16 @@ from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice, Completion, Example, Task
 
 CPU_TOKENS = 16384
-"""Prompt, question and answer of all examples that are decoded at a time."""
+"""The most tokens (question and answer, with padding) of one batch on a CPU."""
 GPU_MEMORY = 0.4
-"""The share of the free memory that may hold keys and values; growing them takes as much again."""
+"""The share of free memory for keys and values, half of it for the copy made when they grow."""
 WASTE = 0.125
-"""The share of answered examples from which on it pays to take them out of the batch."""
+"""Finished examples leave the batch once they are more than this share of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An example, asked under what task number *which* has learned."""
+    """Pairs an example with the number of the task in the `Tuning` that answers it."""
 
     which: int
     task: Task[Any, Any]
@@ -51,7 +51,7 @@ def answer_all(
     *,
     max_tokens: int | None = None,
 ) -> list[Completion]:
-    """The greedy completion of every example, in order; without an adapter, the bare backbone's."""
+    """Complete every example greedily, in order; without *composed*, by the untuned backbone."""
     tuning = Untuned() if composed is None else Fixed([composed])
     asked = [Question(0, task, example) for example in examples]
     return answer(backbone, tuning, asked, max_tokens=max_tokens)
@@ -65,7 +65,7 @@ def answer(
     *,
     max_tokens: int | None = None,
 ) -> list[Completion]:
-    """The greedy completion of every question, in order."""
+    """Complete every question greedily; completions are returned in order."""
     rows = [_Row(question, backbone.tokenizer, max_tokens) for question in asked]
     matching = xgrammar.BatchGrammarMatcher()  # on several threads
     with backbone.answering():
@@ -77,7 +77,7 @@ def answer(
 
 
 class _Row:
-    """One answer on its way."""
+    """Holds one question and its answer so far."""
 
     def __init__(self, question: Question, tokenizer: Any, max_tokens: int | None) -> None:
         task, fields = question.task, question.example.fields
@@ -95,7 +95,7 @@ class _Row:
             self.matcher = constrainer.begin(self.constraint)
 
     def take(self, token: int, logprob: float, end_tokens: list[int]) -> None:
-        """Note the next token and what it means for this answer."""
+        """Append the next token; the answer finishes at an end token or its longest length."""
         if self.logprob is not None:
             self.logprob += logprob
         if token in end_tokens:
@@ -117,7 +117,7 @@ class _Row:
 
 
 def _room(backbone: PromptedBackbone) -> int:
-    """How many tokens' keys and values may be held at a time."""
+    """Return the number of tokens whose keys and values may be held at once."""
     if backbone.device.type != "cuda":
         return CPU_TOKENS
     config = backbone.model.config
@@ -129,8 +129,10 @@ def _room(backbone: PromptedBackbone) -> int:
 
 def _groups(rows: Sequence[_Row], room: int, *, is_ragged: bool) -> Iterator[list[_Row]]:
     """
-    Like lengths together, so that little of a batch is padding; each at least one row. Those that
-    are not ragged have none, their rows being of one task and length.
+    Yield batches of rows of similar length, of at most *room* tokens with padding, or of one row.
+
+    If not *is_ragged*, a batch has no padding: its rows have one task and one length (for backbones
+    with a sliding window, which counts columns, padding included).
     """
 
     def shape(row: _Row) -> tuple[int, int, int]:
@@ -138,7 +140,7 @@ def _groups(rows: Sequence[_Row], room: int, *, is_ragged: bool) -> Iterator[lis
 
     group: list[_Row] = []
     for row in sorted(rows, key=shape):
-        widest = max(len(one.question) for one in [*group[-1:], row]) + row.room
+        widest = max(len(r.question) for r in [*group[-1:], row]) + row.room
         is_alike = not group or is_ragged or shape(row) == shape(group[0])
         if group and not (is_alike and widest * (len(group) + 1) <= room):
             yield group
@@ -172,7 +174,12 @@ def _decode(
 
 
 class _State:
-    """The backbone in the middle of a batch: keys and values, and the tokens that come next."""
+    """
+    Holds a batch while it is decoded: the KV cache and the next tokens.
+
+    ids_BT: the tokens to run next: padded questions first, then one token each.   seen_BT: the
+    attention mask over all columns so far.   at_BT: the positions of ids_BT.
+    """
 
     def __init__(self, backbone: PromptedBackbone, tuning: Tuning, rows: list[_Row]) -> None:
         self.backbone, self.tuning, self.device = backbone, tuning, backbone.device
@@ -184,20 +191,21 @@ class _State:
         questions = [row.question[len(openings[row.which]) :] for row in rows]
         longest = max(map(len, questions))
         filler = backbone.end_tokens[0]
-        padded = [[filler] * (longest - len(one)) + one for one in questions]
+        # Padded on the left, so that every row's next token is in the same column.
+        padded = [[filler] * (longest - len(question)) + question for question in questions]
         self.ids_BT = torch.tensor(padded, device=self.device)
         self.which_B = torch.tensor([row.which for row in rows], device=self.device)
         prefixes = backbone.prefixes(tuning, self.which_B, openings)
         backbone.choose(tuning, self.which_B)
         self.cache: Any = prefixes and prefixes.cache(self.which_B)
-        pads_B1 = longest - torch.tensor([[len(one)] for one in questions], device=self.device)
+        pads_B1 = longest - torch.tensor([[len(q)] for q in questions], device=self.device)
         self.seen_BT = (torch.arange(longest, device=self.device) >= pads_B1).long()
         if prefixes:
             self.seen_BT = torch.cat([prefixes.seen(self.which_B), self.seen_BT], dim=1)
         self.at_BT = positions_of(self.seen_BT)[:, -longest:]
 
     def step(self) -> Tensor:
-        """The last hidden state (B, D) of each row."""
+        """Run the backbone on the next tokens; returns the last hidden states (B, D)."""
         out = self.model.model(
             input_ids=self.ids_BT,
             position_ids=self.at_BT,
@@ -210,13 +218,13 @@ class _State:
         return last_BD
 
     def push(self, tokens: list[int]) -> None:
-        """These come next."""
+        """Set the next token of every row."""
         self.ids_BT = torch.tensor(tokens, device=self.device)[:, None]
         self.at_BT = self.at_BT[:, -1:] + 1
         self.seen_BT = torch.cat([self.seen_BT, self.seen_BT.new_ones(len(tokens), 1)], dim=1)
 
     def keep(self, going: list[int]) -> None:
-        """The others are answered: they cost nothing from here on."""
+        """Keep only the rows *going*; finished ones leave the batch."""
         chosen_B = torch.tensor(going, device=self.device)
         self.cache.batch_select_indices(chosen_B)
         self.at_BT, self.seen_BT = self.at_BT[chosen_B], self.seen_BT[chosen_B]
@@ -227,7 +235,11 @@ class _State:
 def _choose(
     logits_BV: Tensor, rows: Sequence[_Row], matching: xgrammar.BatchGrammarMatcher
 ) -> tuple[list[int], list[float]]:
-    """The likeliest token that each row's constraint allows, and its log-probability there."""
+    """
+    Return each row's likeliest token that its constraint allows, and its log-probability.
+
+    The log-probability is among allowed tokens, in nats. Matchers of unfinished rows advance.
+    """
     bound = [i for i, row in enumerate(rows) if row.matcher and not row.finish]
     matchers = [rows[i].matcher for i in bound]
     if bound:
@@ -243,7 +255,7 @@ def _choose(
 
 
 def _unpacked(mask_BW: Tensor, like_BV: Tensor) -> Tensor:
-    """xgrammar's words of 32 bits as booleans (B, V), on the logits' device."""
+    """Unpack xgrammar's 32-bit words into booleans (B, V) on the logits' device."""
     bits_32 = torch.arange(32, dtype=torch.int32, device=like_BV.device)
     words_BW1 = mask_BW.to(like_BV.device, non_blocking=True)[:, :, None]
     return ((words_BW1 >> bits_32) & 1).bool().flatten(1)[:, : like_BV.shape[1]]

@@ -1,6 +1,6 @@
 """
-How good an adapter is on labelled examples, and what it must beat: the untuned backbone, and who
-always gives the same answer.
+Evaluates an adapter on labelled examples, beside two baselines: the untuned backbone and the best
+constant label.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from galenic_adapters.tasks.base import Answer, Choice, Completion, Example, Tas
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores with what they come from: every completion and how it was read."""
+    """Holds scores with every completion that they come from, and how each was read."""
 
     scores: Scores
     examples: Sequence[Example]
@@ -27,7 +27,7 @@ class Evaluation:
 
 
 def said_of(scores: Scores) -> str:
-    """Each metric with its 95 % bootstrap interval, and how many answers were not clean."""
+    """Format each metric with its 95 % bootstrap interval, and the number of unclean answers."""
     parts = []
     for metric, tally in scores.tallies.items():
         low, high = interval(tally)
@@ -38,26 +38,26 @@ def said_of(scores: Scores) -> str:
 def records_of(
     task: Task[Any, Any], examples: Sequence[Example], said: Sequence[Completion]
 ) -> Iterator[dict[str, Any]]:
-    """One JSON-ready row an example; it holds what the model said, not the example's text."""
-    for example, one in zip(examples, said, strict=True):
+    """Yield one JSON-ready row per example: its id and the completion, never the example's text."""
+    for example, completion in zip(examples, said, strict=True):
         yield {
             "id": example.id,
-            **asdict(one),
-            "reading": task.read(one, example.fields).reading,
+            **asdict(completion),
+            "reading": task.read(completion, example.fields).reading,
         }
 
 
 def reread(
     task: Task[Any, Any], examples: Sequence[Example], records: Sequence[dict[str, Any]]
 ) -> Evaluation:
-    """An earlier evaluation from its records; raises `BadInput` if it was of other examples."""
+    """Restore an evaluation from its records; raises `BadInput` if they are of other examples."""
     if [row["id"] for row in records] != [example.id for example in examples]:
         raise BadInput("records", f"{len(records)} rows are not of these {len(examples)} examples")
-    said = [
+    completions = [
         Completion(**{key: row[key] for key in row if key not in {"id", "reading"}})
         for row in records
     ]
-    return _judged(task, examples, said)
+    return _judged(task, examples, completions)
 
 
 def evaluate(
@@ -66,28 +66,28 @@ def evaluate(
     task: Task[Any, Any],
     examples: Sequence[Example],
 ) -> Evaluation:
-    """Greedy answers under the task's constraint, read and scored."""
+    """Answer *examples* greedily under the task's constraint, then read and score the answers."""
     return _judged(task, examples, answer_all(backbone, composed, task, examples))
 
 
 def best_constant(task: Task[Any, Any], examples: Sequence[Example]) -> Evaluation | None:
     """
-    The label that scores best where every example gets it; none where answers are no labels.
+    Evaluate the one label that scores best if always given; None if answers are not labels.
 
-    It is chosen on these very examples, so no other constant has more.
+    It is chosen on these very examples, so no other constant scores higher.
     """
     constraints = [task.constraint(example.fields) for example in examples]
-    choices = [one for one in constraints if isinstance(one, Choice)]
+    choices = [constraint for constraint in constraints if isinstance(constraint, Choice)]
     if len(choices) < len(examples):
         return None
-    labels = dict.fromkeys(label for one in choices for label in one.labels)
-    said = [[Completion(label, "stop")] * len(examples) for label in labels]
-    each = [_judged(task, examples, completions) for completions in said]
-    return max(each, key=lambda one: one.scores.main[1], default=None)
+    labels = dict.fromkeys(label for choice in choices for label in choice.labels)
+    constants = [[Completion(label, "stop")] * len(examples) for label in labels]
+    evaluations = [_judged(task, examples, completions) for completions in constants]
+    return max(evaluations, key=lambda evaluation: evaluation.scores.main[1], default=None)
 
 
 def _judged(
-    task: Task[Any, Any], examples: Sequence[Example], said: Sequence[Completion]
+    task: Task[Any, Any], examples: Sequence[Example], completions: Sequence[Completion]
 ) -> Evaluation:
-    answers = [task.read(c, e.fields) for c, e in zip(said, examples, strict=True)]
-    return Evaluation(score(task.name, examples, answers), examples, said, answers)
+    answers = [task.read(c, e.fields) for c, e in zip(completions, examples, strict=True)]
+    return Evaluation(score(task.name, examples, answers), examples, completions, answers)

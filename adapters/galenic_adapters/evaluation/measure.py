@@ -1,5 +1,5 @@
 """
-What ``galenic evaluate`` does, in the order it happens.
+Runs the command ``galenic evaluate``, on a package here or an adapter of a running server.
 """
 
 import json
@@ -20,7 +20,7 @@ from galenic_adapters.evaluation.evaluate import (
 from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import Manifest
-from galenic_adapters.package.zoo import metaprompt_of
+from galenic_adapters.package.zoo import metaprompts_of
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.lookup import make_task
 from galenic_client import Client
@@ -41,18 +41,15 @@ def measure(
     say: Say = print,
 ) -> None:
     """
-    Score a package, the untuned backbone and the best constant label on *data*; all stand in
-    package and card then.
+    Score a package, the untuned backbone and the best constant label on *data*.
 
-    With *untuned_records* of an earlier evaluation, the untuned backbone is not asked again.
+    Writes the scores into the package and its card, and every answer into records beside it. With
+    *untuned_records* of an earlier evaluation, the untuned backbone is not run again.
     """
     package = Package.read(package_file.read_bytes())
     examples = _examples(data, package.manifest)[:limit]
     source, model = load(backbone, say)
-    metaprompts = {}
-    if package.manifest.metaprompt is not None:
-        metaprompt = metaprompt_of(source, metaprompt_file)
-        metaprompts[metaprompt.digest] = metaprompt
+    metaprompts = metaprompts_of(source, [metaprompt_file] if metaprompt_file else [])
     fit = Fit(source, metaprompts, model.shape)
     fit.check(package)
     task = make_task(package.manifest.task, package.manifest.labels)
@@ -92,7 +89,7 @@ def measure_remote(
     limit: int | None = None,
     say: Say = print,
 ) -> None:
-    """Score *adapter* of a running server on *data*, by the same readers and figures."""
+    """Score *adapter* of a running server on *data*, by the same metrics; writes *records*."""
     read = read_dataset(data, task_name)
     examples = read.examples[:limit]
     scores, rows = evaluate_remote(client, adapter, make_task(task_name, read.labels), examples)

@@ -1,5 +1,5 @@
 """
-An adapter on a running server, asked over HTTP and scored as one in this process is.
+Evaluates an adapter of a running server over HTTP, with the metrics used in this process.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from galenic_adapters.tasks.base import (
 from galenic_client import Client
 
 BATCH = 32
-"""Documents of one request."""
+"""The most documents of one request."""
 
 
 def ask_all(
     client: Client, adapter: str, task: Task[Any, Any], examples: Sequence[Example]
 ) -> list[Answer[Any]]:
-    """The server's answers to *examples*, in order. Raises the client's errors."""
+    """Ask the server about all *examples*; answers are in order. Raises the client's errors."""
     ask = _ASK[task.name]
     answers = []
     for first in range(0, len(examples), BATCH):
@@ -37,11 +37,11 @@ def ask_all(
 def evaluate_remote(
     client: Client, adapter: str, task: Task[Any, Any], examples: Sequence[Example]
 ) -> tuple[Scores, list[dict[str, Any]]]:
-    """Its scores, and a record an example."""
+    """Return the adapter's scores on *examples*, and one JSON-ready record per example."""
     answers = ask_all(client, adapter, task, examples)
     records = [
-        {"id": one.id, "value": _said(answer.value), "reading": answer.reading}
-        for one, answer in zip(examples, answers, strict=True)
+        {"id": example.id, "value": _as_json(answer.value), "reading": answer.reading}
+        for example, answer in zip(examples, answers, strict=True)
     ]
     return score(task.name, examples, answers), records
 
@@ -59,9 +59,9 @@ def _document(example: Example) -> dict[str, Any]:
     names = example.fields.__dataclass_fields__
     given = {name: getattr(example.fields, name) for name in names}
     return {
-        name: {"start": one.start, "end": one.end} if isinstance(one, Span) else one
-        for name, one in given.items()
-        if one is not None
+        name: {"start": value.start, "end": value.end} if isinstance(value, Span) else value
+        for name, value in given.items()
+        if value is not None
     }
 
 
@@ -91,13 +91,13 @@ def _span(found: Any) -> Span:
     return Span(found.start, found.end, found.text, found.type)
 
 
-def _said(value: Any) -> Any:
-    """As JSON has it; the words are the server's answer, as in every record."""
+def _as_json(value: Any) -> Any:
+    """Convert an answer to JSON; spans are offsets, relations keep the words of their entities."""
     if not isinstance(value, tuple):
         return value
     return [
-        {"start": one.start, "end": one.end, "type": one.type}
-        if isinstance(one, Span)
-        else {"type": one.type, "head": one.head.text, "tail": one.tail.text}
-        for one in value
+        {"start": item.start, "end": item.end, "type": item.type}
+        if isinstance(item, Span)
+        else {"type": item.type, "head": item.head.text, "tail": item.tail.text}
+        for item in value
     ]

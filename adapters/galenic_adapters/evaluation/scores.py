@@ -1,5 +1,5 @@
 """
-Scores of answers against gold values, one table of metrics a task; higher is better for all.
+Scores answers against gold values; each task has its metrics, and higher is better for all.
 
     NER            strict F1 over (start, end, type); relaxed F1: the type is right and the spans
                    overlap (nervaluate's ``strict`` and ``ent_type``)
@@ -8,7 +8,7 @@ Scores of answers against gold values, one table of metrics a task; higher is be
     NLI            accuracy; macro F1 over the labels
     summarization  ROUGE-L F1
 
-A metric is kept as what every example adds to it, so that it can be had for resampled examples too.
+A metric is kept as every example's contribution, so that it can be computed for resamples too.
 
 Dimension key:  N examples   L labels that a macro mean goes over   S resamples
 """
@@ -31,7 +31,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """The metric is the mean over L of sum over N of num, divided by the sum of den."""
+    """Holds a metric's parts; it is the mean over L of (sum over N of num) / (sum of den)."""
 
     num_NL: Numbers
     den_NL: Numbers
@@ -40,9 +40,10 @@ class Tally:
         return float(self.values(np.ones((1, len(self.num_NL))))[0])
 
     def values(self, times_SN: Numbers) -> Numbers:
-        """The metric (S) where example n counts times_SN[:, n] times."""
+        """Return the metric (S,) if example n counts times_SN[:, n] times."""
         num_SL, den_SL = times_SN @ self.num_NL, times_SN @ self.den_NL
-        # Nothing to find and nothing said is right; a label that no resample holds is left out.
+        # Finding nothing where there is nothing scores 1; a macro mean skips labels that a
+        # resample does not contain.
         empty = 1.0 if num_SL.shape[1] == 1 else np.nan
         each_SL = np.divide(num_SL, den_SL, out=np.full_like(num_SL, empty), where=den_SL > 0)
         means: Numbers = np.nanmean(each_SL, axis=1)
@@ -52,9 +53,10 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Scores:
     """
-    metrics by name, the main one first; num_unread answers were not CLEAN and count as said.
+    Holds metrics by name, the main one first.
 
-    tallies: what the metrics come from.
+    num_unread: answers that were not CLEAN; they are scored by the value that could be read.
+    tallies: the parts that the metrics were computed from.
     """
 
     metrics: dict[str, float]
@@ -69,9 +71,9 @@ class Scores:
 
 def score(task: TaskName, examples: Sequence[Example], answers: Sequence[Answer[Any]]) -> Scores:
     """
-    The scores of *answers* to *examples*; an answer without a value is simply wrong.
+    Score *answers* to *examples*; an answer without a value counts as wrong.
 
-    Raises `Unavailable` where a metric needs a library that is not installed.
+    Raises `Unavailable` if a metric needs a library that is not installed.
     """
     gold = [example.value for example in examples]
     said = [answer.value for answer in answers]
@@ -110,17 +112,17 @@ def f1_by(
     gold: Sequence[set[Any]],
     said: Sequence[set[Any]],
 ) -> Tally:
-    """The mean over *labels* of each one's F1."""
+    """Return macro F1: the mean over *labels* of each one's F1."""
 
     def of(label: Any, many: Sequence[set[Any]]) -> list[set[Any]]:
-        return [{one for one in facts if label_of(one) == label} for facts in many]
+        return [{fact for fact in facts if label_of(fact) == label} for facts in many]
 
     each = [micro_f1(of(label, gold), of(label, said)) for label in labels]
     if not each:
         return micro_f1(gold, said)
     return Tally(
-        np.concatenate([one.num_NL for one in each], axis=1),
-        np.concatenate([one.den_NL for one in each], axis=1),
+        np.concatenate([tally.num_NL for tally in each], axis=1),
+        np.concatenate([tally.den_NL for tally in each], axis=1),
     )
 
 
@@ -132,11 +134,11 @@ def _relation_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, T
 
 def _label_tally(gold: Sequence[Any], said: Sequence[Any]) -> Tally:
     labels = sorted(set(gold))
-    return f1_by(labels, lambda one: one, [{g} for g in gold], [{s} for s in said])
+    return f1_by(labels, lambda label: label, [{g} for g in gold], [{s} for s in said])
 
 
 def _entity_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, Tally]:
-    """nervaluate, an example at a time; its counts add up to its own overall figures."""
+    """Count entities with nervaluate, one example at a time; counts add up to its overall ones."""
     try:
         from nervaluate import Evaluator
     except ImportError as error:
@@ -160,7 +162,7 @@ def _entity_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, Tal
 
 
 def _plain(spans: set[Any]) -> list[dict[str, Any]]:
-    # nervaluate's ends are inclusive, or neighbours would overlap.
+    # nervaluate's ends are inclusive; with ours, adjacent spans would overlap.
     return [{"label": t, "start": start, "end": end - 1} for start, end, t in sorted(spans)]
 
 
@@ -169,7 +171,7 @@ def _same(gold: Sequence[Any], said: Sequence[Any]) -> Tally:
 
 
 def token_f1(gold: str, said: str | None) -> float:
-    """Word overlap after SQuAD's normalization (arXiv 1606.05250)."""
+    """Return the F1 of words after SQuAD's normalization (arXiv 1606.05250)."""
     left, right = _words(gold), _words(said or "")
     common = sum((Counter(left) & Counter(right)).values())
     return 2 * common / (len(left) + len(right)) if common else float(left == right)

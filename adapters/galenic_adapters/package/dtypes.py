@@ -1,5 +1,5 @@
 """
-The number types that a package's tensors may have, by each of their names.
+Maps the number types of a package's tensors between their names.
 """
 
 import torch

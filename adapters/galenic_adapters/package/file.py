@@ -1,9 +1,9 @@
 """
-An adapter as one file: safetensors bytes with the tensors of its factor, named as in
-`Factor.tensors`, and the manifest.
+Reads and writes an adapter as one file: a safetensors file with the tensors of its factor, named as
+in `Factor.tensors`, and the manifest.
 
-An upload is a stranger's file, so it is parsed as data: sizes first, then JSON, then the tensors'
-form, then their values. Nothing is unpickled, and no allocation follows a number not yet checked.
+An upload is untrusted, so it is parsed as data: sizes first, then JSON, then the tensors' shapes,
+then their values. Nothing is unpickled, and every number is checked before it sizes an allocation.
 
     8 bytes    length of the header, little-endian
     header     {"__metadata__": {"galenic": "<manifest as JSON text>"},
@@ -26,17 +26,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, Fault, RejectedUpload
-from galenic_adapters.factor import (
-    PLACES,
-    SCALE_PREFIX,
-    BackboneShape,
-    Composed,
-    Factor,
-    Metaprompt,
-    compose,
-)
+from galenic_adapters.factor import Composed, Factor, Metaprompt, compose
 from galenic_adapters.package.dtypes import SAFETENSORS_DTYPES
 from galenic_adapters.package.manifest import BackboneId, Manifest
+from galenic_adapters.shape import PLACES, SCALE_PREFIX, BackboneShape
 from galenic_adapters.tasks.lookup import TASKS
 
 MAX_PACKAGE_BYTES = 8 * 2**20
@@ -44,9 +37,9 @@ MAX_METAPROMPT_BYTES = 512 * 2**20
 MAX_HEADER_BYTES = 64 * 2**10
 MAX_FAULTS = 32
 MAX_ENTRY = 1e4
-"""Of u, of v and of their product: a learned scale is about 1, and this still fits a float16."""
+"""Bounds u, v and their product: learned scales are about 1, and this still fits a float16."""
 MAX_ROW_NORM = 1e5
-"""Of a composed prompt row; token embeddings have norms of 0.1 to 100."""
+"""Bounds a composed prompt row's norm; token embeddings have norms of 0.1 to 100."""
 
 FOREIGN = {
     b"\x80": "a Python pickle",
@@ -64,13 +57,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def package_digest(data: bytes) -> str:
-    """The adapter's name among all there are: the hash of its whole file."""
+    """Return the digest that names an adapter: the hash of its whole file."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)
 class Package:
-    """One adapter, checked; made by `read` and `write`, named by the digest of its bytes."""
+    """Holds one checked adapter; made by `read` and `write`, named by its bytes' digest."""
 
     manifest: Manifest
     factor: Factor = field(compare=False)
@@ -82,26 +75,26 @@ class Package:
 
     @classmethod
     def read(cls, data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> "Package":
-        """The package in *data*. Raises `RejectedUpload` with every fault that could be told."""
+        """Read the package in *data*. Raises `RejectedUpload` with every fault found."""
         return inspect(data, max_bytes=max_bytes).package()
 
     @classmethod
     def trusted(cls, data: bytes) -> "Package":
-        """The package in bytes that `read` accepted before: the checks are not made again."""
+        """Read bytes that `read` accepted before, without checking them again."""
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         manifest = Manifest.model_validate_json(header["__metadata__"]["galenic"])
         return cls(manifest, Factor.of(load(data)), data)
 
     @classmethod
     def write(cls, manifest: Manifest, factor: Factor) -> "Package":
-        """The package of the two; the same input makes the same bytes. Refuses as `read` does."""
+        """Make a package; the same input gives the same bytes. Raises what `read` raises."""
         tensors = {name: _plain(tensor) for name, tensor in factor.tensors.items()}
         return cls.read(save(tensors, metadata={"galenic": manifest.model_dump_json()}))
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Everything that could be read of a file, and everything that is wrong with it."""
+    """Holds everything that could be read from a file, and all its faults."""
 
     data: bytes
     manifest: Manifest | None
@@ -109,14 +102,14 @@ class Inspection:
     faults: tuple[Fault, ...]
 
     def package(self) -> Package:
-        """Raises `RejectedUpload` where there is a fault."""
+        """Return the package; raises `RejectedUpload` if there are faults."""
         _refuse(self.faults)
         assert self.manifest is not None, "no fault, so there is a manifest"
         return Package(self.manifest, Factor.of(self.tensors), self.data)
 
 
 def inspect(data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Inspection:
-    """What stands in *data*, a stranger's."""
+    """Inspect untrusted *data* without raising."""
     try:
         text = _header_text(data, max_bytes)
     except RejectedUpload as rejected:
@@ -137,10 +130,10 @@ def inspect(data: bytes, *, max_bytes: int = MAX_PACKAGE_BYTES) -> Inspection:
 @dataclass(frozen=True, slots=True)
 class Fit:
     """
-    What a server has, that an adapter must have been made for.
+    Checks that an adapter was made for what a server has.
 
-    metaprompts: by digest.   places: those where it can scale activations.   max_rank: of a product
-    at the input.   max_positions: of a prompt.
+    metaprompts: by digest.   places: where it scales activations.   max_rank: of a product at the
+    input.   max_positions: of a prompt.
     """
 
     backbone: BackboneId
@@ -151,35 +144,52 @@ class Fit:
     max_positions: int = 2**14
 
     def metaprompt_of(self, manifest: Manifest) -> Metaprompt | None:
-        """The metaprompt that the adapter acts on; none for one that stands alone."""
+        """Return the metaprompt that the adapter acts on; None if it needs none."""
         return None if manifest.metaprompt is None else self.metaprompts[manifest.metaprompt]
 
     def num_positions(self, manifest: Manifest) -> int:
-        """Positions before the text, of the adapter's own prompt or of its metaprompt's."""
+        """Return the number of prompt positions, of the adapter's own or of its metaprompt."""
         metaprompt = self.metaprompt_of(manifest)
         return manifest.num_positions or (metaprompt.num_positions if metaprompt else 0)
 
     def composed(self, package: Package) -> Composed:
-        """What *package*, which `check` accepted, is to an engine."""
+        """Compose a *package* that `check` accepted, for an engine."""
         return compose(self.metaprompt_of(package.manifest), package.factor)
 
     def check(self, package: Package) -> None:
-        """Raises `RejectedUpload`, naming both values, where *package* does not fit."""
+        """Raise `RejectedUpload`, naming both values, if *package* does not fit."""
         _refuse(self.misfits(package.manifest))
         _refuse(_composed_excesses(self.composed(package)))
 
     def misfits(self, manifest: Manifest) -> list[Fault]:
-        """List where an adapter of that *manifest* was made for something else."""
+        """List the faults of an adapter with that *manifest* that do not fit this server."""
         faults = []
         if manifest.backbone != self.backbone:
             found = f"is {manifest.backbone}, this server has {self.backbone}"
             faults.append(Fault("manifest.backbone", found))
         faults += self._metaprompt_misfits(manifest)
+        faults += self._place_misfits(manifest)
         faults += self._shape_misfits(manifest)
         if manifest.template_version != (here := TASKS[manifest.task].template_version):
             found = f"is {manifest.template_version}, this server has {here}"
             faults.append(Fault("manifest.template_version", found))
         return faults
+
+    def misfit(self, manifest: Manifest) -> str | None:
+        """Say why a stored adapter, which fitted some server once, does not fit this one."""
+        if problem := manifest.misfit(self.backbone, self.metaprompts):
+            return problem
+        return next((f"{one.path} {one.problem}" for one in self._place_misfits(manifest)), None)
+
+    def _place_misfits(self, manifest: Manifest) -> Iterator[Fault]:
+        shared = self.metaprompts.get(manifest.metaprompt or "")
+        needed = [("tensors", str(name)) for name in manifest.shapes]
+        needed += [("metaprompt", name) for name in (shared.tensors if shared else ())]
+        here = ", ".join(self.places) or "nothing"
+        for whose, name in needed:
+            if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
+                found = f"has no place: this server scales {here}; GALENIC_PLACES"
+                yield Fault(f"{whose}.{name}", found)
 
     def _metaprompt_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         named = manifest.metaprompt
@@ -201,9 +211,6 @@ class Fit:
 
     def _shape_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         for name, shape in manifest.shapes.items():
-            if name.startswith(SCALE_PREFIX) and name.removeprefix(SCALE_PREFIX) not in self.places:
-                here = ", ".join(self.places) or "nothing"
-                yield Fault(f"tensors.{name}", f"scales what this server does not: {here} here")
             expected = self.shape.of(name)
             if any(here not in (None, size) for size, here in zip(shape, expected, strict=False)):
                 wanted = ", ".join("any" if size is None else str(size) for size in expected)
@@ -216,7 +223,7 @@ class Fit:
 
 
 def read_metaprompt(data: bytes) -> Metaprompt:
-    """The metaprompt in a safetensors file. Raises `RejectedUpload`."""
+    """Read the metaprompt in a safetensors file. Raises `RejectedUpload`."""
     text = _header_text(data, MAX_METAPROMPT_BYTES)
     faults: list[Fault] = []
     header = _parse(_MetapromptHeader, text, "", faults)
@@ -231,7 +238,7 @@ def read_metaprompt(data: bytes) -> Metaprompt:
 
 
 def write_metaprompt(metaprompt: Metaprompt) -> bytes:
-    """Its safetensors file, whose own sha256 is the metaprompt's digest."""
+    """Write a metaprompt as safetensors bytes, whose own sha256 is its digest."""
     data: bytes = save({name: _plain(tensor) for name, tensor in metaprompt.tensors.items()})
     return data
 
@@ -274,15 +281,15 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _refuse(faults: Iterable[Fault]) -> None:
-    told = list(faults)
-    if len(told) > MAX_FAULTS:
-        told[MAX_FAULTS:] = [Fault("package", f"and {len(told) - MAX_FAULTS} faults more")]
-    if told:
-        raise RejectedUpload(*told)
+    found = list(faults)
+    if len(found) > MAX_FAULTS:
+        found[MAX_FAULTS:] = [Fault("package", f"and {len(found) - MAX_FAULTS} faults more")]
+    if found:
+        raise RejectedUpload(*found)
 
 
 def _header_text(data: bytes, max_bytes: int) -> bytes:
-    """The header's bytes, once the file's outermost shape is known to be safetensors'."""
+    """Return the header's bytes, after checking that the file looks like safetensors."""
     if len(data) > max_bytes:
         raise RejectedUpload(Fault("package", f"{len(data)} bytes, at most {max_bytes}"))
     size = int.from_bytes(data[:8], "little")
@@ -291,12 +298,14 @@ def _header_text(data: bytes, max_bytes: int) -> bytes:
     if size > MAX_HEADER_BYTES:
         raise RejectedUpload(Fault("header", f"{size} bytes, at most {MAX_HEADER_BYTES}"))
     if len(data) < 8 + size or data[8:9] != b"{":
-        raise RejectedUpload(Fault("package", f"is not safetensors, or cut at {len(data)} bytes"))
+        raise RejectedUpload(
+            Fault("package", f"is not safetensors, or truncated at {len(data)} bytes")
+        )
     return data[8 : 8 + size]
 
 
 def _foreign(data: bytes) -> str | None:
-    """What else the file looks like. (A safetensors file may begin with any of these by chance.)"""
+    """Name the format that the file looks like, if not safetensors (which may look alike)."""
     if data[TAR_OFFSET:].startswith(TAR_MAGIC):
         return "a tar archive"
     return next((kind for magic, kind in FOREIGN.items() if data.startswith(magic)), None)
@@ -304,12 +313,12 @@ def _foreign(data: bytes) -> str | None:
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made := dict(pairs)) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is repeated")
     return made
 
 
 def _json(text: str | bytes) -> Any:
-    """JSON with distinct keys, else `ValueError`; parsers disagree about which twin counts."""
+    """Parse JSON; raises `ValueError`, also for repeated keys, on which parsers disagree."""
     try:
         return json.loads(text, object_pairs_hook=_distinct)
     except UnicodeDecodeError:
@@ -321,7 +330,7 @@ def _json(text: str | bytes) -> Any:
 
 
 def _parse(model: type[M], text: str | bytes, path: str, faults: list[Fault]) -> M | None:
-    """*text* as *model*, or none and its *faults*, whose paths begin with *path*."""
+    """Parse *text* as *model*, or append its faults, with paths below *path*, and return None."""
     try:
         _json(text)
         return model.model_validate_json(text)
@@ -342,18 +351,18 @@ def _faults_of(error: ValidationError, path: str) -> Iterator[Fault]:
 
 
 def _step(step: str | int) -> str:
-    """One step of a JSON path, which may be a stranger's key."""
+    """Format one step of a JSON path; the key may come from an untrusted file."""
     if isinstance(step, int):
         return f"[{step}]"
     return "." + step[:64].encode("unicode_escape").decode()
 
 
 def _parse_manifest(header: bytes, faults: list[Fault]) -> Manifest | None:
-    """The manifest, even beside tensors that are wrong: a sender wants to hear of both at once."""
+    """Parse the manifest even if tensors are faulty, so that a sender gets all faults at once."""
     try:
         text = _json(header)["__metadata__"]["galenic"]
     except (ValueError, KeyError, TypeError):
-        return None  # the header's own faults say so
+        return None  # reported as a fault of the header
     return _parse(Manifest, text, "manifest", faults) if isinstance(text, str) else None
 
 
@@ -389,8 +398,9 @@ def _not_finite(name: str, tensor: Tensor) -> Iterator[Fault]:
 
 def _excesses(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
     """
-    Find values that no activation survives. Products are bounded, not made: their sizes are a
-    stranger's.
+    Find values that would break any activation.
+
+    Products are bounded without computing them, since their sizes come from an untrusted file.
     """
     if strange := [
         fault for name, tensor in tensors.items() for fault in _not_finite(name, tensor)
@@ -408,7 +418,7 @@ def _excesses(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
 
 
 def _misshapen(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
-    """Find what the tensors' own shapes say against their being one factor."""
+    """Find shapes that do not make a factor."""
     try:
         Factor.of(tensors)
     except BadFactor as error:
@@ -416,7 +426,7 @@ def _misshapen(tensors: Mapping[str, Tensor]) -> Iterator[Fault]:
 
 
 def _composed_excesses(composed: Composed) -> Iterator[Fault]:
-    """Find what is finite alone and no longer so beside the metaprompt."""
+    """Find values that are too large once composed with the metaprompt."""
     if composed.rows_PD is not None:
         norm = composed.rows_PD.double().norm(dim=1).max().item()
         if not norm <= MAX_ROW_NORM:  # NaN too

@@ -1,8 +1,8 @@
 """
-What an adapter says about itself; it travels inside the package as JSON.
+The manifest of an adapter, which is stored inside the package as JSON.
 
-Every string and list is bounded, every number finite, no field unknown: a manifest that exists is
-well-formed.
+Every string and list is bounded, every number is finite and no field is unknown, so every manifest
+is well-formed.
 """
 
 import json
@@ -41,7 +41,7 @@ def _problem(error: BadInput) -> str:
 
 
 def _checked(check: Callable[[str, T], T]) -> AfterValidator:
-    """A check of ours, told to pydantic, which knows the field's path better than we do here."""
+    """Wrap a check of ours for pydantic, which adds the field's path to its errors."""
 
     def validate(value: T) -> T:
         try:
@@ -91,7 +91,7 @@ class _Record(BaseModel):
 
 
 class BackboneId(_Record):
-    """Which frozen model: its name, and the revision of its weights."""
+    """Names a frozen model and the revision of its weights."""
 
     name: Line
     revision: Line
@@ -102,8 +102,9 @@ class BackboneId(_Record):
 
 class Score(_Record):
     """
-    One measurement on *split*; on the same examples, the untuned backbone's and that of the best
-    label when always given.
+    Holds a score on *split*, beside two baselines on the same examples.
+
+    untuned: the untuned backbone's.   constant: that of the best constant label.
     """
 
     dataset: Line
@@ -116,7 +117,7 @@ class Score(_Record):
 
 
 class TrainingSet(_Record):
-    """Data that the adapter learned from, and what its licence allows."""
+    """Names a data set that the adapter was trained on, and its licence."""
 
     dataset: Line
     licence: Line
@@ -124,12 +125,13 @@ class TrainingSet(_Record):
 
 class Manifest(_Record):
     """
-    *name* is the adapter's suggested name; *shapes* are its tensors', by name, and all have one
-    *dtype*. *metaprompt* is the digest of the metaprompt that they act on; none for an adapter
-    that stands alone. *template_version* is the task's that it learned under, and the only one its
-    scores hold for.
+    Describes an adapter.
 
-    Schema 1 knew the product of u (positions, rank) and v (rank, width) only; it still reads.
+    name: its suggested name.   template_version: the version of the task's template that it was
+    trained under, for which alone its scores hold.   metaprompt: digest of the metaprompt that it
+    acts on; None if it needs none.   shapes: its tensors' shapes by name; all have one *dtype*.
+
+    Schema 1, which knew only a product of u (positions, rank) and v (rank, width), is still read.
     """
 
     schema_version: Literal[2] = 2
@@ -154,17 +156,17 @@ class Manifest(_Record):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The forms of this adapter's factor: input, deep, scales."""
+        """Return the forms of this adapter's factor, of input, deep and scales."""
         return tuple(dict.fromkeys(_FORMS[name.partition(".")[0]] for name in self.shapes))
 
     @property
     def rank(self) -> int:
-        """R of a product at the input, zero where there is none."""
+        """Return R of a product at the input, or 0 if there is none."""
         return self.shapes["u"][-1] if "u" in self.shapes else 0
 
     @property
     def num_positions(self) -> int:
-        """Positions of the adapter's own prompt, zero where it has none."""
+        """Return the number of positions of the adapter's own prompt, or 0 if it has none."""
         if "keys" in self.shapes:
             return self.shapes["keys"][1]
         return self.shapes.get("u", self.shapes.get("rows", (0,)))[0]
@@ -174,7 +176,7 @@ class Manifest(_Record):
         return sum(prod(shape) for shape in self.shapes.values())
 
     def misfit(self, backbone: BackboneId, metaprompts: Collection[str]) -> str | None:
-        """Say what the adapter was made for where this server has something else, naming both."""
+        """Return why the adapter does not fit, naming both values, or None if it fits."""
         if self.backbone != backbone:
             return f"is for backbone {self.backbone}, this server has {backbone}"
         if self.metaprompt is not None and self.metaprompt not in metaprompts:
@@ -186,7 +188,7 @@ class Manifest(_Record):
     @classmethod
     def _suit_the_task(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if "task" not in info.data:
-            return labels  # the task's own fault is told
+            return labels  # the task's own fault is reported
         try:
             return make_task(info.data["task"], labels).labels
         except BadInput as error:
@@ -194,13 +196,13 @@ class Manifest(_Record):
 
 
 def _of_schema_2(text: str | bytes | bytearray) -> str | bytes | bytearray:
-    """A manifest of schema 1 in the words of schema 2; anything else as it is."""
+    """Convert a manifest of schema 1 to schema 2; anything else is returned as it is."""
     try:
         row = json.loads(text)
         if not isinstance(row, dict) or row.get("schema_version") != 1:
             return text
         rank, positions, width = (row.pop(name) for name in ("rank", "positions", "width"))
     except (ValueError, KeyError):
-        return text  # its faults are told by the model
+        return text  # the model reports its faults
     shapes = {"u": [positions, rank], "v": [rank, width]}
     return json.dumps(row | {"schema_version": 2, "shapes": shapes})

@@ -1,20 +1,19 @@
 """
-What ``galenic import-peft`` and ``galenic export-peft`` do.
+Runs the commands ``galenic import-peft`` and ``galenic export-peft``.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path, PurePath
 
-from transformers import AutoConfig
-
-from galenic_adapters.backbone.weights import Backbone, ensure
+from galenic_adapters.backbone.weights import ensure, is_mixture_at, shape_at
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import Metaprompt
-from galenic_adapters.package.file import Package, read_metaprompt, write_metaprompt
+from galenic_adapters.files import bytes_of, write_whole
+from galenic_adapters.package.file import Package
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.peft_read import import_adapter, read_checkpoint
 from galenic_adapters.package.peft_write import Form, write_checkpoint
-from galenic_adapters.package.zoo import METAPROMPT, metaprompt_of
+from galenic_adapters.package.zoo import metaprompts_of
+from galenic_adapters.shape import PLACES
 
 Say = Callable[[str], None]
 
@@ -31,10 +30,11 @@ def import_peft(
     backbone: str | None = None,
     say: Say = print,
 ) -> None:
-    """Write a task of *checkpoint* into *folder* as a package, beside the metaprompt it scales."""
-    read = read_checkpoint(checkpoint)
+    """Write a task of *checkpoint* into *folder* as a package that needs no metaprompt."""
     found = ensure(backbone, say)
-    _check_width(read.metaprompt, found)
+    read = read_checkpoint(checkpoint, shape_at(found.path))
+    if read.base and _last(read.base) != _last(found.name):
+        say(f"warning: the checkpoint says it is for {read.base[:200]!r}, not {found.name}")
     package = import_adapter(
         read,
         task_id,
@@ -45,9 +45,10 @@ def import_peft(
         licence=licence,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    _settle_metaprompt(read.metaprompt, folder / METAPROMPT)
-    (folder / f"{name}.safetensors").write_bytes(package.data)
-    say(f"{name}: {len(package.data):,} bytes over metaprompt {read.metaprompt.digest}")
+    write_whole(folder / f"{name}.safetensors", package.data)
+    say(f"{name}: {len(package.data):,} bytes of {', '.join(package.manifest.shapes)}")
+    if scales := package.factor.scales:
+        say(f"GALENIC_PLACES of its server has to hold {''.join(scales)}")
 
 
 def export_peft(
@@ -56,29 +57,33 @@ def export_peft(
     *,
     metaprompt_file: Path | None = None,
     form: Form = "multitask",
+    backbone: str | None = None,
     say: Say = print,
 ) -> None:
-    """Write packages of one metaprompt (the zoo's, if none is named) as one PEFT checkpoint."""
-    packages = [Package.read(path.read_bytes()) for path in package_files]
+    """Write packages as one PEFT checkpoint, with the metaprompt they act on (or the zoo's)."""
+    packages = [Package.read(bytes_of(path)) for path in package_files]
     if not packages:
         raise BadInput("packages", "none given")
-    metaprompt = metaprompt_of(packages[0].manifest.backbone, metaprompt_file)
-    write_checkpoint(folder, metaprompt, packages, form=form)
+    manifest = packages[0].manifest
+    metaprompts = metaprompts_of(manifest.backbone, [metaprompt_file] if metaprompt_file else [])
+    metaprompt = metaprompts.get(manifest.metaprompt or "")
+    scales = {*(metaprompt.scales if metaprompt else ()), *packages[0].factor.scales}
+    places = _places(backbone, manifest.backbone, say) if "f" in scales else PLACES
+    write_checkpoint(folder, metaprompt, packages, form=form, places=places)
     for task_id, package in enumerate(packages):
         say(f"task {task_id}: {package.manifest.name}")
     say(f"PEFT loads them from {folder}")
 
 
-def _check_width(metaprompt: Metaprompt, backbone: Backbone) -> None:
-    width = AutoConfig.from_pretrained(backbone.path).get_text_config().hidden_size
-    if metaprompt.width != width:
-        raise BadInput(
-            "checkpoint", f"has width {metaprompt.width}, {backbone.name} has width {width}"
-        )
+def _last(name: str) -> str:
+    """Return a model's name without its owner or its folder, for comparison."""
+    return PurePath(name).name.lower()
 
 
-def _settle_metaprompt(metaprompt: Metaprompt, path: Path) -> None:
-    """One folder holds one metaprompt; another's packages would be orphans."""
-    if path.exists() and (there := read_metaprompt(path.read_bytes()).digest) != metaprompt.digest:
-        raise BadInput(str(path), f"is {there}, the checkpoint has {metaprompt.digest}")
-    path.write_bytes(write_metaprompt(metaprompt))
+def _places(backbone: str | None, made_for: BackboneId, say: Say) -> Collection[str]:
+    """Return the places where PEFT finds a module of the backbone; fused experts are not one."""
+    found = ensure(backbone, say)
+    here = BackboneId(name=found.name, revision=found.revision)
+    if here != made_for:
+        raise BadInput("backbone", f"is {here}, the package is for {made_for}")
+    return [place for place in PLACES if place != "f" or not is_mixture_at(found.path)]

@@ -1,10 +1,11 @@
 """
-PEFT checkpoints read into our own form.
+Reads PEFT checkpoints as factors that need no metaprompt.
 
-Dimension key:  P prompt positions   D model width   R rank
+Dimension key:  P prompt positions   D model width   L layers   W width of an activation
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,35 +17,47 @@ from safetensors.torch import load
 from torch import Tensor
 
 from galenic_adapters.errors import BadFactor, BadInput
-from galenic_adapters.factor import Factor, Metaprompt
+from galenic_adapters.factor import Factor, scale
 from galenic_adapters.package.dtypes import DTYPE_NAMES
 from galenic_adapters.package.file import MAX_METAPROMPT_BYTES, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.package.peft_form import (
     COLS,
     CONFIG,
-    DENSE,
+    IA3,
+    LAYERS,
+    MODULES,
     MULTITASK,
+    PREFIX,
     ROWS,
     SHARED,
+    TAKEN_IN,
     TENSORS,
+    VECTOR,
+    vector_shape,
 )
 from galenic_adapters.refs import check_name
+from galenic_adapters.shape import PLACES, BackboneShape
 from galenic_adapters.tasks.lookup import make_task
 
 MAX_CONFIG_BYTES = 2**20
-NAMES = {DENSE: {SHARED}, MULTITASK: {SHARED, COLS, ROWS}}
+_SLOT = re.compile(rf"{re.escape(LAYERS)}(0|[1-9]\d{{0,3}})\.([\w.]+){re.escape(VECTOR)}")
+_PLACES = {module: place for place, module in MODULES.items()}
 
 
 class _Config(BaseModel):
-    """What is read of PEFT's configuration; its paths, names and class maps are not looked at."""
+    """Parses the fields of PEFT's configuration that matter; paths and class maps are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
 
-    peft_type: Literal["MULTITASK_PROMPT_TUNING", "PROMPT_TUNING"]
+    peft_type: Literal[
+        "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "IA3"
+    ]
     task_type: Literal["CAUSAL_LM"] | None = None
-    num_virtual_tokens: int = Field(ge=1)
+    base_model_name_or_path: str | None = None
+    num_virtual_tokens: int | None = Field(default=None, ge=1)
     token_dim: int | None = None
+    num_layers: int | None = None
     num_transformer_submodules: Literal[1] | None = None
     num_tasks: int = 1
     num_ranks: int = 1
@@ -52,33 +65,59 @@ class _Config(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A metaprompt, and the factors over it by PEFT's task id."""
+    """Holds a checkpoint that fits a backbone of *shape*. base: the model that it names."""
 
-    metaprompt: Metaprompt
-    factors: tuple[Factor, ...]
+    tensors: Mapping[str, Tensor]
+    config: _Config
+    shape: BackboneShape
 
-    def factor(self, task_id: int) -> Factor:
-        """Raises `BadInput` where there is no such task."""
-        if not 0 <= task_id < len(self.factors):
-            last = len(self.factors) - 1
+    @property
+    def base(self) -> str | None:
+        return self.config.base_model_name_or_path
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.tensors[COLS]) if COLS in self.tensors else 1
+
+    def factor(self, task_id: int = 0) -> Factor:
+        """Return the factor of a task. Raises `BadInput` if there is no such task."""
+        if not 0 <= task_id < self.num_tasks:
+            last = self.num_tasks - 1
             raise BadInput("task_id", f"{task_id} is not in 0 to {last}, which the checkpoint has")
-        return self.factors[task_id]
+        try:
+            return self._made(task_id)
+        except BadFactor as error:
+            raise BadInput(TENSORS, str(error)) from error
+
+    def _made(self, task_id: int) -> Factor:
+        if self.config.peft_type == IA3:
+            return Factor(scales=_scales(self.tensors, self.shape))
+        rows_PD = self.tensors[SHARED]
+        if self.config.peft_type == MULTITASK:
+            pair = (self.tensors[COLS][task_id], self.tensors[ROWS][task_id])
+            return Factor(rows_PD=scale(rows_PD, *pair))
+        if self.config.peft_type == PREFIX:
+            by_layer = rows_PD.view(len(rows_PD), self.shape.num_layers, 2, self.shape.keys)
+            keys_LPW, values_LPW = by_layer.permute(2, 1, 0, 3)
+            return Factor(keys_LPW=keys_LPW, values_LPW=values_LPW)
+        return Factor(rows_PD=rows_PD)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """The soft prompts in *folder*. Raises `BadInput` with the file at fault."""
+def read_checkpoint(folder: Path, shape: BackboneShape) -> Checkpoint:
+    """
+    Read the checkpoint in *folder*, for a backbone of *shape*.
+
+    Raises `BadInput` with the file at fault, and both values if the two disagree.
+    """
     config = _read_config(folder / CONFIG)
-    tensors = _read_tensors(folder / TENSORS, NAMES[config.peft_type])
-    _check_shapes(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    try:
-        metaprompt = Metaprompt(tensors[SHARED])
-        if config.peft_type == DENSE:
-            return Checkpoint(metaprompt, (_one(metaprompt),))
-        pairs = zip(tensors[COLS], tensors[ROWS], strict=True)
-        factors = tuple(Factor(u_PR.clone(), v_RD.clone()) for u_PR, v_RD in pairs)
-        return Checkpoint(metaprompt, factors)
-    except BadFactor as error:
-        raise BadInput(TENSORS, str(error)) from error
+    tensors = _read_tensors(folder / TENSORS)
+    if config.peft_type == IA3:
+        for name, tensor in tensors.items():
+            _slot(name, tensor, shape)
+    else:
+        _check_sizes(config, shape)
+        _check_prompt(config, tensors, shape)
+    return Checkpoint(tensors, config, shape)
 
 
 def import_adapter(
@@ -91,9 +130,10 @@ def import_adapter(
     backbone: BackboneId,
     licence: str = "not stated",
 ) -> Package:
-    """One task of *checkpoint* as an adapter over its metaprompt. Raises `GalenicError`."""
+    """Make a package of one task of *checkpoint*, without a metaprompt. Raises `GalenicError`."""
     made = make_task(task, labels)
     factor = checkpoint.factor(task_id)
+    [dtype] = {tensor.dtype for tensor in factor.tensors.values()}
     try:
         manifest = Manifest(
             name=check_name("name", name),
@@ -101,26 +141,18 @@ def import_adapter(
             labels=made.labels,
             template_version=made.template_version,
             backbone=backbone,
-            metaprompt=checkpoint.metaprompt.digest,
+            metaprompt=None,
             shapes=factor.shapes,
-            dtype=DTYPE_NAMES[factor.product[0].dtype],
+            dtype=DTYPE_NAMES[dtype],
             licence=licence,
             created=date.today(),
-            description=f"Task {task_id} of a PEFT checkpoint, learned under a template of its own:"
-            " measure it with `galenic evaluate` before you trust it.",
+            description=f"From a PEFT checkpoint ({checkpoint.config.peft_type}, task {task_id}),"
+            " learned under a template of its own: measure it with `galenic evaluate` before you"
+            " trust it.",
         )
     except ValidationError as error:
         raise _told(error, "manifest") from None
     return Package.write(manifest, factor)
-
-
-def _one(metaprompt: Metaprompt) -> Factor:
-    """The factor that changes nothing."""
-    rows_PD = metaprompt.rows_PD
-    assert rows_PD is not None
-    return Factor(
-        rows_PD.new_ones(metaprompt.num_positions, 1), rows_PD.new_ones(1, metaprompt.width)
-    )
 
 
 def _read_config(path: Path) -> _Config:
@@ -137,7 +169,7 @@ def _told(error: ValidationError, field: str) -> BadInput:
     return BadInput(field, f"{where}: {first['msg']}".removeprefix(": "))
 
 
-def _read_tensors(path: Path, names: set[str]) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists() and (pickled := sorted(path.parent.glob("adapter_model.*"))):
         raise BadInput(
             pickled[0].name,
@@ -148,9 +180,6 @@ def _read_tensors(path: Path, names: set[str]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load(data)
     except (SafetensorError, KeyError) as error:  # a type that torch does not have is a KeyError
         raise BadInput(path.name, f"is not safetensors: {str(error)[:200]}") from error
-    if set(tensors) != names:
-        there = ", ".join(sorted(tensors))[:200]
-        raise BadInput(path.name, f"holds {there or 'nothing'}, not {', '.join(sorted(names))}")
     types = {tensor.dtype for tensor in tensors.values()}
     if len(types) > 1 or not types <= set(DTYPE_NAMES):
         raise BadInput(path.name, f"holds {', '.join(map(str, types))}, not floats of one kind")
@@ -167,16 +196,59 @@ def _read_bytes(path: Path, most: int) -> bytes:
         raise BadInput(path.name, f"cannot be read: {error.strerror or error}") from error
 
 
-def _check_shapes(config: _Config, shapes: dict[str, tuple[int, ...]]) -> None:
-    """`BadInput` unless the tensors have the shapes that the configuration says."""
-    found = shapes[SHARED]
-    num_positions, width = config.num_virtual_tokens, config.token_dim or (found or (0,))[-1]
-    rank, num_tasks = config.num_ranks, config.num_tasks
-    said = {
-        SHARED: (num_positions, width),
-        COLS: (num_tasks, num_positions, rank),
-        ROWS: (num_tasks, rank, width),
-    }
-    for name, shape in said.items():
-        if name in shapes and shapes[name] != shape:
-            raise BadInput(TENSORS, f"{name} has shape {shapes[name]}, {CONFIG} says {shape}")
+def _check_sizes(config: _Config, shape: BackboneShape) -> None:
+    """Raise `BadInput` if a size in the configuration is not the backbone's."""
+    sizes = {"token_dim": shape.width}
+    if config.peft_type == PREFIX:
+        sizes = {"token_dim": shape.keys, "num_layers": shape.num_layers}
+    for name, size in sizes.items():
+        if (said := getattr(config, name)) not in (None, size):
+            kind = f"{config.peft_type} on this backbone"
+            raise BadInput(CONFIG, f"{name} is {said}, that of {kind} is {size}")
+
+
+def _check_prompt(config: _Config, tensors: Mapping[str, Tensor], shape: BackboneShape) -> None:
+    """Raise `BadInput` unless tensors have the names and shapes of the type and the backbone."""
+    num_positions, rank, num_tasks = config.num_virtual_tokens, config.num_ranks, config.num_tasks
+    said: dict[str, tuple[int | None, ...]] = {SHARED: (num_positions, shape.width)}
+    if config.peft_type == PREFIX:
+        said = {SHARED: (num_positions, shape.num_layers * 2 * shape.keys)}
+    if config.peft_type == MULTITASK:
+        said |= {COLS: (num_tasks, num_positions, rank), ROWS: (num_tasks, rank, shape.width)}
+    if set(tensors) != set(said):
+        there = ", ".join(sorted(tensors))[:200]
+        raise BadInput(TENSORS, f"holds {there or 'nothing'}, not {', '.join(sorted(said))}")
+    for name, expected in said.items():
+        if (found := tuple(tensors[name].shape)) != expected:
+            raise BadInput(
+                TENSORS, f"{name} has shape {found}, {CONFIG} and the backbone say {expected}"
+            )
+
+
+def _scales(tensors: Mapping[str, Tensor], shape: BackboneShape) -> dict[str, Tensor]:
+    """Collect IA3's vectors by place (L, W); layers without a vector get ones."""
+    made: dict[str, Tensor] = {}
+    for name, vector in tensors.items():
+        place, layer = _slot(name, vector, shape)
+        if place not in made:
+            made[place] = vector.new_ones(shape.num_layers, shape.scale_width(place))
+        made[place][layer] = vector.flatten()
+    return {place: made[place] for place in PLACES if place in made}
+
+
+def _slot(name: str, vector: Tensor, shape: BackboneShape) -> tuple[str, int]:
+    """Return place and layer of one of IA3's vectors; raises `BadInput` if it has none."""
+    found = _SLOT.fullmatch(name)
+    if not found or found[2] not in _PLACES:
+        modules = ", ".join(_PLACES)
+        raise BadInput(TENSORS, f"{name[:120]!r} is no vector of a layer's {modules}")
+    layer, place = int(found[1]), _PLACES[found[2]]
+    if layer >= shape.num_layers:
+        raise BadInput(TENSORS, f"{name} is of layer {layer}, the backbone has {shape.num_layers}")
+    expected = vector_shape(place, shape.scale_width(place))
+    if (size := tuple(vector.shape)) != expected:
+        end = "takes in" if place in TAKEN_IN else "puts out"
+        raise BadInput(
+            TENSORS, f"{name} has shape {size}, {expected} would scale what {found[2]} {end}"
+        )
+    return place, layer

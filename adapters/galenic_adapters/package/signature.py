@@ -1,9 +1,9 @@
 """
-Signatures of packages, in the format of OpenSSF Model Signing, verified with offline keys.
+Makes and verifies signatures of packages, in the format of OpenSSF Model Signing with offline keys.
 
-A signature is a Sigstore bundle: a DSSE envelope around an in-toto statement that lists the
-package's sha256. ``model_signing sign key`` makes them, and so does `sign` here. The library itself
-is not used: it brings Sigstore's network client and a dozen packages, of which a check needs none.
+A signature is a Sigstore bundle: a DSSE envelope around an in-toto statement with the package's
+sha256. `sign` makes the same as ``model_signing sign key``. That library is not used, since it
+brings Sigstore's network client and a dozen packages that a check does not need.
 
 https://github.com/ossf/model-signing-spec
 """
@@ -45,16 +45,16 @@ HASHES: dict[str, hashes.HashAlgorithm] = {
 
 
 class Policy(StrEnum):
-    """Whether a package has to be signed."""
+    """Says whether packages have to be signed."""
 
-    NONE = "none"  # signatures are not looked at
-    OPTIONAL = "optional"  # one that comes has to be good
-    REQUIRED = "required"  # and one has to come
+    NONE = "none"  # signatures are ignored
+    OPTIONAL = "optional"  # a signature must be valid if there is one
+    REQUIRED = "required"  # every package needs a valid signature
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A signature that was verified, and the name of the key that made it."""
+    """Holds a verified signature, and the name of the key that made it."""
 
     by: str
     bundle: str
@@ -62,13 +62,13 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """The policy, and the public keys that are trusted, by name."""
+    """Checks signatures by a policy and trusted public keys, by name."""
 
     policy: Policy = Policy.NONE
     keys: Mapping[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
 
     def check(self, digest: str, bundle: bytes | None) -> Signed | None:
-        """Whose signature of *digest* the *bundle* is; raises `RejectedUpload` by the policy."""
+        """Verify *bundle* as a signature of *digest*; raises `RejectedUpload` by the policy."""
         if self.policy is Policy.NONE:
             return None
         if bundle is None:
@@ -78,7 +78,7 @@ class Signatures:
         return Signed(self._signer(digest, bundle), bundle.decode())
 
     def _signer(self, digest: str, text: bytes) -> str:
-        """The name of the trusted key that has signed it."""
+        """Return the name of the trusted key that made the signature; raises `RejectedUpload`."""
         if len(text) > MAX_BUNDLE_BYTES:
             raise _refused(f"has {len(text):,} bytes, at most {MAX_BUNDLE_BYTES:,}")
         envelope = _parse(_Bundle, text, "is no Sigstore bundle of Model Signing").envelope
@@ -91,12 +91,12 @@ class Signatures:
 
 
 def read_keys(folder: Path) -> dict[str, ec.EllipticCurvePublicKey]:
-    """The public keys (PEM, P-256, P-384 or P-521) in *folder*, named for their files."""
+    """Read the public keys (PEM, P-256, P-384 or P-521) in *folder*, named after their files."""
     return {path.stem: _read_public(path) for path in sorted(folder.glob("*.pem"))}
 
 
 def sign(data: bytes, name: str, private_pem: bytes) -> str:
-    """A bundle over a package's bytes, as ``model_signing sign key`` makes; raises `BadInput`."""
+    """Sign a package's bytes as ``model_signing sign key`` does; raises `BadInput`."""
     key = _private(private_pem)
     digest = hashlib.sha256(data)
     resource = {"name": name, "algorithm": "sha256", "digest": digest.hexdigest()}
@@ -123,7 +123,7 @@ def sign(data: bytes, name: str, private_pem: bytes) -> str:
 
 
 def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
-    """What Model Signing calls a key by."""
+    """Return the name that Model Signing gives a key."""
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(pem).hexdigest()
 
@@ -172,12 +172,12 @@ class _Statement(_Part):
     predicate: _Predicate
 
     def check_names(self, digest: str) -> None:
-        """That what was signed holds a file of *digest*."""
+        """Raise `RejectedUpload` unless the signed statement has a file of *digest*."""
         resources = self.predicate.resources
-        joined = b"".join(bytes.fromhex(one.digest) for one in resources)
+        joined = b"".join(bytes.fromhex(resource.digest) for resource in resources)
         if hashlib.sha256(joined).hexdigest() != self.subject[0].digest.sha256:
             raise _refused("contradicts itself: its files do not make its root digest")
-        named = [f"sha256:{one.digest}" for one in resources if one.algorithm == "sha256"]
+        named = [f"sha256:{r.digest}" for r in resources if r.algorithm == "sha256"]
         if digest not in named:
             raise _refused(f"is over {', '.join(named[:3])}; the package is {digest}")
 
@@ -193,7 +193,7 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise _refused("holds what is no base64") from None
+        raise _refused("holds invalid base64") from None
 
 
 def _has_signed(key: ec.EllipticCurvePublicKey, signature: bytes, payload: bytes) -> bool:
@@ -205,7 +205,7 @@ def _has_signed(key: ec.EllipticCurvePublicKey, signature: bytes, payload: bytes
 
 
 def _pae(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: what is really signed."""
+    """Return DSSE's pre-authentication encoding of *payload*, which is what gets signed."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 

@@ -1,7 +1,8 @@
 """
-The data sets of a study: a folder each, with ``train``, ``dev`` and ``test`` in the JSONL schema,
-and ``catalogue.json``, which says of each its task, its licence and whether it is a source or a
-target.
+Reads the data sets of a study from a folder.
+
+Each data set is a folder with ``train``, ``dev`` and ``test`` in the JSONL schema.
+``catalogue.json`` names each one's task, licence and role (source or target).
 """
 
 import json
@@ -22,7 +23,7 @@ SHORT = {"SUM": TaskName.SUMMARIZATION}
 
 
 class _Entry(BaseModel):
-    """The fields that matter here."""
+    """Parses a catalogue's entry; other fields are ignored."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
     task: str
@@ -37,7 +38,7 @@ class _Catalogue(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A data set of the catalogue."""
+    """Describes a data set of the catalogue, and reads its splits."""
 
     name: str
     task: TaskName
@@ -50,7 +51,11 @@ class Listed:
         return plain if plain.exists() else plain.with_name(plain.name + ".gz")
 
     def source(self) -> Source:
-        """What training is told of it; pairs are asked about in training as they are in tests."""
+        """
+        Return the data set as a source for training.
+
+        Relations are asked for pair by pair (no `lists`), as they are in tests.
+        """
         train, dev = (str(self.path(split).relative_to(self.data)) for split in ("train", "dev"))
         return Source(
             self.name, str(self.task), train, dev, dataset=self.name, licence=self.licence[:200]
@@ -61,7 +66,7 @@ class Listed:
 
 
 def read_catalogue(data: Path) -> list[Listed]:
-    """Raises `BadInput` where *data* has no catalogue, or one of another form."""
+    """Read ``catalogue.json`` in *data*. Raises `BadInput` if it is missing or malformed."""
     path = data / "catalogue.json"
     try:
         read = _Catalogue.model_validate(json.loads(text_of(path)))
@@ -73,20 +78,24 @@ def read_catalogue(data: Path) -> list[Listed]:
     ]
 
 
-def _task(said: str, name: str) -> TaskName:
+def _task(task: str, dataset: str) -> TaskName:
     try:
-        return SHORT.get(said) or TaskName(said.lower())
+        return SHORT.get(task) or TaskName(task.lower())
     except ValueError as e:
-        raise BadInput(name, f"task {said[:40]!r} is none of {', '.join(TaskName)}") from e
+        raise BadInput(dataset, f"task {task[:40]!r} is none of {', '.join(TaskName)}") from e
 
 
 def chosen(listed: Sequence[Listed], role: str, names: Sequence[str]) -> list[Listed]:
-    """Those of a role, of these names where there are any, interleaved by task."""
-    of_role = [one for one in listed if one.role == role]
-    unknown = set(names) - {one.name for one in of_role}
+    """
+    Return the data sets of *role*, interleaved by task; only those of *names*, if any are given.
+
+    Raises `BadInput` for a name that is not in the catalogue in that role.
+    """
+    of_role = [d for d in listed if d.role == role]
+    unknown = set(names) - {d.name for d in of_role}
     if unknown or not of_role:
         raise BadInput(f"{role}s", f"{', '.join(sorted(unknown)) or 'none'} in the catalogue"[:200])
-    kept = [one for one in of_role if not names or one.name in names]
-    by_task = [[one for one in kept if one.task == task] for task in TaskName]
+    kept = [d for d in of_role if not names or d.name in names]
+    by_task = [[d for d in kept if d.task == task] for task in TaskName]
     longest = max(map(len, by_task))
     return [many[turn] for turn in range(longest) for many in by_task if turn < len(many)]

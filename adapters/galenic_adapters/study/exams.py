@@ -1,5 +1,5 @@
 """
-What every method said to every test example; a figure is always read from these again.
+Runs methods on test examples and records every answer; figures are computed from the records.
 
     <piece>/<target>.<run>.jsonl     one completion a line, as `evaluation.evaluate` writes them
 """
@@ -20,7 +20,7 @@ from galenic_adapters.tasks.lookup import make_task
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """A data set's test examples, and the task with the labels that training saw."""
+    """Holds a data set's test examples, and its task with the labels of the training data."""
 
     listed: Listed
     task: Task[Any, Any]
@@ -37,7 +37,7 @@ class Exam:
 
 @dataclass(frozen=True, slots=True)
 class Sitting:
-    """Task number *which* of what was tuned takes this exam; *run* is its seed or draw."""
+    """Pairs task number *which* of a `Tuning` with its test; *run* names the seed or draw."""
 
     which: int
     run: str
@@ -53,21 +53,25 @@ def sit(
     max_tokens: int | None = None,
     wording: type[Any] | None = None,
 ) -> None:
-    """All of them side by side; *wording* may put a task's question in other words."""
+    """
+    Answer all examples of all *sittings* side by side, and write records into *folder*.
+
+    *wording* wraps a task to put its question in other words.
+    """
     asked = [
-        Question(one.which, wording(one.exam.task) if wording else one.exam.task, example)
-        for one in sittings
-        for example in one.exam.examples
+        Question(s.which, wording(s.exam.task) if wording else s.exam.task, example)
+        for s in sittings
+        for example in s.exam.examples
     ]
-    said = iter(answer(backbone, tuning, asked, max_tokens=max_tokens))
-    for one in sittings:
-        completions = [next(said) for _ in one.exam.examples]
-        rows = records_of(one.exam.task, one.exam.examples, completions)
-        path = folder / f"{one.exam.listed.name}.{one.run}.jsonl"
+    answers = iter(answer(backbone, tuning, asked, max_tokens=max_tokens))
+    for s in sittings:
+        completions = [next(answers) for _ in s.exam.examples]
+        rows = records_of(s.exam.task, s.exam.examples, completions)
+        path = folder / f"{s.exam.listed.name}.{s.run}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def marks(path: Path, exam: Exam) -> Evaluation:
-    """What the records in *path* are worth."""
+    """Score the records in *path*."""
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     return reread(exam.task, exam.first(len(rows)).examples, rows)

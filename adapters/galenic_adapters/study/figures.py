@@ -1,5 +1,5 @@
 """
-A study's figures, each read from records that it names.
+Computes a study's figures from records; each figure names the files that it was read from.
 """
 
 import json
@@ -19,7 +19,7 @@ from galenic_adapters.study.stages import LEARNED
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One method on one target: an evaluation a run (seed or draw), and the files they are from."""
+    """Holds one method's evaluations on one target, by run (seed or draw), and their files."""
 
     target: str
     method: str
@@ -32,7 +32,7 @@ class Cell:
 
     @property
     def values(self) -> list[float]:
-        return [one.scores.main[1] for one in self.runs.values()]
+        return [run.scores.main[1] for run in self.runs.values()]
 
     @property
     def mean(self) -> float:
@@ -44,18 +44,18 @@ class Cell:
 
     @property
     def num_unread(self) -> float:
-        return fmean(one.scores.num_unread for one in self.runs.values())
+        return fmean(run.scores.num_unread for run in self.runs.values())
 
     @property
     def tallies(self) -> list[Tally]:
-        return [one.scores.tallies[self.metric] for one in self.runs.values()]
+        return [run.scores.tallies[self.metric] for run in self.runs.values()]
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" + ("" if self.sd is None else f" ± {self.sd:.3f}")
 
 
 def cell(folder: Path, piece: str, method: str, exam: Exam, run: str = "*") -> Cell | None:
-    """What the piece's records of this target say, if there are any."""
+    """Score the records of *exam* in a finished piece; None if there are none."""
     name = exam.listed.name
     paths = sorted((folder / piece).glob(f"{name}.{run}.jsonl"))
     if not paths or not (folder / piece / DONE).exists():
@@ -65,47 +65,47 @@ def cell(folder: Path, piece: str, method: str, exam: Exam, run: str = "*") -> C
 
 
 def num_learned(folder: Path, method: str) -> int:
-    """How many parameters the method learned a target; none for the untuned backbone."""
+    """Return the method's number of trained parameters per target; 0 for the untuned backbone."""
     path = folder / "targets" / method / LEARNED
     return int(json.loads(path.read_text("utf-8"))["num_parameters"]) if path.exists() else 0
 
 
 Table = dict[str, dict[str, Cell]]
-"""By method, by target."""
+"""Cells by method, then by target."""
 
 
 def main_table(folder: Path, exams: Sequence[Exam]) -> Table:
-    """The methods that were run, untuned ones first."""
+    """Return the cells of all methods that were run, untuned ones first."""
     rows = [
         ("untuned", "targets/untuned", "plain"),
         ("untuned, instructed", "targets/untuned", "instructed"),
         *((method, f"targets/{method}", "*") for method in reversed(COMPARED)),
-        *((one, f"targets/{one}", "*") for one in BASELINES),
+        *((method, f"targets/{method}", "*") for method in BASELINES),
     ]
     return _table(folder, exams, rows)
 
 
 def variant_table(folder: Path, exams: Sequence[Exam], variants: Sequence[str]) -> Table:
-    return _table(folder, exams, [(one, f"targets/{one}", "*") for one in (MAIN, *variants)])
+    return _table(folder, exams, [(name, f"targets/{name}", "*") for name in (MAIN, *variants)])
 
 
 def _table(folder: Path, exams: Sequence[Exam], rows: Sequence[tuple[str, str, str]]) -> Table:
     table: Table = {}
     for method, piece, run in rows:
         cells = [cell(folder, piece, method, exam, run) for exam in exams]
-        if found := {one.target: one for one in cells if one}:
+        if found := {c.target: c for c in cells if c}:
             table[method] = found
     return table
 
 
 def average(cells: dict[str, Cell], targets: Sequence[str]) -> float | None:
-    """Over targets; none where one is missing."""
+    """Return the mean over *targets*; None if one is missing."""
     return fmean(cells[t].mean for t in targets) if set(targets) <= set(cells) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Our method less another on a target; p is corrected for all comparisons made."""
+    """Compares our method with another on a target: ours minus theirs, and Holm's corrected p."""
 
     target: str
     other: str
@@ -114,6 +114,7 @@ class Compared:
 
 
 def compared(table: Table) -> list[Compared]:
+    """Compare our method with every other on every target, by paired tests corrected together."""
     pairs = [
         (ours, cells[target])
         for target, ours in table.get(MAIN, {}).items()
@@ -129,7 +130,7 @@ def compared(table: Table) -> list[Compared]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """A method's figures at each k, as means over the targets of one task, a value a draw."""
+    """Holds a method's few-shot scores by k: a value per draw, averaged over a task's targets."""
 
     method: str
     task: str
@@ -157,7 +158,7 @@ def curves(folder: Path, exams: Sequence[Exam], shots: Sequence[int]) -> list[Cu
             for k in shots:
                 cells = [cell(folder, few_piece(method, k), method, exam) for exam in of_task]
                 if all(cells):
-                    columns = zip(*(one.values for one in cells if one), strict=True)
+                    columns = zip(*(c.values for c in cells if c), strict=True)
                     draws[k] = [fmean(column) for column in columns]
             if draws:
                 found.append(Curve(method, task, draws))
@@ -166,7 +167,7 @@ def curves(folder: Path, exams: Sequence[Exam], shots: Sequence[int]) -> list[Cu
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a piece took: training from its log, everything from its mark."""
+    """Holds what a piece cost: training from its log, the whole from its ``done.json``."""
 
     piece: str
     steps: int

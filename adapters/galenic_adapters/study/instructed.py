@@ -1,5 +1,5 @@
 """
-The untuned backbone's best chance: the same tasks under instructions written out in full.
+Gives the untuned backbone its best chance: the same tasks with detailed instructions.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ HOW = {
 
 @dataclass(frozen=True, slots=True)
 class Instructed:
-    """*task* with another instruction; what it may answer and how that is read stay the same."""
+    """Wraps *task* with another instruction; its constraint and its reader stay the same."""
 
     task: Task[Any, Any]
 

@@ -1,5 +1,5 @@
 """
-The ways to learn a target that a study compares: each method is one small object.
+The methods that a study compares; each is one small object that builds what learns a target.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone, Tuning, Untuned
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import PLACES, Composed
+from galenic_adapters.factor import Composed
+from galenic_adapters.shape import PLACES
 from galenic_adapters.study.preset import Preset
 from galenic_adapters.training.datasets import Course
 from galenic_adapters.training.init import Earlier, start_factor
@@ -33,9 +34,9 @@ BASELINES = ("input", "no_distillation", "small_lora", "ia3")
 @dataclass(frozen=True, slots=True)
 class Given:
     """
-    What every method is given to learn targets with.
+    Holds what a method may use to learn its targets.
 
-    earlier: the metaprompt and its sources' factors, where the method needs them.
+    earlier: the metaprompt and its sources' factors; None for methods without a metaprompt.
     """
 
     courses: Sequence[Course]
@@ -49,30 +50,31 @@ class Given:
 
 
 class Method(Protocol):
-    """One way to learn a target."""
+    """Builds what learns a target, and what answers without training."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def own_recipe(self) -> Callable[[Recipe], Recipe] | None:
-        """How the method changes the recipe of its metaprompt, where it needs one of its own."""
+        """Return the change to the metaprompt's recipe, if the method needs its own metaprompt."""
 
     def rate(self, preset: Preset) -> float:
-        """The peak learning rate."""
+        """Return the peak learning rate."""
 
     def learner(self, given: Given) -> Learner:
-        """Build what learns, one task a course."""
+        """Build the learner, one task per course."""
 
     def untaught(self, given: Given) -> Tuning:
-        """Build what answers before an example was seen."""
+        """Build the starting point, which has seen no example of the targets (0 shots)."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverMetaprompt:
     """
-    A factor over a metaprompt from the sources, learned from the preset's start; *start* is for
-    methods that begin elsewhere.
+    Trains a factor over a metaprompt that was trained on the sources.
+
+    *start* overrides the preset's initial factor (see `start_factor`).
     """
 
     name: str
@@ -101,7 +103,7 @@ class OverMetaprompt:
 
 @dataclass(frozen=True, slots=True)
 class PlainScales:
-    """Scales without any metaprompt ((IA)³, arXiv 2205.05638)."""
+    """Trains scales of activations without a metaprompt ((IA)³, arXiv 2205.05638)."""
 
     name: str
     places: tuple[str, ...]
@@ -121,7 +123,7 @@ class PlainScales:
 
 @dataclass(frozen=True, slots=True)
 class PromptTuning:
-    """A dense prompt of a target's own, from text (arXiv 2104.08691)."""
+    """Trains a dense prompt for each target, initialized from text (arXiv 2104.08691)."""
 
     name: str = "prompt_tuning"
     own_recipe: None = None
@@ -138,7 +140,11 @@ class PromptTuning:
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """LoRA (arXiv 2106.09685) of all linear layers, or of *layers*; *rank* none is the preset's."""
+    """
+    Trains LoRA (arXiv 2106.09685) of all linear layers, or only of those called one of *layers*.
+
+    Without *rank*, the preset's is used.
+    """
 
     name: str = "lora"
     rank: int | None = None
@@ -173,14 +179,14 @@ _METHODS: tuple[Method, ...] = (
     OverMetaprompt(MAIN),
     PromptTuning(),
     LowRank(),
-    # The paper's plain form: a product that scales the rows of a metaprompt at the input.
+    # The form of arXiv 2303.02861: a product scales the rows of a metaprompt at the input.
     OverMetaprompt("input", _at_the_input),
     OverMetaprompt("no_distillation", _undistilled),
-    # Updates are scaled by 2, as those of rank 8 are.
+    # alpha / rank is 2, as it is for rank 8.
     LowRank("small_lora", 1, 2.0, ("k_proj", "v_proj")),
     PlainScales("ia3", ("k", "v", "f")),
     PlainScales("no_metaprompt", ("o", "f")),
-    # The shared part alone learns from the sources, and no source has a factor of its own.
+    # Sources train the metaprompt alone, without factors of their own.
     OverMetaprompt(
         "no_decomposition", lambda r: replace(r, learn=replace(r.learn, lr=0.0)), "ones"
     ),
@@ -190,10 +196,12 @@ _METHODS: tuple[Method, ...] = (
 
 def method_of(name: str) -> Method:
     """
-    The method of that name; ``sources_N`` is ours from the first N sources, ``places_kvf`` ours in
-    other places, ``plain_kvf`` scales there without a metaprompt. Raises `BadInput`.
+    Return the method called *name*; raises `BadInput` for an unknown one.
+
+    ``sources_N`` is our method on the first N sources only, ``places_kvf`` our method with scales
+    at k, v and f, and ``plain_kvf`` scales at these places without a metaprompt.
     """
-    if found := next((one for one in _METHODS if one.name == name), None):
+    if found := next((method for method in _METHODS if method.name == name), None):
         return found
     kind, _, what = name.rpartition("_")
     if kind == "sources" and what.isdigit():
@@ -202,5 +210,5 @@ def method_of(name: str) -> Method:
         places = tuple(what)
         if kind == "plain":
             return PlainScales(name, places)
-        return OverMetaprompt(name, lambda r: replace(r, places=places))  # type: ignore[arg-type]
+        return OverMetaprompt(name, lambda r: replace(_undistilled(r), places=places))  # type: ignore[arg-type]
     raise BadInput("variants", f"{name[:40]!r} is not known")

@@ -1,6 +1,8 @@
 """
-A study is a folder of pieces. A piece is done once, leaves ``done.json``, and is skipped from then
-on; one that was killed goes on from what it keeps itself.
+Runs a study as a folder of pieces, each of them once.
+
+A finished piece leaves ``done.json`` and is skipped from then on. A killed one resumes from its own
+checkpoint.
 """
 
 import json
@@ -22,14 +24,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """The pieces below *folder*; those that work here run on *device*."""
+    """Runs the pieces below *folder*; *device* is recorded with each."""
 
     folder: Path
     device: str
     say: Say
 
     def claim(self, facts: dict[str, Any]) -> None:
-        """The folder is for this study; raises `Conflict` where it is for another."""
+        """Reserve the folder for the study of *facts*; raises `Conflict` if it holds another."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "study.json"
         text = json.dumps(facts, indent=2) + "\n"
@@ -38,7 +40,7 @@ class Pieces:
         path.write_text(text, "utf-8")
 
     def facts(self) -> dict[str, Any]:
-        """What was claimed; raises `NotFound` where nothing was."""
+        """Return the claimed study's facts; raises `NotFound` if the folder holds no study."""
         path = self.folder / "study.json"
         if not path.exists():
             raise NotFound(f"{self.folder} holds no study")
@@ -52,7 +54,7 @@ class Pieces:
         return (self.path(name) / DONE).exists()
 
     def do(self, name: str, work: Callable[[Path], None]) -> None:
-        """Let *work* fill the piece's folder, unless it did already."""
+        """Run *work* on the piece's folder, unless the piece is done."""
         if self.is_done(name):
             return
         began = time.monotonic()
@@ -63,12 +65,12 @@ class Pieces:
         seconds = time.monotonic() - began
         done = {"seconds": round(seconds, 1), "device": self.device, "gigabytes": _peak()}
         write_whole(folder / DONE, json.dumps(done).encode() + b"\n")
-        (folder / CHECKPOINT).unlink(missing_ok=True)  # of hundreds of LoRAs, gigabytes
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # hundreds of LoRAs take gigabytes
         self.say(f"{name}: {seconds:.0f} s")
 
 
 def _peak() -> float | None:
-    """Gigabytes of the GPU's memory that the piece took at most."""
+    """Return the piece's peak GPU memory in gigabytes (None on a CPU), and reset the counter."""
     if not torch.cuda.is_available():
         return None
     peak = torch.cuda.max_memory_allocated()

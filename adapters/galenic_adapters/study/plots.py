@@ -1,5 +1,5 @@
 """
-A study's curves as pictures, in PNG and SVG.
+Draws a study's curves as PNG and SVG.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,18 @@ COLOURS = {"galenic": "#0b6e4f", "prompt_tuning": "#c1666b", "lora": "#3d5a80"}
 
 
 def plot_few_shot(folder: Path, curves: Sequence[Curve]) -> list[str]:
-    """A panel a task; the band is one standard deviation over draws."""
+    """
+    Draw one panel per task; the band is one standard deviation over draws. Returns file names.
+
+    Raises `Unavailable` without matplotlib.
+    """
     pyplot = _pyplot()
     tasks = list(dict.fromkeys(curve.task for curve in curves))
     figure, axes = pyplot.subplots(
         1, len(tasks), figsize=(3.2 * len(tasks), 3), squeeze=False, layout="constrained"
     )
     for axis, task in zip(axes[0], tasks, strict=True):
-        for curve in (one for one in curves if one.task == task):
+        for curve in (c for c in curves if c.task == task):
             shots = list(curve.draws)
             means = [fmean(draws) for draws in curve.draws.values()]
             spread = [stdev(d) if len(d) > 1 else 0.0 for d in curve.draws.values()]
@@ -37,7 +41,7 @@ def plot_few_shot(folder: Path, curves: Sequence[Curve]) -> list[str]:
 
 
 def plot_variants(folder: Path, table: Table, targets: Sequence[str]) -> list[str]:
-    """The average over targets of the method and of what is left without its parts."""
+    """Draw the average over targets of our method and of its ablations. Returns file names."""
     pyplot = _pyplot()
     averages = {name: average(cells, targets) for name, cells in table.items()}
     shown = {name: value for name, value in averages.items() if value is not None}

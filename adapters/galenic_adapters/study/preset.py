@@ -1,6 +1,7 @@
 """
-How large a study is: which data, how many steps, seeds and draws. Presets lie in
-``adapters/recipes/study-*.json``; a figure in a report belongs to one.
+Presets set the size of a study: its data, steps, seeds and draws.
+
+They lie in ``adapters/recipes/study-*.json``; every report names its preset.
 """
 
 import json
@@ -18,7 +19,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Rates:
-    """Peak learning rates of the methods; their budget is the same."""
+    """Sets the methods' peak learning rates; everything else of their budget is the same."""
 
     galenic: float = 0.02
     input: float = 0.1
@@ -28,15 +29,17 @@ class Rates:
     ia3: float = 0.02
 
     def of(self, method: str) -> float:
-        """The rate of *method*; variants of ours have ours."""
+        """Return the rate of *method*; variants of our method use ours."""
         return float(asdict(self).get(method, self.galenic))
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class FewShot:
     """
-    shots: the k. draws: how often k examples are drawn. phase: the budget of each, its rate being
-    the method's. max_test: test examples of each.
+    Sets the few-shot part.
+
+    shots: the values of k.   draws: how often k examples are drawn.   phase: the budget of each
+    run; the method sets its rate.   max_test: test examples of each target.
     """
 
     shots: tuple[int, ...]
@@ -48,10 +51,12 @@ class FewShot:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Preset:
     """
-    sources, targets: names of the catalogue; all where none.   teach, distil, student: how the
-    metaprompt comes about.   target: the budget of every method on a target.   start: where target
-    factors start.   variants: the ablations that are run.   max_test, max_dev: examples.
-    max_tokens: of an answer, less than the task's own where that is too slow.
+    Sets everything that a study depends on but its backbone and its data.
+
+    sources, targets: names in the catalogue; empty means all.   teach, distil, student: training
+    of the metaprompt.   target: every method's budget on a target.   start: the initial factor of
+    targets.   variants: ablations to run.   max_test, max_dev: examples of each data set.
+    max_tokens: longest answer, if the task's own limit is too slow.
     """
 
     teach: Phase
@@ -77,7 +82,7 @@ class Preset:
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """A preset that comes with Galenic, or a file."""
+        """Load a preset that comes with Galenic, or a file; raises `NotFound` or `BadInput`."""
         path = RECIPES / f"study-{name}.json"
         path = path if path.is_file() else Path(name)
         try:

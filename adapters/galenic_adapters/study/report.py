@@ -1,5 +1,5 @@
 """
-A study's report: ``report.md`` to read, ``report.json`` with every figure and its records.
+Writes a study's report: ``report.md`` to read, ``report.json`` with every figure and its records.
 """
 
 import json
@@ -38,18 +38,18 @@ def write_report(
     folder: Path, preset: Preset, exams: Sequence[Exam], facts: dict[str, Any], say: Say
 ) -> None:
     """
-    What there is so far; pieces that were not run are named as such.
+    Write the report of all finished pieces; others are listed as not run.
 
-    Raises `Unavailable` where a library for scoring is missing: the records can be scored later.
+    Raises `Unavailable` if a scoring library is missing; the records can still be scored later.
     """
     targets = [exam.listed.name for exam in exams]
     table = main_table(folder, exams)
     variants = variant_table(folder, exams, preset.variants)
     learned = curves(folder, exams, preset.few_shot.shots)
-    every = [one for many in (*table.values(), *variants.values()) for one in many.values()]
+    every = [cell for many in (*table.values(), *variants.values()) for cell in many.values()]
     every += few_shot_cells(folder, exams, preset.few_shot.shots)
     constants = _constants(exams)
-    cells = list({(one.method, one.target): one for one in every}.values())
+    cells = list({(cell.method, cell.target): cell for cell in every}.values())
     others = variants.keys() - {MAIN}
     pictures = [
         *_drawn(lambda: plot_few_shot(folder, learned) if learned else [], say),
@@ -57,7 +57,9 @@ def write_report(
     ]
     sections = [
         _head(facts, preset),
-        _main(table, targets, facts, constants, {one: num_learned(folder, one) for one in table}),
+        _main(
+            table, targets, facts, constants, {name: num_learned(folder, name) for name in table}
+        ),
         _significance(table),
         _variants(variants, targets, preset),
         *([_few_shot(learned, preset)] if preset.few_shot.shots else []),
@@ -69,17 +71,17 @@ def write_report(
     (folder / "report.md").write_text(text + "\n", "utf-8")
     whole = {
         "facts": facts,
-        "figures": [_figure(one) for one in cells],
+        "figures": [_figure(cell) for cell in cells],
         "constants": constants,
-        "comparisons": [asdict(one) for one in compared(table)],
-        "costs": [asdict(one) for one in costs(folder)],
+        "comparisons": [asdict(comparison) for comparison in compared(table)],
+        "costs": [asdict(cost) for cost in costs(folder)],
     }
     (folder / "report.json").write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     say(f"{folder / 'report.md'}: {len(cells)} figures")
 
 
 def _constants(exams: Sequence[Exam]) -> dict[str, float]:
-    """What the best constant label has on each target whose answers are labels."""
+    """Return the best constant label's score on each target whose answers are labels."""
     best = {exam.listed.name: best_constant(exam.task, exam.examples) for exam in exams}
     return {name: one.scores.main[1] for name, one in best.items() if one}
 
@@ -140,7 +142,7 @@ def _main(
         yield f"| {method} | {share} | {2 * size:,} | {averaged} | {shown} |"
     some = next(iter(table.values()), {})
     yield ""
-    yield "Metrics: " + ", ".join(f"{one.target} {one.metric}" for one in some.values()) + "."
+    yield "Metrics: " + ", ".join(f"{cell.target} {cell.metric}" for cell in some.values()) + "."
     yield ""
     if constants:
         shown = ", ".join(f"{name} {value:.3f}" for name, value in constants.items())
@@ -160,16 +162,17 @@ def _significance(table: Table) -> Lines:
     yield ""
     yield "| target | against | difference | corrected p |"
     yield "|---|---|---|---|"
-    for one in compared(table):
-        yield f"| {one.target} | {one.other} | {one.difference:+.3f} | {one.p:.4f} |"
+    for found in compared(table):
+        yield f"| {found.target} | {found.other} | {found.difference:+.3f} | {found.p:.4f} |"
 
 
 def _variants(table: Table, targets: Sequence[str], preset: Preset) -> Lines:
     yield "## What the parts are worth"
     yield ""
-    yield f"{preset.variant_seeds} seed(s) a variant. `rank_N`: another rank; `sources_N`: only the"
-    yield "first N sources; `random_metaprompt`: rows drawn from the vocabulary in place of P*;"
-    yield "`small_lora`: rank 1, of keys and values alone."
+    yield f"{preset.variant_seeds} seed(s) a variant. `input`: a product at the input, the paper's"
+    yield "plain form; `sources_N`: only the first N sources; `places_kvf`: scales in other places;"
+    yield "`no_metaprompt`: scales from ones; `ia3`: the same at k, v and f; `from_ones`: over the"
+    yield "metaprompt, and no source's start; `small_lora`: rank 1, of keys and values alone."
     yield ""
     yield "| variant | average | " + " | ".join(targets) + " |"
     yield "|---" * (len(targets) + 2) + "|"
@@ -204,10 +207,10 @@ def _costs(folder: Path) -> Lines:
     yield ""
     yield "| piece | steps | text tokens | training, s | in all, s | device | GPU memory, GB |"
     yield "|---|---|---|---|---|---|---|"
-    for one in costs(folder):
+    for cost in costs(folder):
         yield (
-            f"| {one.piece} | {one.steps} | {one.tokens:,} | {one.training_seconds:.0f} |"
-            f" {one.seconds:.0f} | {one.device} | {one.gigabytes or ''} |"
+            f"| {cost.piece} | {cost.steps} | {cost.tokens:,} | {cost.training_seconds:.0f} |"
+            f" {cost.seconds:.0f} | {cost.device} | {cost.gigabytes or ''} |"
         )
 
 
@@ -219,7 +222,7 @@ def _trace(cells: Sequence[Cell]) -> Lines:
     yield ""
     yield "| figure | records |"
     yield "|---|---|"
-    for one in cells:
-        first, *others = one.files
+    for cell in cells:
+        first, *others = cell.files
         more = f" and {len(others)} more" if others else ""
-        yield f"| {one.method}, {one.target} | `{first}`{more} |"
+        yield f"| {cell.method}, {cell.target} | `{first}`{more} |"

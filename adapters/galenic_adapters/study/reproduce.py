@@ -1,5 +1,5 @@
 """
-The whole study, in the order it happens; what matters most comes first.
+Runs a whole study, piece by piece, the most important first.
 """
 
 from collections.abc import Sequence
@@ -49,17 +49,19 @@ def reproduce(
     say: Say = print,
 ) -> None:
     """
-    Run the preset's pieces that are not done in *folder*, and write the report. With *run*, the
-    folder of a finished `train`, its metaprompt is studied and none is learned here.
+    Run the preset's pieces that are not done yet in *folder*, and write the report.
 
-    Raises `Conflict` where the folder is another study's, `BadInput` for faulty data.
+    With *run*, the folder of a finished `galenic train`, that run's metaprompt is studied and none
+    is trained. Raises `Conflict` if *folder* holds another study, `BadInput` for faulty data.
     """
     if unknown := set(parts) - set(PARTS):
         raise BadInput("part", f"{', '.join(sorted(unknown))[:80]} is none of {', '.join(PARTS)}")
     preset = Preset.load(preset_name)
     listed = read_catalogue(data)
     sources = chosen(listed, "source", preset.sources)
-    exams = [Exam.of(one, preset.max_test) for one in chosen(listed, "target", preset.targets)]
+    exams = [
+        Exam.of(target, preset.max_test) for target in chosen(listed, "target", preset.targets)
+    ]
     pieces = Pieces(folder, _device(), say)
     if not report_only:
         found = ensure(backbone, say)
@@ -98,7 +100,7 @@ def _run(study: Study, pieces: Pieces, parts: Sequence[str]) -> None:
 
 
 def _run_sources(study: Study, pieces: Pieces) -> Path:
-    """Where the metaprompt lies then."""
+    """Train the metaprompt, or copy it from the given run; returns its folder."""
     if study.run:
         pieces.do(f"sources/{MAIN}", partial(take_over, study, study.run))
     else:
@@ -133,18 +135,18 @@ def _on_few(study: Study, method: str, shots: int, source: Path, into: Path) -> 
 
 
 def _source_exams(sources: Sequence[Listed], preset: Preset) -> list[Exam]:
-    return [Exam.of(one, preset.max_test) for one in sources]
+    return [Exam.of(source, preset.max_test) for source in sources]
 
 
 def _facts(preset_name: str, study: Study) -> dict[str, Any]:
-    """What a report says of the study as a whole."""
+    """Return the facts that identify the study, which its report states."""
     preset, model, run = study.preset, study.backbone, study.run
     return {
         "preset": Path(preset_name).name,
         "settings": preset.to_json(),
         "backbone": str(study.backbone_id),
         "num_parameters": model.num_parameters,
-        "sources": [one.name for one in study.sources],
+        "sources": [source.name for source in study.sources],
         "targets": [exam.listed.name for exam in study.exams],
         "metaprompt": run and metaprompt_of(study.backbone_id, run / METAPROMPT).digest,
     }

@@ -1,6 +1,5 @@
 """
-What is learned in a study, stage by stage: teachers, metaprompts, targets, targets from few
-examples.
+The stages of a study: train teachers, metaprompts, targets, and targets from few examples.
 """
 
 import json
@@ -44,15 +43,15 @@ from galenic_adapters.training.recipe import Phase, Recipe
 TEACHERS = "teachers.safetensors"
 DEV_LOSSES = "dev_losses.json"
 LEARNED = "learned.json"
-"""How many parameters a target learned."""
+"""The file with the number of trained parameters per target."""
 
 
 @dataclass(frozen=True)
 class Study:
     """
-    What all stages need; what is read from disk is read once, when first wanted.
+    Holds what all stages need; data are read once, on first use.
 
-    run: the folder of a finished `train`, whose metaprompt is studied where none is learned here.
+    run: the folder of a finished `galenic train` whose metaprompt is studied, if none is trained.
     """
 
     preset: Preset
@@ -73,7 +72,7 @@ class Study:
 
     @cached_property
     def target_courses(self) -> list[Course]:
-        """With all training examples."""
+        """Encode the targets with all their training examples."""
         return [
             self._course(exam, exam.listed.read("train").examples, with_dev=True)
             for exam in self.exams
@@ -84,12 +83,12 @@ class Study:
         return [exam.listed.read("train").examples for exam in self.exams]
 
     def given(self, courses: Sequence[Course], source: Path | None) -> Given:
-        """What a method learns *courses* with, over the metaprompt in *source*."""
+        """Collect what a method needs for *courses*, with the metaprompt in *source*, if any."""
         earlier = Earlier.of(source, self.backbone_id) if source else None
         return Given(courses, self.backbone, self.preset, earlier)
 
     def few(self, which: int, shots: int, draw: int) -> Course:
-        """Target number *which* with *shots* examples, and none to choose by."""
+        """Encode target number *which* with *shots* training examples and no dev set."""
         exam = self.exams[which]
         chosen = drawn(self._target_examples[which], shots, str(draw))
         return named(self._course(exam, chosen, with_dev=False), f"d{draw}")
@@ -106,10 +105,10 @@ class Study:
         )
 
     def recipe(self, variant: str) -> Recipe:
-        """How the metaprompt of *variant* is learned; `galenic` is the method whole."""
+        """Return the recipe for the metaprompt of *variant*; `galenic` is the unchanged method."""
         preset = self.preset
         whole = Recipe(
-            tuple(one.source() for one in self.sources),
+            tuple(source.source() for source in self.sources),
             preset.student,
             teach=preset.teach,
             distil=preset.distil,
@@ -124,7 +123,7 @@ class Study:
 
 
 def named(course: Course, run: str) -> Course:
-    """The same course under a name of its own, which its examples' order hangs on."""
+    """Rename *course* for one run; the sampler seeds the order of examples by this name."""
     return replace(course, source=replace(course.source, name=f"{course.name}.{run}"))
 
 
@@ -132,7 +131,7 @@ def named(course: Course, run: str) -> Course:
 
 
 def teach(study: Study, folder: Path) -> None:
-    """Learn a teacher for every source."""
+    """Train a teacher for every source, and save all of them in *folder*."""
     recipe = study.recipe(MAIN)
     teachers = learn_teachers(recipe, study.source_courses, study.backbone, folder)
     assert teachers is not None
@@ -141,7 +140,7 @@ def teach(study: Study, folder: Path) -> None:
 
 
 def distil(study: Study, variant: str, folder: Path, teachers_folder: Path) -> None:
-    """The metaprompt of *variant* with its sources' factors, as packages."""
+    """Train the metaprompt of *variant*, and write it with its sources' factors into *folder*."""
     recipe = study.recipe(variant)
     courses = study.source_courses[: len(recipe.sources)]
     teachers = None
@@ -166,7 +165,7 @@ def _taught(
     backbone: PromptedBackbone,
     state: dict[str, Tensor],
 ) -> Learner:
-    """The teachers of the first sources, as they were saved."""
+    """Restore the saved teachers of the first sources, as many as there are *courses*."""
     teachers = make_teachers(recipe, [course.name for course in courses], backbone)
     own = set(teachers.own())
     teachers.load_state_dict(
@@ -177,12 +176,12 @@ def _taught(
 
 def take_over(study: Study, run: Path, folder: Path) -> None:
     """
-    The metaprompt and the sources' factors of *run*, instead of `distil`'s.
+    Copy the metaprompt and the sources' factors from *run*, instead of training them.
 
-    Raises `BadInput` where a source of the study has no factor there.
+    Raises `BadInput` if a source of the study has no factor there.
     """
-    known = {one.name for one in Earlier.of(run, study.backbone_id).known}
-    for name in (one.name for one in study.sources):
+    known = {k.name for k in Earlier.of(run, study.backbone_id).known}
+    for name in (source.name for source in study.sources):
         if name not in known:
             raise BadInput(name, f"no factor of it over the metaprompt in {run}")
         shutil.copy(run / f"{name}.safetensors", folder)
@@ -195,7 +194,7 @@ def take_over(study: Study, run: Path, folder: Path) -> None:
 
 
 def seeded(study: Study, seeds: int) -> tuple[list[Course], list[Sitting]]:
-    """Every target once a seed, and the exam that each takes."""
+    """Return a course for every target and seed, and the test that each is scored on."""
     pairs = [(which, f"s{seed}") for which in range(len(study.exams)) for seed in range(seeds)]
     courses = [named(study.target_courses[which], run) for which, run in pairs]
     sittings = [
@@ -206,9 +205,9 @@ def seeded(study: Study, seeds: int) -> tuple[list[Course], list[Sitting]]:
 
 def on_targets(study: Study, method: str, folder: Path, source: Path | None = None) -> None:
     """
-    *method* learns every target, all side by side, and takes the exams.
+    Train *method* on every target and seed side by side, and run the tests.
 
-    For a factor *source* is where its metaprompt lies; without one, it is drawn by chance.
+    *source* is the folder of the metaprompt, for methods that have one.
     """
     is_compared = method in (*COMPARED, *BASELINES)
     seeds = study.preset.seeds if is_compared else study.preset.variant_seeds
@@ -219,7 +218,7 @@ def on_targets(study: Study, method: str, folder: Path, source: Path | None = No
 
 
 def on_few(study: Study, method: str, shots: int, folder: Path, source: Path) -> None:
-    """The same from *shots* examples, once a draw; from none, with what was there before."""
+    """Train *method* on *shots* examples, once per draw, and test; with 0, test its start."""
     few = study.preset.few_shot
     exams = [exam.first(few.max_test) for exam in study.exams]
     if shots == 0:
@@ -264,11 +263,11 @@ def _publish(
     folder: Path,
     source: Path,
 ) -> None:
-    """Every target's package of every seed, and their dev losses, to choose by."""
+    """Write every target's package of every seed, and the dev losses that choose among seeds."""
     metaprompt = Earlier.of(source, study.backbone_id).metaprompt
-    for which, one in enumerate(sittings):
-        plain = replace(courses[which], source=one.exam.listed.source())
-        into = folder / "packages" / one.run
+    for which, sitting in enumerate(sittings):
+        plain = replace(courses[which], source=sitting.exam.listed.source())
+        into = folder / "packages" / sitting.run
         into.mkdir(parents=True, exist_ok=True)
         publish_factor(
             learner.factor(which),
@@ -276,7 +275,7 @@ def _publish(
             into,
             metaprompt=metaprompt,
             backbone=study.backbone_id,
-            how=f"Over a frozen metaprompt, {study.preset.target.num_steps} steps, {one.run}",
+            how=f"Over a frozen metaprompt, {study.preset.target.num_steps} steps, {sitting.run}",
         )
     nats = dev_losses(study.backbone, learner, courses, study.batch_tokens)
     (folder / DEV_LOSSES).write_text(json.dumps(nats, indent=2) + "\n", "utf-8")
@@ -289,16 +288,16 @@ def _sit(
 
 
 def untuned(study: Study, folder: Path) -> None:
-    """The bare backbone, asked as everyone is, and under its best instruction."""
+    """Test the untuned backbone under the tasks' own instruction, and under a detailed one."""
     for run, wording in (("plain", None), ("instructed", Instructed)):
         sittings = [Sitting(0, run, exam) for exam in study.exams]
         _sit(study, Untuned(), sittings, folder, wording=wording)
 
 
 def on_sources(study: Study, exams: Sequence[Exam], folder: Path, source: Path) -> None:
-    """The sources' own factors and the bare backbone take the sources' exams."""
+    """Test the sources' factors and the untuned backbone on the sources' test sets."""
     earlier = Earlier.of(source, study.backbone_id)
-    factors = {one.name: one.factor for one in earlier.known}
+    factors = {known.name: known.factor for known in earlier.known}
     names = [exam.listed.name for exam in exams]
     own = [factors[name] for name in names]
     learner = learner_over(earlier.metaprompt, names, own, study.backbone.shape)

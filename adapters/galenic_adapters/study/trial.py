@@ -1,11 +1,11 @@
 """
-A trial of methods by dev loss, to choose forms and rates before a study is run.
+Compares methods and learning rates by dev loss, before a study is run.
 
     python -m galenic_adapters.study.trial OUT.jsonl --data DATA --targets phee_ner,phee_re \\
         --methods plain_of@0.03,ia3@0.01,lora@0.003 [--run RUN] [--steps 100 --rows 2]
 
-Every method learns the same examples of the same targets in the same order. A line of OUT.jsonl is
-one method at one rate; a line that is there is not run again.
+Every method trains on the same examples of the same targets in the same order. Each line of
+OUT.jsonl is one method at one rate; one that is there already is not run again.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from galenic_adapters.training.recipe import Phase
 
 
 def trial(arguments: argparse.Namespace, say: Any = print) -> None:
-    """Run what OUT does not hold yet."""
+    """Run every method and rate that OUT does not hold yet."""
     backbone_id, backbone = load(None, say)
     preset = replace(Preset.load("targets"), max_dev=arguments.max_dev)
     targets = tuple(arguments.targets.split(","))
     listed = chosen(read_catalogue(arguments.data), "target", targets)
-    exams = [Exam.of(one, 1) for one in listed]
+    exams = [Exam.of(target, 1) for target in listed]
     study = Study(preset, backbone, backbone_id, arguments.data, [], exams)
     done = [json.loads(line) for line in _lines(arguments.out)]
     for asked in arguments.methods.split(","):
@@ -61,7 +61,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _learned(study: Study, what: dict[str, Any], run: Path | None) -> dict[str, Any]:
-    """Learn the targets side by side; parameters a target, dev losses in nats, and seconds."""
+    """Train the targets side by side; returns parameters per target, dev losses and seconds."""
     began = time.monotonic()
     torch.manual_seed(0)
     courses = [named(course, "s0") for course in study.target_courses]

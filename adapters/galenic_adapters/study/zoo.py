@@ -1,6 +1,5 @@
 """
-What a study leaves to be served: a zoo of the metaprompt and a package for every source and target,
-each with its card and its measured scores.
+Makes a zoo of a study: the metaprompt, and a package with card and scores for every data set.
 """
 
 import json
@@ -20,8 +19,10 @@ from galenic_adapters.study.stages import DEV_LOSSES
 
 def harvest(folder: Path, zoo: Path, sources: Sequence[Exam], targets: Sequence[Exam]) -> None:
     """
-    Fill *zoo* from the pieces of *folder*, as `galenic_adapters.package.zoo` reads it. A task's
-    default is what gains most over the better of the untuned backbone and the best constant label.
+    Fill the folder *zoo* from the pieces in *folder*.
+
+    A task's default adapter is the one that gains most over the better of the untuned backbone and
+    the best constant label. Targets have several seeds: the one with the lowest dev loss is taken.
     """
     zoo.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "sources" / MAIN / METAPROMPT, zoo / METAPROMPT)
@@ -42,7 +43,7 @@ def harvest(folder: Path, zoo: Path, sources: Sequence[Exam], targets: Sequence[
 
 
 def _best_run(folder: Path, exam: Exam) -> str:
-    """The seed of the lowest dev loss."""
+    """Return the run (seed) with the lowest dev loss."""
     nats = json.loads((folder / "targets" / MAIN / DEV_LOSSES).read_text("utf-8"))
     runs = {name.rpartition(".")[2]: n for name, n in nats.items() if _is_of(name, exam)}
     return min(runs, key=lambda run: runs[run]) if runs else "s0"
@@ -62,11 +63,11 @@ def _put(
 ) -> None:
     package = Package.read(package_file.read_bytes())
     if tuned and bare:
-        ours, theirs = (next(iter(one.runs.values())).scores for one in (tuned, bare))
+        ours, theirs = (next(iter(cell.runs.values())).scores for cell in (tuned, bare))
         best = best_constant(exam.task, exam.examples)
         constant = best.scores if best else None
         package = scored(package, exam.listed.name, "test", ours, untuned=theirs, constant=constant)
-        beaten = max(one.main[1] for one in (theirs, constant) if one)
+        beaten = max(scores.main[1] for scores in (theirs, constant) if scores)
         gains.setdefault(str(exam.listed.task), {})[exam.listed.name] = tuned.mean - beaten
     (zoo / package_file.name).write_bytes(package.data)
     (zoo / package_file.name).with_suffix(".md").write_text(model_card(package), "utf-8")

@@ -1,8 +1,7 @@
 """
-What a task is: a template, a decoding constraint and a reader, and the facts they speak of.
+Defines a task: its template, its decoding constraint and its reader, and the values they exchange.
 
-Training, evaluation and serving all go through these, so the same text meets the same prompt in
-all three.
+Training, evaluation and serving all use these, so the same text gets the same prompt in all three.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ class TaskName(StrEnum):
 
 
 class Reading(StrEnum):
-    """Whether what the model said could be read; kept apart from what it said."""
+    """Tells how well the model's output could be read; kept apart from what it says."""
 
     CLEAN = "clean"
     TRUNCATED = "truncated"  # ran out of tokens before the answer was complete
@@ -34,7 +33,7 @@ class Reading(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat, as the backbone's chat template takes it."""
+    """Holds one turn of a chat, for the backbone's chat template."""
 
     role: str
     content: str
@@ -42,21 +41,21 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The answer is one of these strings and nothing else."""
+    """Constrains the answer to be exactly one of these strings."""
 
     labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The answer is a sentence of this GBNF grammar, whose start symbol is ``root``."""
+    """Constrains the answer to this GBNF grammar, whose start symbol is ``root``."""
 
     ebnf: str
 
 
 @dataclass(frozen=True, slots=True)
 class JsonSchema:
-    """The answer is a JSON document of this schema (as JSON text)."""
+    """Constrains the answer to a JSON document of this schema (given as JSON text)."""
 
     schema: str
 
@@ -67,10 +66,10 @@ Constraint = Choice | Grammar | JsonSchema
 @dataclass(frozen=True, slots=True)
 class Completion:
     """
-    What the backbone said.
+    Holds the backbone's output.
 
     finish: ``stop`` (the end token or a stop string) or ``length`` (out of tokens).
-    logprob: summed natural log of the tokens' probabilities under the constraint, where asked for.
+    logprob: summed log-probability of the tokens under the constraint in nats, if measured.
     """
 
     text: str
@@ -83,7 +82,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[V]):
-    """A value, or none, and how well it could be read. Nothing is guessed."""
+    """Holds the value that was read, or None, and how well it could be read; never a guess."""
 
     value: V | None
     reading: Reading
@@ -93,7 +92,7 @@ class Answer(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Code points start to end (exclusive) of the text, as ``text[start:end]``."""
+    """Holds ``text[start:end]`` of a text, in code points, with its type."""
 
     start: int
     end: int
@@ -103,7 +102,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """head stands in this relation to tail."""
+    """Relates head to tail."""
 
     type: str
     head: Span
@@ -111,31 +110,31 @@ class Relation:
 
 
 class Task(Protocol[F, V]):
-    """One task with its labels: ``read(write(value)) == value`` for every value it can express."""
+    """Asks and reads one task: ``read(write(value)) == value`` for every value it can express."""
 
     name: ClassVar[TaskName]
     template_version: ClassVar[int]
     labels: tuple[str, ...]
 
     def render(self, fields: F) -> tuple[Message, ...]:
-        """The chat that asks the question; the backbone's chat template is applied to it later."""
+        """Render the chat that asks the question; the chat template is applied to it later."""
 
     def constraint(self, fields: F) -> Constraint | None:
-        """What the answer may look like; none for free text."""
+        """Return the constraint on the answer; None for free text."""
 
     def max_tokens(self, fields: F) -> int:
-        """Room for an answer of ordinary length, in tokens."""
+        """Return the longest ordinary answer in tokens."""
 
     def write(self, value: V, fields: F) -> str:
-        """The answer text that training teaches for *value*."""
+        """Return the answer text that training teaches for *value*."""
 
     def read(self, completion: Completion, fields: F) -> Answer[V]:
-        """What the completion says, never more than it says."""
+        """Read the completion's value; nothing is added to what it says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled example: the fields of a task's input and the value to be answered."""
+    """Holds one labelled example: the fields of a task's input and the expected value."""
 
     id: str
     fields: Any
@@ -144,9 +143,14 @@ class Example:
 
 
 def check_text(field: str, value: str) -> str:
-    """*value* where it is a non-blank string that UTF-8 can hold, else `BadInput`."""
+    """Return *value*; raises `BadInput` if it is blank, not encodable as UTF-8, or holds NUL."""
     if not value.strip():
         raise BadInput(field, "is empty")
+    return check_characters(field, value)
+
+
+def check_characters(field: str, value: str) -> str:
+    """*value* where UTF-8 can hold it and no NUL ends it, else `BadInput`."""
     if any("\ud800" <= c <= "\udfff" for c in value):
         raise BadInput(field, "holds a lone surrogate, which is not Unicode text")
     if "\0" in value:
@@ -155,7 +159,7 @@ def check_text(field: str, value: str) -> str:
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """*labels* where they are distinct, non-empty and a single line each, else `BadInput`."""
+    """Return *labels*; raises `BadInput` unless they are distinct, non-empty single lines."""
     if len(set(labels)) != len(labels):
         raise BadInput("labels", f"{len(labels)} labels, {len(set(labels))} of them distinct")
     for label in labels:

@@ -1,5 +1,5 @@
 """
-Reading an answer that is one label of a closed set.
+Reads an answer that is one label of a closed set.
 """
 
 import math
@@ -8,9 +8,9 @@ from galenic_adapters.tasks.base import Answer, Choice, Completion, Reading
 
 
 def read_choice(completion: Completion, choice: Choice) -> Answer[str]:
-    """The label said, with its probability among the labels where the decoding measured it."""
+    """Return the completion's label, with its probability among the labels if measured."""
     if completion.finish == "length":
-        # One label can be another's beginning, so an unfinished one is no label.
+        # A label can be the beginning of another, so a truncated one cannot be trusted.
         return Answer(None, Reading.TRUNCATED)
     if completion.text not in choice.labels:
         return Answer(None, Reading.OFF_SCHEMA)
@@ -19,5 +19,5 @@ def read_choice(completion: Completion, choice: Choice) -> Answer[str]:
 
 
 def room_for(labels: tuple[str, ...]) -> int:
-    """Tokens that hold the longest label and the end: no tokenizer takes more than its bytes."""
+    """Return tokens enough for the longest label and the end: no label has more than its bytes."""
     return max(len(label.encode()) for label in labels) + 1

@@ -1,5 +1,5 @@
 """
-A grammar-bound list, one ``type: item`` a line, as NER and RE answer it; ``none`` when it is empty.
+Writes and reads the lists that NER and RE answer: one ``type: item`` per line, ``none`` if empty.
 """
 
 import re
@@ -12,7 +12,7 @@ LINE_END = re.compile(r"\s*[\n\r]\s*")
 
 
 def list_grammar(types: Sequence[str], item: str) -> Grammar:
-    """Lines whose types are *types* and whose items match the GBNF expression *item*."""
+    """Return the grammar of lists with these *types* and items of the GBNF expression *item*."""
     names = " | ".join(f'"{_escaped(name)}"' for name in types)
     return Grammar(
         f'root ::= "{NOTHING}" | line ("\\n" line)*\n'
@@ -26,7 +26,7 @@ def _escaped(literal: str) -> str:
 
 
 def write_lines(items: Sequence[tuple[str, str]]) -> str:
-    """The distinct (type, item) pairs, in order; an item's line ends become spaces."""
+    """Write the distinct (type, item) pairs in order; an item's line ends become spaces."""
     lines = (f"{type_}: {LINE_END.sub(' ', item.strip())}" for type_, item in items)
     return "\n".join(dict.fromkeys(lines)) or NOTHING
 
@@ -35,9 +35,9 @@ def read_lines(
     completion: Completion, types: Sequence[str]
 ) -> tuple[list[tuple[str, str]] | None, Reading]:
     """
-    The (type, item) pairs said; of a truncated answer, the lines that are complete.
+    Read the distinct (type, item) pairs; of a truncated answer, its complete lines.
 
-    None where a line is no line of this list.
+    The pairs are None if a line does not belong to such a list.
     """
     truncated = completion.finish == "length"
     lines = completion.text.split("\n")
@@ -48,12 +48,12 @@ def read_lines(
     pairs = [_pair(line, types) for line in lines]
     if any(pair is None for pair in pairs):
         return None, Reading.OFF_SCHEMA
-    said = [pair for pair in pairs if pair is not None]
-    return list(dict.fromkeys(said)), Reading.TRUNCATED if truncated else Reading.CLEAN
+    read = [pair for pair in pairs if pair is not None]
+    return list(dict.fromkeys(read)), Reading.TRUNCATED if truncated else Reading.CLEAN
 
 
 def _pair(line: str, types: Sequence[str]) -> tuple[str, str] | None:
-    # The longest type that fits, so that a type holding ": " is not cut short.
+    # Longest first, so that a type which contains ": " is not cut short.
     for type_ in sorted(types, key=len, reverse=True):
         if line.startswith(type_ + ": ") and line[len(type_) + 2 :].strip():
             return type_, line[len(type_) + 2 :]

@@ -1,5 +1,5 @@
 """
-The tasks by name.
+Finds tasks by name.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ TASKS: dict[TaskName, Any] = {t.name: t for t in (Ner, Re, Qa, Nli, Summarizatio
 
 
 def make_task(name: str, labels: Sequence[str] = ()) -> Task[Any, Any]:
-    """The task *name* with an adapter's *labels*; raises `BadInput` where they do not suit it."""
+    """Make the task *name* with *labels*; raises `BadInput` if it is unknown or they don't fit."""
     if name not in TASKS:
         raise BadInput("task", f"{name[:64]!r} is none of {', '.join(TASKS)}")
     task: Task[Any, Any] = TASKS[TaskName(name)](tuple(labels))

@@ -1,5 +1,5 @@
 """
-Named entity recognition: which spans of the text are of which of the adapter's types.
+Named entity recognition: finds the spans of a text that are of the adapter's types.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from galenic_adapters.tasks.spans import locate
 
 LONG_CHARS = 3000
 CHARS_A_SPAN = 1000
-"""A long text that has fewer entities than one in so many characters may not have been read."""
+"""A long text with fewer entities than one per so many characters gets a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class NerFields:
 
 @dataclass(frozen=True, slots=True)
 class Ner:
-    """Mentions are answered once each; every place where one stands is an entity."""
+    """Asks for each mention once; every place where it occurs is an entity."""
 
     name: ClassVar[TaskName] = TaskName.NER
     template_version: ClassVar[int] = 1

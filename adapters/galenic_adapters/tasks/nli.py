@@ -1,5 +1,5 @@
 """
-Natural language inference: how a hypothesis relates to a premise, as one of the adapter's labels.
+Natural language inference: labels how a hypothesis relates to a premise.
 """
 
 from dataclasses import dataclass

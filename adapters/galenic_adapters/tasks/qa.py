@@ -1,5 +1,5 @@
 """
-Question answering: the letter of one of the options where there are any, else a short text.
+Question answering: answers with the letter of an option if there are options, else a short text.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class QaFields:
 
 @dataclass(frozen=True, slots=True)
 class Qa:
-    """Labels are not used: the options come with the question."""
+    """Answers questions; labels are not used, since options come with the question."""
 
     name: ClassVar[TaskName] = TaskName.QA
     template_version: ClassVar[int] = 1
@@ -70,7 +70,7 @@ class Qa:
 
 
 def read_text(completion: Completion) -> Answer[str]:
-    """Free text as it was said, stripped; none where nothing was said."""
+    """Return the completion's free text, stripped; an empty one is off schema."""
     text = completion.text.strip()
     if not text:
         return Answer(None, Reading.OFF_SCHEMA)

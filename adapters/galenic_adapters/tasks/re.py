@@ -1,5 +1,5 @@
 """
-Relation extraction: how a given head and tail relate, or, without them, every relation in the text.
+Relation extraction: labels a given head and tail, or lists every relation in the text.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class ReFields:
 
 @dataclass(frozen=True, slots=True)
 class Re:
-    """A pair is answered by one label (``none`` is no relation); a text by a list of relations."""
+    """Answers a pair with one label (``none`` is no relation), a text with a list of relations."""
 
     name: ClassVar[TaskName] = TaskName.RE
     template_version: ClassVar[int] = 1
@@ -85,8 +85,8 @@ class Re:
             if label.value is None:
                 return Answer(None, label.reading)
             relations = (Relation(label.value, fields.head, fields.tail),)
-            said = relations if label.value != NOTHING else ()
-            return Answer(said, label.reading, label.confidence)
+            value = relations if label.value != NOTHING else ()
+            return Answer(value, label.reading, label.confidence)
         return self._read_list(completion, fields.text)
 
     def _read_list(self, completion: Completion, text: str) -> Answer[tuple[Relation, ...]]:
@@ -101,7 +101,7 @@ class Re:
 
 
 def _marked(fields: ReFields) -> str:
-    """The text with its head in << >> and its tail in [[ ]]."""
+    """Return the text with its head in << >> and its tail in [[ ]]."""
     assert fields.head is not None and fields.tail is not None
     marks = [
         (fields.head.start, 1, "<<"),
@@ -116,7 +116,11 @@ def _marked(fields: ReFields) -> str:
 
 
 def _located(type_: str, item: str, text: str) -> Relation | None:
-    """The relation between the nearest places of head and tail, wherever the arrow parts them."""
+    """
+    Locate a relation at the nearest occurrences of its head and tail; None if one is missing.
+
+    An entity may itself hold an arrow, so every arrow is tried as the separator.
+    """
     parts = item.split(ARROW)
     for cut in range(1, len(parts)):
         head, tail = ARROW.join(parts[:cut]), ARROW.join(parts[cut:])

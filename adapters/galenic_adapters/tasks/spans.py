@@ -1,6 +1,5 @@
 """
-Where a mention stands in a text, every time it occurs, in code points: in the same words, however
-the text's lines break between them.
+Locates mentions in a text, in code points; line breaks between words do not matter.
 """
 
 import re
@@ -17,10 +16,10 @@ SHORT_CHARS = 4
 
 def occurrences(mention: str, text: str) -> list[Place]:
     """
-    Every non-overlapping place of *mention*, those that cut no word in two where there are any.
+    Return every non-overlapping place of *mention*; whole words only, if there are any.
 
-    White space of any kind and length counts as the same, so that a mention is found across a line
-    end. Where it stands nowhere, capitals and small letters count as the same too.
+    White space of any kind and length is equal, so that a mention is found across a line end. If it
+    is not found, case is ignored.
     """
     return _verbatim(mention, text) or _in_any_case(mention, text)
 
@@ -32,7 +31,11 @@ def _verbatim(mention: str, text: str) -> list[Place]:
 
 
 def _in_any_case(mention: str, text: str) -> list[Place]:
-    """Whole words only; and a short abbreviation (ALL, US) is another word in small letters."""
+    """
+    Return the places of *mention* as whole words in any case.
+
+    A short abbreviation (ALL, US) is not found in lower case, where it is another word.
+    """
     is_short = mention.isupper() and len(mention) <= SHORT_CHARS
     return [
         (start, end)
@@ -44,7 +47,7 @@ def _in_any_case(mention: str, text: str) -> list[Place]:
 def _matches(mention: str, text: str, flags: re.RegexFlag = re.NOFLAG) -> list[Place]:
     words = mention.split()
     pattern = r"\s+".join(map(re.escape, words))
-    return [one.span() for one in re.finditer(pattern, text, flags)] if words else []
+    return [found.span() for found in re.finditer(pattern, text, flags)] if words else []
 
 
 def _cuts_word(text: str, start: int, end: int) -> bool:
@@ -56,11 +59,11 @@ def _cuts_word(text: str, start: int, end: int) -> bool:
 
 def locate(mentions: Iterable[Pair], text: str) -> tuple[tuple[Span, ...], list[str]]:
     """
-    The spans of (type, mention) pairs in text order, and the mentions that are not in the text.
+    Locate (type, mention) pairs; returns spans in text order, and mentions that were not found.
 
-    A mention that also stands inside a longer one of the same type ("cancer" in "breast cancer")
-    is found there only if it stands nowhere else. One in other capitals than the text's is found
-    only where nothing of its type stands.
+    A mention inside a longer one of the same type ("cancer" in "breast cancer") counts there only
+    if it occurs nowhere else. One in another case than the text's counts only where no span of its
+    type was found.
     """
     places = {pair: _verbatim(pair[1], text) for pair in mentions}
     others = {pair: _in_any_case(pair[1], text) for pair, spots in places.items() if not spots}
@@ -70,7 +73,7 @@ def locate(mentions: Iterable[Pair], text: str) -> tuple[tuple[Span, ...], list[
         found.update(_span(type_, spot, text) for spot in free or spots)
     for (type_, _), spots in _longest_first(others):
         new = [_span(type_, spot, text) for spot in spots]
-        found.update([one for one in new if not any(_overlap(one, other) for other in found)])
+        found.update([span for span in new if not any(_overlap(span, other) for other in found)])
     missing = [
         mention
         for (type_, mention), spots in others.items()
@@ -96,7 +99,7 @@ def _overlap(one: Span, other: Span) -> bool:
 
 
 def check_span(field: str, span: Span, text: str) -> None:
-    """`BadInput` unless *span* lies in *text* and says what stands there."""
+    """Raise `BadInput` unless *span* lies in *text* and holds the words at its place."""
     if not 0 <= span.start < span.end <= len(text):
         raise BadInput(
             field, f"{span.start}:{span.end} is not in a text of {len(text)} code points"

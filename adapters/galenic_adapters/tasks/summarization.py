@@ -1,5 +1,5 @@
 """
-Summarization: the text in fewer words.
+Summarization: says a text in fewer words.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class SummarizationFields:
 
 @dataclass(frozen=True, slots=True)
 class Summarization:
-    """Labels are not used."""
+    """Summarizes texts; labels are not used."""
 
     name: ClassVar[TaskName] = TaskName.SUMMARIZATION
     template_version: ClassVar[int] = 1

@@ -1,5 +1,5 @@
 """
-Examples as token ids, and batches of them that waste little padding.
+Encodes examples as token ids and packs them into batches with little padding.
 
 Dimension key:  B examples   T text positions   A answer tokens of a batch
 """
@@ -18,7 +18,7 @@ from galenic_adapters.tasks.base import Example, Task
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example's rendered question and its answer, which ends with the end token."""
+    """Holds the token ids of an example's rendered question and of its answer with end token."""
 
     question: tuple[int, ...]
     answer: tuple[int, ...]
@@ -29,7 +29,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An example of task number *which*; every token of its answer counts *weight*."""
+    """Holds an example of task number *which*; each answer token's loss is scaled by *weight*."""
 
     which: int
     encoded: Encoded
@@ -42,8 +42,11 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """
-    ids_BT: questions and answers, padded on the right.   at_A: flat positions in (B, T) whose next
-    token is an answer's, and next_A: that token.   which_B, which_A: the task's number.
+    Holds examples of several tasks as tensors.
+
+    ids_BT: questions followed by answers, padded with 0 on the right.   at_A: indices into the
+    flattened (B, T) of the positions that predict an answer token.   next_A: that token.
+    which_B, which_A: task number of each example and of each answer token.
     """
 
     ids_BT: Tensor
@@ -65,13 +68,13 @@ def encode_example(tokenizer: Any, task: Task[Any, Any], example: Example) -> En
 
 
 def opened(examples: Sequence[Encoded]) -> tuple[tuple[int, ...], list[Encoded]]:
-    """What all their questions begin with, and the examples without it."""
-    opening = opening_of([one.question for one in examples])
-    return opening, [replace(one, question=one.question[len(opening) :]) for one in examples]
+    """Return the token ids that all questions begin with, and the examples without them."""
+    opening = opening_of([encoded.question for encoded in examples])
+    return opening, [replace(e, question=e.question[len(opening) :]) for e in examples]
 
 
 def collate(rows: Sequence[Row]) -> Batch:
-    num_columns = max(map(len, rows)) - 1  # the last answer token is only ever predicted
+    num_columns = max(map(len, rows)) - 1  # the last answer token is predicted, never read
     ids_BT = torch.zeros(len(rows), num_columns, dtype=torch.long)
     at: list[int] = []
     for line, row in enumerate(rows):
@@ -92,7 +95,11 @@ def collate(rows: Sequence[Row]) -> Batch:
 
 
 def split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """*rows*, like lengths together, in batches of at most *max_tokens* with padding (or one)."""
+    """
+    Yield *rows*, sorted by length, in batches of at most *max_tokens* tokens including padding.
+
+    A row that is longer than that becomes a batch of its own.
+    """
     group: list[Row] = []
     longest = 0
     for row in sorted(rows, key=len):

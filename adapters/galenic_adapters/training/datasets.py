@@ -1,5 +1,5 @@
 """
-The sources of a run, read, checked and encoded.
+Reads, checks and encodes the data of a run's sources.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ FEWEST_TO_SPLIT = 20
 @dataclass(frozen=True, slots=True)
 class Course:
     """
-    One source's examples; num_left_out counts training examples over the length limit.
+    Holds one source's task and its encoded examples.
 
-    dev_examples are what dev encodes.
+    dev: the encoded dev_examples.   num_left_out: training examples over the length limit.
     """
 
     source: Source
@@ -41,8 +41,8 @@ class Course:
 
     @property
     def mean_answer(self) -> float:
-        """Tokens of an answer, so that sources of long answers weigh no more than others."""
-        return fmean(len(one.answer) for one in self.train)
+        """Return the mean number of tokens per training answer; losses are divided by it."""
+        return fmean(len(encoded.answer) for encoded in self.train)
 
 
 def prepare(
@@ -55,10 +55,10 @@ def prepare(
     hold_out: bool = False,
 ) -> Course:
     """
-    Read *source*'s files, which stand below the folder *data*, and encode their examples.
+    Read *source*'s files below the folder *data* and encode their examples.
 
-    With *hold_out*, a tenth of the training examples is held back for dev where no file is named
-    and there are enough. Raises `BadInput` that names faulty lines.
+    With *hold_out*, a source that names no dev file and has at least `FEWEST_TO_SPLIT` training
+    examples gives a tenth of its texts to its dev set. Raises `BadInput` that names faulty lines.
     """
     read = read_dataset(data / source.train, source.task, source.labels)
     labels = source.labels or read.labels
@@ -84,11 +84,15 @@ def encode_course(
     *,
     max_text_tokens: int,
 ) -> Course:
-    """A course of examples that were read already."""
+    """
+    Encode *train* and *dev* for *task*, leaving out examples over *max_text_tokens*.
+
+    Raises `BadInput` if every training example is too long.
+    """
     examples = with_lists(train) if source.lists else train
 
     def fitting(many: Sequence[Example]) -> list[tuple[Example, Encoded]]:
-        encoded = [(one, encode_example(tokenizer, task, one)) for one in many]
+        encoded = [(example, encode_example(tokenizer, task, example)) for example in many]
         return [pair for pair in encoded if len(pair[1]) <= max_text_tokens]
 
     kept, kept_dev = fitting(examples), fitting(dev)
@@ -106,7 +110,11 @@ def encode_course(
 
 
 def _held_out(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """Of whole texts, so that no text of the training examples is asked about again."""
+    """
+    Split *examples* into training and dev examples by text.
+
+    A text goes to one side with all its examples, so no dev text was seen in training.
+    """
     texts = list(dict.fromkeys(_text(example) for example in examples))
     Random("held out").shuffle(texts)
     held = set(texts[: max(1, int(HELD_OUT * len(texts)))])
@@ -122,23 +130,23 @@ def _text(example: Example) -> str:
 
 
 def drawn(examples: Sequence[Example], shots: int, draw: str) -> list[Example]:
-    """*shots* examples by chance, evenly over the answers where those are labels."""
+    """Draw *shots* examples at random, balanced over labels (for spans: over sets of types)."""
     order = list(examples)
     Random(f"shots/{draw}").shuffle(order)
     by_answer: dict[str, list[Example]] = {}
     for example in order:
         by_answer.setdefault(_answer(example), []).append(example)
     rounds = [
-        one[turn]
+        group[turn]
         for turn in range(max(map(len, by_answer.values())))
-        for one in by_answer.values()
-        if turn < len(one)
+        for group in by_answer.values()
+        if turn < len(group)
     ]
     return rounds[:shots]
 
 
 def _answer(example: Example) -> str:
-    """What an example's answer counts as, for drawing evenly: its label, or the kinds in it."""
+    """Return the class that balances draws: a label, or the types of the spans in the answer."""
     if isinstance(example.value, str):
-        return example.value if len(example.value) <= 32 else ""
-    return ",".join(sorted({one.type or "" for one in example.value}))
+        return example.value if len(example.value) <= 32 else ""  # longer ones are free text
+    return ",".join(sorted({span.type or "" for span in example.value}))

@@ -1,8 +1,8 @@
 """
-Several processes, one GPU each, that take one training run's steps together.
+Shares the steps of one training run among a process group, one GPU per process.
 
-``accelerate launch`` starts them. Each has the frozen backbone and takes its part of a step's
-batches; only gradients of what learns travel, and these are small.
+``accelerate launch`` starts the processes. Each holds the frozen backbone and computes its part of
+a step's batches. Only gradients of learned parameters are reduced, and these are small.
 """
 
 import os
@@ -16,21 +16,23 @@ T = TypeVar("T")
 
 
 class Crew(Protocol):
-    """All members call the same methods in the same order."""
+    """A process group. All members call the same methods in the same order."""
 
     rank: int
 
     def part(self, batches: Sequence[T]) -> Sequence[T]:
-        """This member's, of a step's *batches*."""
+        """Return this member's part of a step's *batches*."""
 
     def add_up(self, parameters: Iterable[nn.Parameter], *more: Tensor) -> None:
-        """Let every member have the sum of all members' gradients, and of *more*."""
+        """All-reduce, in place: sum the gradients of *parameters*, and *more*, over members."""
 
     def agree(self, value: T) -> T:
-        """The first member's *value*."""
+        """Broadcast: return the first member's *value*."""
 
 
 class Alone:
+    """A process group of one, which needs no communication."""
+
     rank = 0
 
     def part(self, batches: Sequence[T]) -> Sequence[T]:
@@ -44,7 +46,7 @@ class Alone:
 
 
 class Accelerated:
-    """Under ``accelerate launch``, or what else starts processes as torchrun does."""
+    """A process group started by ``accelerate launch`` or anything that works like torchrun."""
 
     def __init__(self) -> None:
         from accelerate import PartialState
@@ -59,6 +61,7 @@ class Accelerated:
         from accelerate.utils import reduce
 
         for parameter in parameters:
+            # A member that got no batches has no gradients, but must take part in the reduction.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad = reduce(parameter.grad, reduction="sum")

@@ -1,9 +1,9 @@
 """
-What a recipe takes on a GPU, from the shape of its backbone.
+Estimates the GPU memory and the hours that a recipe needs, from its backbone's configuration.
 
-Weights are counted on a model without memory; what a layer keeps for the backward pass is measured
-on one layer of the true width; the rest is arithmetic. Only the share of the peak that a GPU
-reaches is assumed, and said.
+Weights are counted on a model without memory (torch's meta device). The activations that autograd
+keeps are measured on one layer of the true width. The rest is arithmetic. Only the GPU utilization
+is assumed, and the estimate states it.
 
 Dimension key:  A answer tokens   V vocabulary   L layers   D model width
 """
@@ -24,35 +24,35 @@ from galenic_adapters.training.recipe import Phase, Recipe
 
 ARCHITECTURES = Path(__file__).parents[2] / "recipes" / "architectures"
 TFLOPS = {"H100": 989.0, "H200": 989.0, "A100-80GB": 312.0}
-"""Peak of dense bf16 products, by the makers' data sheets."""
+"""Peak dense bf16 throughput, from the makers' data sheets."""
 GIGABYTES = {"H100": 80.0, "H200": 141.0, "A100-80GB": 80.0}
 MEAN_TOKENS, MEAN_ANSWER = 190, 16
-"""Of an example of the 21 sources, as a temperature of 2 draws them; measured by their tokens."""
+"""Mean tokens of an example and of its answer, measured over 21 sources at temperature 2."""
 LOGIT_COPIES = 6
-"""Float32 arrays (A, V) at once: both models' logits, their softmaxes, and gradients."""
+"""Float32 arrays (A, V) alive at once: logits and softmaxes of both models, and gradients."""
 PROBE_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What counts of a backbone."""
+    """Holds the sizes of a backbone that memory and time depend on."""
 
     num_parameters: int
-    num_active: int  # that one token goes through, without embeddings and head
+    num_active: int  # parameters used per token, without embeddings and head
     num_layers: int
     width: int
     attention_width: int
     vocab_size: int
-    kept_bytes: float  # by one layer for one token's backward pass
+    kept_bytes: float  # that autograd keeps per token and layer
 
     def forward_flops(self, context: float) -> float:
-        """Of one token that attends to half of *context* on average, without the head."""
+        """Return FLOPs per token without the head; it attends to half of *context* on average."""
         return 2 * self.num_active + 4 * self.num_layers * self.attention_width * context / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Gigabytes (1e9) and hours, and what they were computed for."""
+    """Holds gigabytes (1e9 bytes) by use, hours by phase, and the setup they were computed for."""
 
     what: str
     gigabytes: dict[str, float]
@@ -77,7 +77,11 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, gpu: str = "H100", *, gpus: int = 1, use: float = 0.35) -> Estimate:
-    """What each of *gpus* holds and how long they take. Raises `BadInput`."""
+    """
+    Estimate the memory of each of *gpus* and the hours that they take together.
+
+    *use* is the assumed share of the peak throughput. Raises `BadInput` for an unknown *gpu*.
+    """
     if gpu not in TFLOPS:
         raise BadInput("gpu", f"{gpu[:40]!r} is none of {', '.join(TFLOPS)}")
     shape = shape_of(config_of(recipe))
@@ -85,7 +89,8 @@ def estimate(recipe: Recipe, gpu: str = "H100", *, gpus: int = 1, use: float = 0
     answers = tokens * MEAN_ANSWER / MEAN_TOKENS
     spread = 1 + recipe.num_positions / MEAN_TOKENS if recipe.checkpointing else 1.0
     kept = 2.0 * shape.width if recipe.checkpointing else shape.kept_bytes
-    # Checkpointing keeps each layer's input, and one layer's own while it is computed again.
+    # With checkpointing, autograd keeps each layer's bf16 input, and all activations of the one
+    # layer that is being recomputed.
     activations = tokens * spread * (shape.num_layers * kept + shape.kept_bytes)
     learned = recipe.num_positions * shape.width * len(recipe.sources) * (2 if recipe.distil else 1)
     gigabytes = {
@@ -114,8 +119,10 @@ def estimate(recipe: Recipe, gpu: str = "H100", *, gpus: int = 1, use: float = 0
 
 def flops_of(phase: Phase, recipe: Recipe, shape: Shape, *, is_taught: bool) -> float:
     """
-    Of all steps. Backward costs as much as forward, since no weight has a gradient; checkpointing
-    is one forward more, a teacher another.
+    Return the FLOPs of all steps of *phase*.
+
+    Backward costs as much as forward, since no weight has a gradient. Checkpointing adds one
+    forward pass, a teacher another.
     """
     rows = phase.num_steps * phase.rows_per_source * len(recipe.sources)
     context = recipe.num_positions + MEAN_TOKENS
@@ -126,7 +133,10 @@ def flops_of(phase: Phase, recipe: Recipe, shape: Shape, *, is_taught: bool) -> 
 
 
 def config_of(recipe: Recipe) -> PretrainedConfig:
-    """By the recipe's architecture, so that no hub is needed; else by its backbone."""
+    """
+    Return the configuration of *recipe*'s architecture, for which no hub is needed, or else of its
+    backbone. Raises `BadInput` if there is neither.
+    """
     path = ARCHITECTURES / f"{recipe.architecture}.json"
     if recipe.architecture and path.is_file():
         fields = json.loads(path.read_text("utf-8"))
@@ -159,12 +169,16 @@ def shape_of(config: PretrainedConfig) -> Shape:
 
 
 def kept_bytes(config: PretrainedConfig) -> float:
-    """Measured: what autograd keeps of one layer for a token in bf16, the frozen weights apart."""
+    """
+    Measure the bytes that autograd keeps per token in one bf16 layer, without frozen weights.
+
+    Counts storages, since saved tensors can be views of one another.
+    """
     fields = config.to_dict() | {"num_hidden_layers": 1, "vocab_size": 64}
     if fields.get("layer_types"):
         fields["layer_types"] = fields["layer_types"][:1]
-    one = type(config).from_dict(fields | {"pad_token_id": None})
-    layer = AutoModelForCausalLM.from_config(one, dtype=torch.bfloat16).requires_grad_(False)
+    small = type(config).from_dict(fields | {"pad_token_id": None})
+    layer = AutoModelForCausalLM.from_config(small, dtype=torch.bfloat16).requires_grad_(False)
     own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     kept: dict[int, int] = {}
 
@@ -177,7 +191,7 @@ def kept_bytes(config: PretrainedConfig) -> float:
     def back(tensor: Any) -> Any:
         return tensor
 
-    rows = torch.randn(1, PROBE_TOKENS, one.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    rows = torch.randn(1, PROBE_TOKENS, small.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, back):
         states = layer.model(inputs_embeds=rows, use_cache=False).last_hidden_state
     assert states.requires_grad

@@ -1,5 +1,5 @@
 """
-The values that learning starts from: the metaprompt's rows, and a new task's factor.
+Chooses the values that training starts from: the metaprompt's rows and a new task's factor.
 
 Dimension key:  P prompt positions   D model width   K tasks
 """
@@ -29,13 +29,13 @@ from galenic_adapters.training.modules import (
 from galenic_adapters.training.recipe import Recipe
 
 NEAREST_BY = 32
-"""Training examples of the target that every source's prompt is tried on."""
+"""Training examples of the target on which every known factor's loss is computed."""
 
 
 def first_rows(
     recipe: Recipe, backbone: PromptedBackbone, teachers: DensePrompts | None = None
 ) -> Tensor:
-    """The metaprompt's rows (P, D) before it learns, as *recipe*.init says."""
+    """Return the metaprompt's initial rows (P, D), chosen by *recipe*.init."""
     if recipe.init == "teachers":
         assert teachers is not None
         return teachers.rows_KPD.detach().mean(0)
@@ -46,7 +46,7 @@ def first_rows(
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A factor that was learned already, of which task it is, and which data sets it has seen."""
+    """Holds a trained factor with its task and the data sets it was trained on."""
 
     name: str
     task: str
@@ -54,12 +54,12 @@ class Known:
     seen: frozenset[str] = frozenset()
 
     def has_seen(self, course: Course) -> bool:
-        """Tell whether it learned from the data that *course* is about to learn from."""
+        """Tell whether it was trained on the data that *course* is about to train on."""
         return bool({self.name, *self.seen} & {course.name, course.source.dataset})
 
 
 def known_in(folder: Path, backbone: BackboneId, metaprompt: Metaprompt) -> list[Known]:
-    """Read the factors in *folder* that were learned over this very metaprompt."""
+    """Read the factors in *folder* that were trained over this very metaprompt."""
     found = []
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -67,7 +67,7 @@ def known_in(folder: Path, backbone: BackboneId, metaprompt: Metaprompt) -> list
         except RejectedUpload:
             continue  # the metaprompt's own file
         manifest = package.manifest
-        if manifest.misfit(backbone, {metaprompt.digest}) is None:
+        if (manifest.backbone, manifest.metaprompt) == (backbone, metaprompt.digest):
             seen = frozenset(one.dataset for one in manifest.trained_on)
             found.append(Known(path.stem, str(manifest.task), package.factor, seen))
     return found
@@ -75,26 +75,30 @@ def known_in(folder: Path, backbone: BackboneId, metaprompt: Metaprompt) -> list
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """The metaprompt and the factors of an earlier run, for another to go on from."""
+    """Holds the metaprompt and the factors of an earlier run, from which another continues."""
 
     metaprompt: Metaprompt
     known: Sequence[Known]
 
     @classmethod
     def of(cls, folder: Path, backbone: BackboneId) -> Self:
-        """Raises `NotFound` where the folder holds no metaprompt."""
+        """Read them from *folder*. Raises `NotFound` if it holds no metaprompt."""
         metaprompt = metaprompt_of(backbone, folder / METAPROMPT)
         return cls(metaprompt, known_in(folder, backbone, metaprompt))
 
     def learner(
         self, courses: Sequence[Course], backbone: PromptedBackbone, rank: int
     ) -> FactorLearner:
-        """Each course from its own factor; a new one from the mean of its task's."""
+        """
+        Make a learner that continues the known factors.
+
+        A course without a factor of its name starts from the mean over its task, or over all.
+        """
         starts = []
         for course in courses:
-            own = [one for one in self.known if one.name == course.name]
-            alike = own or [one for one in self.known if one.task == course.source.task]
-            starts.append(mean_of([one.factor for one in alike or self.known], rank))
+            own = [known for known in self.known if known.name == course.name]
+            alike = own or [known for known in self.known if known.task == course.source.task]
+            starts.append(mean_of([known.factor for known in alike or self.known], rank))
         return learner_over(self.metaprompt, [c.name for c in courses], starts, backbone.shape)
 
 
@@ -107,30 +111,31 @@ def start_factor(
     rank: int,
 ) -> Factor:
     """
-    The factor that *course* starts from: ``ones``; the ``mean`` of the known ones, or of those of
-    the same ``task``; or the ``nearest``, under which its training examples are likeliest.
+    Choose the factor that *course* starts from.
 
-    No start has seen the course's data: such factors are left out here, whoever calls. Products
-    are cut or filled up to *rank*. Raises `BadInput` where none is known.
+    *how*: ``ones``; the ``mean`` of the known factors; the mean of those of the same ``task`` (of
+    all, if there is none); or the ``nearest``, which has the lowest loss on its training examples.
+    Factors trained on the course's data are never used. Products are truncated or padded to
+    *rank*. Raises `BadInput` if no factor is left.
     """
     if how == "ones":
         return ones_of(metaprompt, rank)
-    known = [one for one in known if not one.has_seen(course)]
+    known = [other for other in known if not other.has_seen(course)]
     if not known:
         raise BadInput("start", f"{how!r} needs factors over this metaprompt, and there are none")
     if how == "nearest":
         return mean_of([nearest(known, course, backbone, metaprompt).factor], rank)
-    alike = [one for one in known if one.task == course.source.task] if how == "task" else []
-    return mean_of([one.factor for one in alike or known], rank)
+    alike = [other for other in known if other.task == course.source.task] if how == "task" else []
+    return mean_of([other.factor for other in alike or known], rank)
 
 
 def nearest(
     known: Sequence[Known], course: Course, backbone: PromptedBackbone, metaprompt: Metaprompt
 ) -> Known:
-    """The known factor under which the first training examples of *course* are likeliest."""
-    highest = max(one.factor.rank for one in known)
-    factors = [mean_of([one.factor], highest) for one in known]
-    names = [one.name for one in known]
+    """Return the known factor with the lowest loss on *course*'s first training examples."""
+    highest = max(other.factor.rank for other in known)
+    factors = [mean_of([other.factor], highest) for other in known]
+    names = [other.name for other in known]
     tried = learner_over(metaprompt, names, factors, backbone.shape).to(backbone.device)
     examples = [course.train[:NEAREST_BY]] * len(known)
     nats = mean_losses(backbone, tried, examples, BATCH_TOKENS[backbone.device.type])

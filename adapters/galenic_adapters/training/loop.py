@@ -1,8 +1,11 @@
 """
-The training loop: for whatever learns, all tasks side by side, with teachers or without.
+The training loop: trains any `Learner` on all tasks side by side, with or without teachers.
 
-A run lives in a folder: ``checkpoint.pt`` (replaced whole, so a kill loses at most the steps since)
-and ``log.jsonl``. The same run in the same folder goes on where it stopped, bit for bit.
+A run lives in a folder with ``checkpoint.pt`` and ``log.jsonl``. Both are replaced atomically, so a
+killed run loses at most the steps since the last checkpoint. The same run started again in the same
+folder resumes there and ends with the same bits as an uninterrupted one.
+
+Dimension key:  K tasks   B examples   A answer tokens   T text positions
 """
 
 import io
@@ -31,18 +34,23 @@ from galenic_adapters.training.sampler import Share, stream
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 30.0
 SAVING_SHARE = 0.1
-"""At most, of a run's time."""
+"""The largest share of a run's time that checkpoints may take."""
 CLIP_NORM = 1.0
 LOWEST_RATE = 0.05  # of the peak, at the cosine's end
 BATCH_TOKENS = {"cpu": 1024, "cuda": 49152}
-"""Text tokens of one forward pass; what the machine takes, no part of the recipe."""
+"""Text tokens of one forward pass. It suits the machine and does not change what is learned."""
 
 Judge = Callable[[], dict[str, float]]
-"""Scores each task's dev data as users will; higher is better."""
+"""Answers each task's dev examples as users would have them and scores them; higher is better."""
 
 
 class Run:
-    """One run on its way: what learns, where it stands, and where that is kept."""
+    """
+    Trains *learner* on *courses* through one *phase*, and keeps its checkpoints in *folder*.
+
+    teaching: frozen teachers to distil from.   judge: scores for dev evaluations; without one, the
+    dev loss decides which factor is best.   batch_tokens: overrides `BATCH_TOKENS`.
+    """
 
     def __init__(
         self,
@@ -82,25 +90,27 @@ class Run:
         return self.step >= self.phase.num_steps or is_stuck
 
     def finish(self, what: str = "learn") -> None:
-        """Go on from where the folder says, to the end."""
+        """Resume from the folder's checkpoint and train to the end; *what* labels the bar."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.resume()
         saved, pause = time.monotonic(), CHECKPOINT_SECONDS
         rows = _rows_until(self.folder / "log.jsonl", self.step)
-        said = ""
+        dev_figure = ""
         with _bar(self.crew.rank == 0) as bar:
-            shown = bar.add_task(what, total=self.phase.num_steps, completed=self.step, said="")
+            shown = bar.add_task(what, total=self.phase.num_steps, completed=self.step, figures="")
             while not self.is_over:
                 row = self.learn_step()
                 rows.append(row)
                 if self._is_time_to_look():
                     row["dev"] = self.look()
-                    said = _dev_said(row["dev"])
+                    dev_figure = _dev_figure(row["dev"])
                 speed = f"{row['tokens'] / row['seconds']:.0f} tokens/s"
-                bar.update(shown, advance=1, said=f"loss {row['mean']:.3f}{said}  {speed}")
+                figures = f"loss {row['mean']:.3f}{dev_figure}  {speed}"
+                bar.update(shown, advance=1, figures=figures)
                 if (began := time.monotonic()) - saved > pause or self.is_over:
                     self.save(rows)
                     saved = time.monotonic()
+                    # A slow disk makes checkpoints rarer, not the run slower.
                     pause = max(CHECKPOINT_SECONDS, (saved - began) / SAVING_SHARE)
 
     def _is_time_to_look(self) -> bool:
@@ -108,14 +118,21 @@ class Run:
         return every > 0 and (self.step % every == 0 or self.step == self.phase.num_steps)
 
     def learn_step(self) -> dict[str, Any]:
-        """One step of the optimizer over one draw from the stream; what to log of it."""
+        """
+        Take one optimizer step on the next draw from the sampler, and return its log row.
+
+        Gradients accumulate over batches of bounded tokens. The row holds the mean loss per answer
+        token (in nats) of each task drawn, tokens with padding, and seconds.
+        """
         began = time.monotonic()
         num_tasks = len(self.courses)
+        # Sum of losses and number of answer tokens of each task, for the log only.
         nats_K, count_K = torch.zeros(2, num_tasks, device=self.backbone.device).unbind()
         num_tokens = 0
         groups = self.crew.part(list(split(self._rows(), self.batch_tokens)))
         which_B = torch.tensor([row.which for rows in groups for row in rows])
         teaching = self.teaching and self.teaching.ahead(self.backbone, which_B, self.openings)
+        # Each task's KV prefix is computed once a step; leaving the block runs its backward pass.
         with self.backbone.once(self.learner, which_B, self.openings) as tuning:
             for rows in groups:
                 batch = collate(rows).to(self.backbone.device)
@@ -125,6 +142,7 @@ class Run:
                 count_K.index_add_(0, batch.which_A, torch.ones_like(made.nll_A))
                 num_tokens += batch.ids_BT.numel()
         learning = [p for p in self.learner.parameters() if p.requires_grad]
+        # Losses are sums with weights of the whole step, so gradients of processes add up.
         self.crew.add_up(learning, nats_K, count_K)
         loss = self._means(nats_K.tolist(), count_K.tolist())
         self._clip()
@@ -142,8 +160,10 @@ class Run:
 
     def _rows(self) -> list[Row]:
         """
-        The next step's examples. Weights let a token count the same within a source, and every
-        source by its examples, whatever the length of its answers.
+        Draw the next step's examples and weight them.
+
+        Tokens of one source weigh the same; a source weighs by its number of examples, whatever
+        the length of its answers.
         """
         per_source = self.phase.rows_per_source
         return [
@@ -161,9 +181,14 @@ class Run:
         return means
 
     def _clip(self) -> None:
-        """By norm: each task's gradient by its own, so that none feels its neighbours."""
+        """
+        Clip gradients by norm, one task at a time, so that a task learns as it would alone.
+
+        The shared gradient is a sum over tasks: it is averaged, then clipped.
+        """
         own = [p.grad for p in self.learner.own().values() if p.grad is not None]
         if own:
+            # (K, ...) parameters: the norm runs over all dimensions but the first.
             squares_K = sum(g.flatten(1).square().sum(1) for g in own)
             assert isinstance(squares_K, Tensor)
             factor_K = (CLIP_NORM / (squares_K.sqrt() + 1e-6)).clamp(max=1.0)
@@ -176,10 +201,14 @@ class Run:
 
     def look(self) -> dict[str, float]:
         """
-        The dev scores, or losses where nobody judges; what tasks have at their best is kept aside.
+        Evaluate on the dev sets, and keep a copy of each task whose best value improved.
+
+        Returns the scores, or the losses if there is no judge. A tie in scores goes to the lower
+        loss.
         """
         nats = dev_losses(self.backbone, self.learner, self.courses, self.batch_tokens)
         scores = self.judge() if self.judge else {}
+        # Rounding differs between GPUs: without this, processes could stop at different steps.
         nats, scores = self.crew.agree((nats, scores))
         gained = False
         for which, course in enumerate(self.courses):
@@ -193,12 +222,17 @@ class Run:
         return scores or nats
 
     def take_best(self) -> None:
-        """Let every task with dev data have what it had at its best; for frozen metaprompts."""
+        """
+        Restore each task's own parameters from its best dev evaluation.
+
+        For frozen metaprompts only: a copy is worth nothing over a metaprompt that moved on.
+        """
         for which, course in enumerate(self.courses):
             if course.name in self.best:
                 self.learner.put_back(which, self.best[course.name][1])
 
     def save(self, rows: list[dict[str, Any]]) -> None:
+        """Write the checkpoint and the log, from the first process alone."""
         if self.crew.rank:
             return
         parts = {
@@ -215,7 +249,7 @@ class Run:
         _replace(self.folder / CHECKPOINT, whole.getvalue(), self.step)
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one, with the examples that come next."""
+        """Load the checkpoint, if there is one, and advance the sampler to the step after it."""
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
@@ -223,7 +257,7 @@ class Run:
         self.learner.load_state_dict(parts["learner"])
         for _ in range(parts["step"]):
             next(self.stream)
-            self.optimizer.step()  # without gradients: it only tells the schedule of a step
+            self.optimizer.step()  # without gradients; the schedule warns if it is not called
             self.schedule.step()
         self.optimizer.load_state_dict(parts["optimizer"])
         self.step, self.best = parts["step"], parts["best"]
@@ -231,7 +265,7 @@ class Run:
 
 
 def _replace(path: Path, data: bytes, step: int) -> None:
-    """All or nothing; a full disk ends the run with what it had."""
+    """Replace *path* atomically. Raises `BadInput` if the disk is full; the old file stays."""
     try:
         write_whole(path, data)
     except BadInput as e:
@@ -249,7 +283,12 @@ def _rows_until(log: Path, step: int) -> list[dict[str, Any]]:
 def open_all(
     backbone: PromptedBackbone, examples: Sequence[Sequence[Encoded]]
 ) -> tuple[Openings, Sequence[Sequence[Encoded]]]:
-    """What each task's texts begin with, where that is shared, and their examples without it."""
+    """
+    Split off the tokens that all questions of a task begin with.
+
+    Returns them by task number, and each task's examples without them; where the backbone shares
+    no prefixes, there are none and examples stay whole.
+    """
     if not backbone.shares:
         return {}, examples
     pairs = [opened(many) for many in examples]
@@ -259,7 +298,7 @@ def open_all(
 def dev_losses(
     backbone: PromptedBackbone, learner: Learner, courses: Sequence[Course], batch_tokens: int
 ) -> dict[str, float]:
-    """Mean negative log-likelihood of the dev answers' tokens, in nats, where there are any."""
+    """Return each task's mean loss per dev answer token in nats; tasks without dev are absent."""
     nats = mean_losses(backbone, learner, [course.dev for course in courses], batch_tokens)
     return {courses[k].name: mean for k, mean in nats.items()}
 
@@ -271,9 +310,9 @@ def mean_losses(
     examples: Sequence[Sequence[Encoded]],
     batch_tokens: int,
 ) -> dict[int, float]:
-    """The same by task number, of any examples of each."""
+    """Return the mean loss per answer token in nats, by task number, of *examples* of each task."""
     openings, examples = open_all(backbone, examples)
-    rows = [Row(k, one) for k, many in enumerate(examples) for one in many]
+    rows = [Row(k, encoded) for k, many in enumerate(examples) for encoded in many]
     nats_K, count_K = torch.zeros(2, len(examples), device=backbone.device).unbind()
     which_B = torch.tensor([row.which for row in rows])
     with backbone.once(learner, which_B, openings) as tuning:
@@ -287,7 +326,7 @@ def mean_losses(
 
 
 def rate(step: int, phase: Phase) -> float:
-    """The share of the peak learning rate at *step*: a linear warm-up, then a cosine."""
+    """Return the share of the peak learning rate at *step*: linear warm-up, then a cosine."""
     warm = max(1, int(phase.warmup * phase.num_steps))
     if step < warm:
         return (step + 1) / warm
@@ -306,7 +345,7 @@ def _optimizer(learner: Learner, phase: Phase) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
 
 
-def _dev_said(dev: dict[str, float]) -> str:
+def _dev_figure(dev: dict[str, float]) -> str:
     return f"  dev {sum(dev.values()) / len(dev):.3f}" if dev else ""
 
 
@@ -315,7 +354,7 @@ def _bar(is_shown: bool) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[figures]}"),
         TimeRemainingColumn(),
         disable=not is_shown,
     )

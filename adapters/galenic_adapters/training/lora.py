@@ -1,6 +1,7 @@
 """
-LoRA (arXiv 2106.09685) for many tasks side by side: the baseline, trained in the harness that
-trains prompts. The same numbers as PEFT's, which trains one task at a time
+LoRA (arXiv 2106.09685) for many tasks side by side: a baseline trained by the same loop as prompts.
+
+Gives the same numbers as PEFT, which trains one task at a time
 (`tests/adapters/training/test_lora.py`).
 
 Dimension key:  K tasks   B examples   T text positions   I input width   O output width   R rank
@@ -20,8 +21,9 @@ from galenic_adapters.training.modules import Learner
 
 class Loras(Learner):
     """
-    Low-rank updates of a model's linear layers, or of those of some names alone; they act inside
-    `attached`, on the batch whose tasks were chosen last.
+    Low-rank updates of a model's linear layers, or only of those called one of *layers*.
+
+    They act inside `attached`, on the batch whose tasks `choose` was called with last.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Loras(Learner):
 
     @contextmanager
     def attached(self) -> "Iterator[Loras]":
-        """Inside, the model's linear layers add what the chosen tasks have learned."""
+        """Hook the updates of the chosen tasks into the model's linear layers for the block."""
         hooks = [
             layer.register_forward_hook(self._hook(number))
             for number, layer in enumerate(self.layers)
@@ -67,19 +69,19 @@ class Loras(Learner):
                 hook.remove()
 
     def _hook(self, number: int) -> Any:
-        def add(layer: nn.Module, inputs: tuple[Tensor], said_BTO: Tensor) -> Tensor:
+        def add(layer: nn.Module, inputs: tuple[Tensor], out_BTO: Tensor) -> Tensor:
             a_KRI, b_KOR = getattr(self, f"a{number}"), getattr(self, f"b{number}")
             assert self.which_B is not None
-            x_BTI = inputs[0]  # the updates are kept in float32 and used in the backbone's type
+            x_BTI = inputs[0]  # updates are kept in float32 and applied in the backbone's dtype
             low_BTR = torch.bmm(x_BTI, a_KRI[self.which_B].mT.to(x_BTI.dtype))
             more_BTO = torch.bmm(low_BTR, b_KOR[self.which_B].mT.to(x_BTI.dtype))
-            return said_BTO + self.scaling * more_BTO
+            return out_BTO + self.scaling * more_BTO
 
         return add
 
 
 def linear_layers(model: Any, names: Sequence[str] = ()) -> Iterator[nn.Linear]:
-    """Every linear layer but the output head; or those that are called one of *names*."""
+    """Yield every linear layer but the output head; with *names*, only those called so."""
     head = model.get_output_embeddings()
     for path, module in model.named_modules():
         is_named = not names or path.rpartition(".")[2] in names

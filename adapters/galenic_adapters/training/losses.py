@@ -1,5 +1,5 @@
 """
-What a batch teaches: the answers themselves and, where there are teachers, what these would say.
+Computes the loss of a batch: likelihood of the answers and, with teachers, distillation.
 
 Dimension key:  A answer tokens   D model width   V vocabulary   K tasks
 """
@@ -23,20 +23,20 @@ from galenic_adapters.training.recipe import Distillation
 
 @dataclass(frozen=True, slots=True)
 class Teaching:
-    """Frozen teachers, numbered as the student's tasks are, and how much their word counts."""
+    """Holds frozen teachers, numbered like the student's tasks, and the weights of their losses."""
 
     teachers: Tuning | Prefixes
     distillation: Distillation
 
     @torch.no_grad()
     def ahead(self, backbone: PromptedBackbone, which_B: Tensor, openings: Openings) -> Self:
-        """The same, with what stands before these tasks' texts run through the backbone once."""
+        """Return a copy with the teachers' KV prefixes for *which_B* precomputed."""
         return replace(self, teachers=backbone.ahead(self.teachers, which_B, openings))
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """total: what gradients come from.   nll_A: nats of every answer token."""
+    """total: scalar to differentiate.   nll_A: detached loss of each answer token in nats."""
 
     total: Tensor
     nll_A: Tensor
@@ -48,7 +48,12 @@ def losses(
     batch: Batch,
     teaching: Teaching | None = None,
 ) -> Losses:
-    """Weighted sums over the batch's answer tokens, of which only go through the output head."""
+    """
+    Return the weighted sum of losses over the batch's answer tokens.
+
+    Only positions that predict an answer go through the output head: logits are (A, V), not
+    (B, T, V). With *teaching*, the total is the sum in `Distillation`.
+    """
     hidden_AD = answer_states(backbone, tuning, batch)
     logits_AV = backbone.logits(hidden_AD)
     nll_A = functional.cross_entropy(logits_AV, batch.next_A, reduction="none")
@@ -67,19 +72,19 @@ def losses(
 
 
 def answer_states(backbone: PromptedBackbone, tuning: Tuning | Prefixes, batch: Batch) -> Tensor:
-    """The last hidden states (A, D) from which answer tokens are predicted."""
+    """Return the last hidden states (A, D) from which answer tokens are predicted."""
     return backbone.hidden(tuning, batch.which_B, batch.ids_BT).flatten(0, 1)[batch.at_A]
 
 
 def kl_of(teacher_AV: Tensor, student_AV: Tensor, temperature: float) -> Tensor:
-    """T² KL(teacher || student) in nats at temperature T (arXiv 1503.02531)."""
+    """Return T² KL(teacher || student) (A,) in nats at temperature T (arXiv 1503.02531)."""
     target_AV = functional.log_softmax(teacher_AV / temperature, dim=-1)
-    said_AV = functional.log_softmax(student_AV / temperature, dim=-1)
-    each_AV = functional.kl_div(said_AV, target_AV, reduction="none", log_target=True)
+    log_AV = functional.log_softmax(student_AV / temperature, dim=-1)
+    each_AV = functional.kl_div(log_AV, target_AV, reduction="none", log_target=True)
     return temperature**2 * each_AV.sum(-1)
 
 
 def distance_of(teacher_AD: Tensor, student_AD: Tensor) -> Tensor:
-    """The squared difference of hidden states, relative to the teacher's own squares."""
+    """Return the squared distance (A,) of hidden states relative to the teacher's squared norm."""
     teacher_AD, student_AD = teacher_AD.float(), student_AD.float()
     return (student_AD - teacher_AD).square().mean(-1) / teacher_AD.square().mean(-1)

@@ -1,6 +1,7 @@
 """
-The first half of the method: a teacher for every source, and from them one metaprompt with a
-factor for every source.
+Trains the first half of the method (arXiv 2303.02861): teachers, then one metaprompt from them.
+
+Every source has a teacher of its own; the metaprompt is trained with a factor for every source.
 """
 
 import hashlib
@@ -39,11 +40,10 @@ def learn_sources(
     earlier: Earlier | None = None,
 ) -> tuple[FactorLearner, list[Course]]:
     """
-    Run *recipe* on the files below *data*, to its end in *folder*, from where an *earlier* run
-    came to or from where the recipe says.
+    Train *recipe* on the files below *data* to its end, with checkpoints in *folder*.
 
-    Raises `BadInput` for faulty data and a loss that is not a number, `Conflict` where the folder
-    holds another recipe's run.
+    Starts from an *earlier* run's metaprompt and factors, or as the recipe says. Raises `BadInput`
+    for faulty data and a loss that is not finite, `Conflict` if *folder* holds another run.
     """
     claim(folder, recipe, inputs_of(recipe, data))
     courses = read_sources(recipe, backbone, data)
@@ -69,8 +69,10 @@ def learn_teachers(
     recipe: Recipe, courses: Sequence[Course], backbone: PromptedBackbone, folder: Path
 ) -> Learner | None:
     """
-    Learn a teacher for every source, all side by side: a dense prompt, or scales of its own. Each
-    is as it was at its best on its dev data.
+    Train a teacher for every source, side by side; none if the recipe has no `teach` phase.
+
+    A teacher is a dense prompt or has scales of its own. Each is returned as of its best dev
+    evaluation, and frozen.
     """
     if recipe.teach is None:
         return None
@@ -90,7 +92,7 @@ def learn_teachers(
 
 
 def make_teachers(recipe: Recipe, names: Sequence[str], backbone: PromptedBackbone) -> Learner:
-    """Teachers that have learned nothing yet."""
+    """Make untrained teachers in the recipe's form."""
     if recipe.form == "scales":
         teachers = ScaleFactors(backbone.shape, names, recipe.places)
         teachers.shared.requires_grad_(False)
@@ -106,7 +108,7 @@ def learn_metaprompt(
     teachers: Learner | None,
     earlier: Earlier | None = None,
 ) -> FactorLearner:
-    """The student: all factors and what they share, from the data and the teachers."""
+    """Train the student, that is the metaprompt and all factors, on the data and the teachers."""
     torch.manual_seed(recipe.seed)
     names = [course.name for course in courses]
     learner: FactorLearner
@@ -136,8 +138,9 @@ def learn_metaprompt(
 
 def claim(folder: Path, recipe: Recipe, inputs: Mapping[str, str]) -> None:
     """
-    *folder* is for this recipe's run on *inputs*, a digest or a word by its name; raises
-    `Conflict` that names what differs where it is for another's.
+    Reserve *folder* for this recipe's run on *inputs* (name to digest, or to a word).
+
+    Writes both there. Raises `Conflict`, naming what differs, if the folder is another run's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, held = folder / "recipe.json", folder / INPUTS
@@ -158,13 +161,13 @@ def _differing(one: Recipe, other: Recipe) -> list[str]:
 
 
 def inputs_of(recipe: Recipe, data: Path = Path()) -> dict[str, str]:
-    """The digests of the files that *recipe*'s sources name; raises `BadInput`."""
+    """Return the digests of the files that *recipe*'s sources name, by name; raises `BadInput`."""
     named = [name for source in recipe.sources for name in (source.train, source.dev) if name]
     return {name: digest_of(data / name) for name in named}
 
 
 def digest_of(path: Path) -> str:
-    """The digest of a file's bytes; raises `BadInput`."""
+    """Return the SHA-256 of a file's bytes; raises `BadInput` if it cannot be read."""
     try:
         with path.open("rb") as file:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """
-The modules that learn, for many tasks side by side: parameters that each task has alone and, where
-it is not frozen, one that all share.
+The trainable modules, for many tasks side by side.
+
+Each task has parameters of its own; one more parameter, frozen or trained, is shared by all.
 
 Dimension key:  K tasks   P prompt positions   D model width   R rank   B examples
                 L layers   W width of an activation   X widths of all places together
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 
 from galenic_adapters.backbone.prompted import Untuned
 from galenic_adapters.backbone.scaling import Scales
-from galenic_adapters.factor import BackboneShape, Factor, Metaprompt, scale
+from galenic_adapters.factor import Factor, Metaprompt, scale
+from galenic_adapters.shape import BackboneShape
 
 
 class Learner(nn.Module, Untuned):
     """
-    Every parameter but the shared one holds all tasks, the task being its first dimension; so each
-    task learns as it would alone.
+    Holds the trained parameters of all tasks.
+
+    Every parameter but the shared one is (K, ...): its first dimension is the task, so a task's
+    gradient reaches its own slice only and each task learns as it would alone.
     """
 
     shared: nn.Parameter | None
@@ -32,30 +36,31 @@ class Learner(nn.Module, Untuned):
         self.register_parameter("shared", None)
 
     def attached(self) -> AbstractContextManager[object]:
-        """Inside, hooks that the module needs in the model are in place."""
+        """Install the hooks that the module needs in the model, for the length of the block."""
         return nullcontext()
 
     def own(self) -> dict[str, nn.Parameter]:
-        """What each task has alone."""
+        """Return the parameters (K, ...) that each task has a slice of, by name."""
         return {name: p for name, p in self.named_parameters() if p is not self.shared}
 
     def num_own(self) -> int:
-        """Parameters of one task."""
+        """Count the parameters of one task."""
         return sum(p[0].numel() for p in self.own().values())
 
     @torch.no_grad()
     def copy_of(self, which: int) -> dict[str, Tensor]:
-        """What task *which* has alone, as it is now."""
+        """Copy task *which*'s own parameters, by name."""
         return {name: p[which].clone() for name, p in self.own().items()}
 
     @torch.no_grad()
     def put_back(self, which: int, kept: dict[str, Tensor]) -> None:
+        """Restore task *which*'s own parameters from such a copy."""
         for name, p in self.own().items():
             p[which] = kept[name]
 
 
 class DensePrompts(Learner):
-    """A whole prompt for every task: teachers, and single-task prompt tuning."""
+    """Gives every task a whole prompt (P, D): for teachers, and for prompt tuning by itself."""
 
     def __init__(self, start_PD: Tensor, names: Sequence[str]) -> None:
         super().__init__(names)
@@ -67,10 +72,11 @@ class DensePrompts(Learner):
 
 class Factors(Learner):
     """
-    One metaprompt at the input, and a factor over it for every task: ``P* ∘ (u v)``.
+    Composes a prompt for every task from one metaprompt at the input: ``P* ∘ (u v)``
+    (arXiv 2303.02861, eq. 2, any rank).
 
-    A factor starts at one: its first component scales by 1 and its others by 0 (random u, zero v),
-    so that the composed prompt begins as the metaprompt itself.
+    Factors start at one: the first component scales by 1 and the others by 0 (random u, zero v), so
+    the composed prompt begins as the metaprompt and every component has a gradient.
     """
 
     shared: nn.Parameter
@@ -85,13 +91,13 @@ class Factors(Learner):
 
     @classmethod
     def over(cls, metaprompt: Metaprompt, names: Sequence[str], starts: Sequence[Factor]) -> Self:
-        """Factors over a frozen metaprompt, each from its own start."""
+        """Make factors over a frozen metaprompt, each from its own start."""
         assert metaprompt.rows_PD is not None, "these factors act at the input"
         made = cls(metaprompt.rows_PD, names, starts[0].rank)
         made.shared.requires_grad_(False)
         with torch.no_grad():
-            made.u_KPR.copy_(torch.stack([one.product[0].float() for one in starts]))
-            made.v_KRD.copy_(torch.stack([one.product[1].float() for one in starts]))
+            made.u_KPR.copy_(torch.stack([start.product[0].float() for start in starts]))
+            made.v_KRD.copy_(torch.stack([start.product[1].float() for start in starts]))
         return made
 
     def prompts(self, which_K: Tensor) -> Tensor:
@@ -107,8 +113,10 @@ class Factors(Learner):
 
 class ScaleFactors(Learner):
     """
-    Scales of activations in every layer: shared ones, the metaprompt, times each task's own. All
-    begin at one, so that the backbone begins as it is.
+    Scales activations in every layer by shared scales (the metaprompt) times each task's own.
+
+    All start at one, so training starts from the untuned backbone. Parameters are (L, X) and
+    (K, L, X), with the widths of all *places* side by side.
     """
 
     shared: nn.Parameter
@@ -130,19 +138,19 @@ class ScaleFactors(Learner):
         starts: Sequence[Factor],
         shape: BackboneShape,
     ) -> Self:
-        """Factors over a frozen metaprompt, each from its own start."""
+        """Make factors over a frozen metaprompt, each from its own start."""
         made = cls(shape, names, list(metaprompt.scales))
         made.shared.requires_grad_(False)
         with torch.no_grad():
             made.shared.copy_(made._flat(metaprompt.scales))
-            made.own_KLX.copy_(torch.stack([made._flat(one.scales) for one in starts]))
+            made.own_KLX.copy_(torch.stack([made._flat(start.scales) for start in starts]))
         return made
 
     def scales(self, which_B: Tensor) -> Scales:
         return self._by_place(self.shared * self.own_KLX[which_B])
 
     def metaprompt(self) -> Metaprompt:
-        """In float16, which near one is eight times as fine as bfloat16."""
+        """Return the shared scales in float16, which near 1 is eight times as fine as bfloat16."""
         return Metaprompt(scales=self._by_place(self.shared.detach().to("cpu", torch.float16)))
 
     def factor(self, which: int) -> Factor:
@@ -157,7 +165,7 @@ class ScaleFactors(Learner):
 
 
 def ones_factor(num_positions: int, width: int, rank: int, *, seed: int = 0) -> Factor:
-    """The factor that changes nothing, and can learn in every component."""
+    """Make the product factor that scales by 1 and has a gradient in every component."""
     rng = torch.Generator().manual_seed(seed)
     u_PR = torch.randn(num_positions, rank, generator=rng) * 0.5
     v_RD = torch.zeros(rank, width)
@@ -167,17 +175,18 @@ def ones_factor(num_positions: int, width: int, rank: int, *, seed: int = 0) -> 
 
 def mean_factor(factors: Sequence[Factor], rank: int, *, seed: int = 0) -> Factor:
     """
-    The factor of *rank* that is nearest to the mean of these, as scales of the metaprompt's rows.
+    Return the factor of *rank* whose product u v is nearest to the mean of the factors' products.
 
-    Their products are averaged, not u and v apart, whose signs and sizes mean nothing alone. Each
-    column of u has unit size, as in a factor of ones, so that learning rates mean the same.
+    Products are averaged, since signs and sizes of u and v alone mean nothing; a truncated SVD
+    gives the nearest product of a rank. Columns of u get mean square 1, as in a factor of ones, so
+    a learning rate has the same effect on both.
     """
-    pairs = [one.product for one in factors]
+    pairs = [factor.product for factor in factors]
     products = torch.stack([u_PR.float() @ v_RD.float() for u_PR, v_RD in pairs])
     left_PS, sizes_S, right_SD = torch.linalg.svd(products.mean(0), full_matrices=False)
     num_positions, width = products.shape[1:]
     made = ones_factor(num_positions, width, rank, seed=seed)
-    known = min(rank, max(one.rank for one in factors) * len(factors), len(sizes_S))
+    known = min(rank, max(factor.rank for factor in factors) * len(factors), len(sizes_S))
     unit = num_positions**0.5
     u_PR, v_RD = made.product
     u_PR[:, :known] = left_PS[:, :known] * unit
@@ -186,11 +195,11 @@ def mean_factor(factors: Sequence[Factor], rank: int, *, seed: int = 0) -> Facto
 
 
 def mean_scales(factors: Sequence[Factor]) -> Factor:
-    """The mean of factors that scale the same places."""
+    """Return the mean of factors that scale the same places."""
     places = factors[0].scales
     return Factor(
         scales={
-            place: torch.stack([one.scales[place].float() for one in factors]).mean(0)
+            place: torch.stack([factor.scales[place].float() for factor in factors]).mean(0)
             for place in places
         }
     )
@@ -202,21 +211,24 @@ FactorLearner = Factors | ScaleFactors
 def learner_over(
     metaprompt: Metaprompt, names: Sequence[str], starts: Sequence[Factor], shape: BackboneShape
 ) -> FactorLearner:
-    """Factors of the metaprompt's own form over it, frozen, each from its own start."""
+    """Make factors of the metaprompt's form over the frozen metaprompt, each from its own start."""
     if metaprompt.scales:
         return ScaleFactors.over(metaprompt, names, starts, shape)
     return Factors.over(metaprompt, names, starts)
 
 
 def ones_of(metaprompt: Metaprompt, rank: int) -> Factor:
-    """The factor that leaves the metaprompt as it is."""
+    """Make the factor that leaves the metaprompt as it is."""
     if metaprompt.scales:
         return Factor(
-            scales={place: torch.ones_like(one.float()) for place, one in metaprompt.scales.items()}
+            scales={
+                place: torch.ones_like(scale_LW.float())
+                for place, scale_LW in metaprompt.scales.items()
+            }
         )
     return ones_factor(metaprompt.num_positions, metaprompt.width, rank)
 
 
 def mean_of(factors: Sequence[Factor], rank: int) -> Factor:
-    """The mean of factors of one form; of products, the nearest of *rank*."""
+    """Return the mean of factors of one form; of products, the nearest of *rank*."""
     return mean_scales(factors) if factors[0].scales else mean_factor(factors, rank)

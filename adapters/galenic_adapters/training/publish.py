@@ -1,5 +1,5 @@
 """
-From a finished run to files that can be served: a metaprompt and one package an adapter.
+Writes a finished run as files that can be served: a metaprompt and one package per adapter.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ from galenic_adapters.training.recipe import Source
 
 
 def check_claims(source: Source, labels: Sequence[str], licence: str) -> None:
-    """Raise `BadInput` for what *source*'s package could not say of itself; of names, of data."""
+    """Raise `BadInput` if *source*'s name, labels or licences would make its manifest invalid."""
     check_name("name", source.name)
-    told = {
+    claims = {
         "name": source.name,
         "task": TaskName(source.task),
         "labels": tuple(labels),
@@ -34,12 +34,12 @@ def check_claims(source: Source, labels: Sequence[str], licence: str) -> None:
         "licence": licence,
     }
     try:
-        Manifest.model_validate(told)
+        Manifest.model_validate(claims)
     except ValidationError as error:
-        for one in error.errors(include_url=False, include_input=False):
-            if one["type"] != "missing":  # what only the finished run can tell
-                where = ".".join(map(str, one["loc"]))
-                raise BadInput(where, one["msg"].removeprefix("Value error, ")) from None
+        for fault in error.errors(include_url=False, include_input=False):
+            if fault["type"] != "missing":  # the finished run fills in the missing fields
+                where = ".".join(map(str, fault["loc"]))
+                raise BadInput(where, fault["msg"].removeprefix("Value error, ")) from None
 
 
 def publish_metaprompt(learner: FactorLearner, folder: Path) -> Metaprompt:
@@ -60,8 +60,9 @@ def publish_factor(
     licence: str = "not stated",
 ) -> Package:
     """
-    Write *course*'s factor into *folder* as ``<name>.safetensors``; the card says *how*. A package
-    of the same that is there already stays as it is, with its scores.
+    Write *course*'s factor into *folder* as ``<name>.safetensors``; its description says *how*.
+
+    An existing package with the same factor and manifest is kept, since it may hold scores.
     """
     source = course.source
     dtype = _dtype_of(factor)
@@ -86,17 +87,17 @@ def publish_factor(
         return earlier
     package = Package.write(manifest, factor)
     write_whole(path, package.data)
-    path.with_suffix(".md").unlink(missing_ok=True)  # the card of what was there before
+    path.with_suffix(".md").unlink(missing_ok=True)  # the card of the package just replaced
     return package
 
 
 def _dtype_of(factor: Factor) -> torch.dtype:
-    """Scales are near one, where float16 is eight times as fine as bfloat16."""
+    """Choose float16 for scales: near 1 it is eight times as fine as bfloat16."""
     return torch.float16 if factor.scales else torch.bfloat16
 
 
 def _same(path: Path, manifest: Manifest, factor: Factor) -> Package | None:
-    """The package at *path* where it differs from these in scores and date at most."""
+    """Return the package at *path* if it differs from these in scores and date at most."""
     try:
         earlier = Package.read(path.read_bytes())
     except (OSError, RejectedUpload):

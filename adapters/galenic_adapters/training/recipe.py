@@ -1,5 +1,5 @@
 """
-A recipe says everything that a training run depends on; it lies as JSON beside what it made.
+Recipes: everything that a training run depends on, stored as JSON beside the run's results.
 """
 
 import json
@@ -26,12 +26,11 @@ TEXT = (
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Source:
     """
-    One adapter's training data: files of one task in the JSONL schema, as paths below a folder that
-    is named when the recipe runs.
+    Names one adapter's training data: JSONL files of one task, as paths below a data folder.
 
-    weight: how often it is drawn, relative to the others.   lists: for RE, whether texts are also
-    asked for all their relations at once.   shots: so many of the training examples only, drawn by
-    *draw*.   labels: the closed set; by default, those that the training data use.
+    weight: how often it is drawn relative to other sources.   lists: for RE, also ask for all
+    relations of a text at once.   shots: use only that many training examples, drawn with the seed
+    *draw*.   labels: the closed set; by default, the labels found in the training data.
     """
 
     name: str
@@ -50,12 +49,13 @@ class Source:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Phase:
     """
-    One stretch of learning.
+    Sets the optimizer and the sampler for one stretch of training.
 
-    lr: Adam's peak rate of what each task has alone (prompt, factor).   lr_shared: of the
-    metaprompt; 0 freezes either.   rows_per_source: a step's examples, on average.   temperature,
-    cap: how sources are balanced (see `stream`).   dev_every: steps between looks at the dev data;
-    0 is never.   patience: looks without a new best for any task after which it stops; 0 is never.
+    lr: AdamW's peak rate for each task's own parameters (prompt, factor).   lr_shared: its peak
+    rate for the metaprompt; 0 freezes either.   rows_per_source: mean examples of a source per
+    step.   warmup: share of the steps.   temperature, cap: balance of sources (see `stream`).
+    dev_every: steps between dev evaluations; 0 is never.   patience: stop after so many dev
+    evaluations without a new best of any task; 0 is never.
     """
 
     num_steps: int
@@ -72,8 +72,10 @@ class Phase:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Distillation:
     """
+    Weighs the parts of the distillation loss, all at answer positions:
+
     loss = task * NLL + kl * T² KL(teacher || student at temperature T) + hidden * MSE of the last
-    hidden states relative to the teacher's size, all at answer positions.
+    hidden states relative to the teacher's mean square.
     """
 
     task: float = 1.0
@@ -85,17 +87,18 @@ class Distillation:
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Recipe:
     """
-    form: where factors act: scales of activations inside the layers, in *places*, or a product at
-    the input.   num_positions: P.   rank: R of a product.   learn: how the metaprompt and its
-    factors learn.   teach, distil: how teachers learn, and what the student takes from them;
-    without, it learns from data alone.
-    init: the metaprompt begins as the token vectors of *text*, of a sample of the vocabulary, or
-    as the mean of the teachers.
-    max_text_tokens: longer examples are left out, and counted.   licence: of the adapters, as their
-    maker says; a source's is its data's.   backbone: what it is for (a
-    command may name another), of which architecture in ``adapters/recipes/architectures``.
-    checkpointing: layers are computed again in the backward pass.
-    batch_tokens: text tokens of a forward pass, where the machine's own are too many.
+    Sets everything that a training run depends on but its data and its backbone's weights.
+
+    form: factors scale activations inside the layers, at *places*, or are a product at the input.
+    num_positions: P.   rank: R of a product.   learn: trains the metaprompt and its factors.
+    teach, distil: train teachers, and distil from them; without, the student trains on data alone.
+    init: initialize the metaprompt from the token vectors of *text*, from a random sample of the
+    vocabulary, or from the mean of the teachers.
+    max_text_tokens: longer examples are left out, and counted.   licence: the adapters' licence; a
+    source has its data's.   backbone: the default one; a command may name another.
+    architecture: its name in ``adapters/recipes/architectures``.
+    checkpointing: recompute layers in the backward pass.
+    batch_tokens: text tokens per forward pass, if the machine's default is too large.
     """
 
     sources: tuple[Source, ...]
@@ -147,7 +150,11 @@ class Recipe:
 
 
 def parsed(cls: type[T], row: Any, what: str) -> T:
-    """*row* as a *cls*; raises `BadInput` that names the field, or *what* where it is all of it."""
+    """
+    Validate *row* as a *cls*.
+
+    Raises `BadInput` that names the faulty field, or *what* if the whole row is wrong.
+    """
     try:
         return TypeAdapter(cls).validate_python(row)
     except ValidationError as e:

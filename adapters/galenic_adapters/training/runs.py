@@ -1,5 +1,5 @@
 """
-What the commands ``galenic train`` and ``adapt`` do, in the order it happens.
+Runs the commands ``galenic train`` and ``galenic adapt``, from data to packages.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,9 @@ from galenic_adapters.training.targets import learn_targets
 Say = Callable[[str], None]
 STARTS = ("ones", "mean", "task", "nearest")
 MOST_SHARE = 0.0005
-"""Of the backbone's parameters, that a task may learn (arXiv 2604.06650)."""
+"""The largest share of the backbone's parameters that a task should learn (arXiv 2604.06650)."""
 NUM_JUDGED = 60
-"""Dev examples that are answered and scored at a look."""
+"""Dev examples of a task that are answered and scored in a dev evaluation."""
 
 
 def train(
@@ -41,8 +41,9 @@ def train(
     say: Say = print,
 ) -> None:
     """
-    Learn a metaprompt with a factor for every source, and write all of them into *folder*; with
-    *start*, go on from the metaprompt and the factors in that folder.
+    Train a metaprompt with a factor for every source, and write all of them into *folder*.
+
+    With *start*, training continues from the metaprompt and the factors in that folder.
     """
     _read(recipe, data)
     source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
@@ -75,19 +76,20 @@ def adapt(
     say: Say = print,
 ) -> None:
     """
-    Learn factors over a frozen metaprompt (the zoo's, if none is named); a package for each.
+    Train a factor for every source over a frozen metaprompt, and write its package.
 
-    Names and data are checked before the backbone is loaded.
+    Without *metaprompt_file*, the zoo's metaprompt is used. Names and data are checked before the
+    backbone is loaded.
     """
-    for one, read in zip(recipe.sources, _read(recipe, fewest=2), strict=True):
-        _tell_odd(one, read, say)
+    for wanted, read in zip(recipe.sources, _read(recipe, fewest=2), strict=True):
+        _tell_odd(wanted, read, say)
     claim(folder, recipe, inputs_of(recipe) | _how(start, metaprompt_file, backbone))
     source, model = load(backbone or recipe.backbone, say, checkpointing=recipe.checkpointing)
     metaprompt = metaprompt_of(source, metaprompt_file)
     share = ones_of(metaprompt, recipe.rank).num_parameters / model.num_parameters
     if share > MOST_SHARE:
         say(f"a factor is {share:.3%} of the backbone, more than {MOST_SHARE:.2%}")
-    courses = [_course(one, recipe, model, say) for one in recipe.sources]
+    courses = [_course(wanted, recipe, model, say) for wanted in recipe.sources]
     known = metaprompt_file.parent if metaprompt_file else folder_of(ZOO, source)
     starts = [_start(start, known, c, source, model, metaprompt, recipe.rank) for c in courses]
     learner = learn_targets(
@@ -118,7 +120,7 @@ def adapt(
 
 
 def _read(recipe: Recipe, data: Path = Path(), *, fewest: int = 1) -> list[Dataset]:
-    """The sources' data. Raises `BadInput` for all that would fail when they are learned, too."""
+    """Read the sources' data. Raises `BadInput` early for all that training would reject later."""
     found = []
     for source in recipe.sources:
         check_name("name", source.name)
@@ -135,7 +137,7 @@ def _read(recipe: Recipe, data: Path = Path(), *, fewest: int = 1) -> list[Datas
 
 
 def _tell_odd(source: Source, read: Dataset, say: Say) -> None:
-    """What is odd about the examples."""
+    """Report examples that the task cannot express as an answer, and spans over line ends."""
     name, examples = Path(source.train).name, read.examples
     odd = unsayable(make_task(source.task, source.labels or read.labels), examples)
     for id_, what in list(odd.items())[:3]:
@@ -147,7 +149,7 @@ def _tell_odd(source: Source, read: Dataset, say: Say) -> None:
 
 
 def _how(start: str, metaprompt_file: Path | None, backbone: str | None) -> dict[str, str]:
-    """What else an adaptation depends on, as `claim` takes it."""
+    """Return what an adaptation depends on beside its recipe and data, for `claim`."""
     return {
         "start": start if start in STARTS else digest_of(Path(start)),
         "metaprompt": digest_of(metaprompt_file) if metaprompt_file else "the zoo's",
@@ -179,12 +181,12 @@ def _start(
     metaprompt: Metaprompt,
     rank: int,
 ) -> Factor:
-    """As *how* says: a word of `start_factor`, or a package's file."""
+    """Return the initial factor that *how* names: a word of `start_factor` or a package's path."""
     if how not in STARTS:
         package = Package.read(Path(how).read_bytes())
         Fit(source, {metaprompt.digest: metaprompt}, model.shape, max_rank=rank).check(package)
         return package.factor
-    others = [one for one in known_in(known, source, metaprompt) if not one.has_seen(course)]
+    others = [k for k in known_in(known, source, metaprompt) if not k.has_seen(course)]
     if not others:
-        how = "ones"  # a metaprompt alone, from elsewhere
+        how = "ones"  # a metaprompt file may lie in a folder without factors
     return start_factor(how, others, course, model, metaprompt, rank)

@@ -1,9 +1,10 @@
 """
-Which examples every step sees.
+Samples the examples of every training step from several sources.
 
-Source k comes up in proportion to weight_k min(n_k, cap)^(1 / temperature): 1 is by size, large is
-evenly. Counts are drawn systematically, so they never stray from that by more than one, and each
-source goes through its own examples in its own order, whoever stands beside it.
+Source k is drawn in proportion to weight_k min(n_k, cap)^(1 / temperature): temperature 1 is by
+size, a large one is even (T5, arXiv 1910.10683, section 3.5.2). Counts are drawn by systematic
+sampling, so a step's count differs from its expectation by less than one. The order of a source's
+examples does not depend on the other sources.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One source's part in a stream: how many examples it has and how much it weighs."""
+    """Holds what decides how often a source is drawn: its number of examples and its weight."""
 
     name: str
     num_examples: int
@@ -25,12 +26,13 @@ class Share:
 def stream(
     shares: Sequence[Share], rows: int, *, temperature: float, cap: int, seed: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """For every step *rows* pairs of a source's number and an example's number in it."""
+    """Yield, for every step, *rows* pairs (number of a source, number of an example in it)."""
     ends = _ends(shares, rows, temperature, cap)
     starts = [0.0, *ends[:-1]]
     orders = [_order(share, seed) for share in shares]
     rng = Random(f"{seed}/rows")
     while True:
+        # Sources are intervals on a line of length *rows*; samples lie at offset, offset + 1, ...
         offset = rng.random()
         counts = [floor(b - offset) - floor(a - offset) for a, b in zip(starts, ends, strict=True)]
         yield [(k, next(orders[k])) for k, count in enumerate(counts) for _ in range(count)]
@@ -39,12 +41,12 @@ def stream(
 def _ends(shares: Sequence[Share], rows: int, temperature: float, cap: int) -> list[float]:
     parts = [s.weight * min(s.num_examples, cap) ** (1 / temperature) for s in shares]
     total = sum(parts)
-    # Rounded, so that even parts of an even number of rows are whole.
+    # Rounded, so that equal shares which divide *rows* give exact counts.
     return [round(rows * part / total, 9) for part in itertools.accumulate(parts)]
 
 
 def _order(share: Share, seed: int) -> Iterator[int]:
-    """Epoch by epoch, each shuffled anew."""
+    """Yield example numbers without end, shuffled anew in every epoch."""
     for epoch in itertools.count():
         order = list(range(share.num_examples))
         Random(f"{seed}/{share.name}/{epoch}").shuffle(order)

@@ -1,11 +1,11 @@
 """
-How fast training is, beside a plain forward and backward pass through the frozen backbone.
+Measures how fast training is, relative to a plain forward and backward pass of the backbone.
 
     python -m galenic_adapters.training.speed [--backbone NAME] [--tokens 2048] [--rounds 9]
 
-Plain: one prompt before every example, as any trainer would have it, no task and no teacher; the
-loss is the answers' and only they go through the output head. Both sides see the same examples,
-turn by turn, so that a busy machine slows both.
+Plain is what any trainer does: one prompt before every example, no tasks, no teachers; the loss is
+on answers, and only these go through the output head. All variants run the same examples,
+interleaved, so that a busy machine slows all of them.
 
 Dimension key:  K tasks   P prompt positions   D model width   B examples   T text positions
 """
@@ -30,12 +30,12 @@ from galenic_adapters.training.recipe import TEXT, Distillation
 
 NUM_TASKS, NUM_POSITIONS, RANK = 4, 64, 16
 LENGTHS = (60, 120)
-"""Text tokens of an example, from and to: sentences under their instruction."""
+"""Fewest and most tokens of an example: sentences with their instruction."""
 NUM_INSTRUCTION, NUM_ANSWER = 28, 8
 
 
 def made_up(backbone: PromptedBackbone, num_tokens: int) -> list[list[Encoded]]:
-    """Each task's examples, of random tokens behind its instruction, *num_tokens* in all."""
+    """Make examples for each task, random tokens after its instruction, *num_tokens* in all."""
     rng = random.Random(0)
 
     def tokens(count: int) -> tuple[int, ...]:
@@ -55,14 +55,14 @@ def made_up(backbone: PromptedBackbone, num_tokens: int) -> list[list[Encoded]]:
 
 
 def batch_of(backbone: PromptedBackbone, examples: Sequence[Sequence[Encoded]]) -> Batch:
-    rows = [Row(which, one) for which, many in enumerate(examples) for one in many]
+    rows = [Row(which, encoded) for which, many in enumerate(examples) for encoded in many]
     return collate(sorted(rows, key=len)).to(backbone.device)
 
 
 def sides(
     backbone: PromptedBackbone, examples: Sequence[Sequence[Encoded]]
 ) -> dict[str, Callable[[], None]]:
-    """A step's forward and backward pass, in each way."""
+    """Return, by name, the variants of a step: functions that run forward and backward."""
     names = [str(k) for k in range(NUM_TASKS)]
     start_PD = backbone.embed_text(TEXT, NUM_POSITIONS)
     dense = DensePrompts(start_PD, names).to(backbone.device)
@@ -98,8 +98,9 @@ def sides(
 
 def compare(backbone: PromptedBackbone, num_tokens: int, rounds: int) -> dict[str, list[float]]:
     """
-    Seconds of every side, a round after another, of which the first is not counted. On a CPU they
-    are the processor's, so that the work of others does not count.
+    Return the seconds of every variant in each of *rounds*; one more round warms up.
+
+    On a CPU, processor time is measured, so that other processes do not count.
     """
     is_gpu = backbone.device.type == "cuda"
     clock = time.perf_counter if is_gpu else time.process_time
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, taken in seconds.items():
         ratios = [p / t for p, t in zip(seconds["plain"], taken, strict=True)]
         speed = asked.tokens / median(taken)
-        print(  # noqa: T201  what the command is for
+        print(  # noqa: T201  the command prints its result
             f"{name:<13} {speed:8.0f} text tokens/s, {median(ratios):.0%} of plain"
             f" ({min(ratios):.0%} to {max(ratios):.0%} over {asked.rounds} rounds)"
         )

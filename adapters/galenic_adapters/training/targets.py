@@ -1,5 +1,5 @@
 """
-The second half of the method: the metaprompt stands, and a new task learns its factor alone.
+Trains the second half of the method: a new task's factor over a frozen metaprompt.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ def learn_targets(
     num_judged: int = 0,
 ) -> FactorLearner:
     """
-    Factors over *metaprompt*, side by side, each at its best on its dev data.
+    Train factors over *metaprompt*, side by side; each is returned as of its best dev evaluation.
 
-    Best is by the task's own score on the first *num_judged* dev examples, or by the loss.
+    Best is by the task's score on the first *num_judged* dev examples; with 0, by the dev loss.
     """
     names = [course.name for course in courses]
     learner = learner_over(metaprompt, names, starts, backbone.shape)
@@ -54,14 +54,14 @@ def learn_targets(
 def dev_scores(
     tuning: Tuning, courses: Sequence[Course], backbone: PromptedBackbone, limit: int
 ) -> dict[str, float]:
-    """The main metric of each task's first *limit* dev examples."""
+    """Return each task's main metric on its first *limit* dev examples, by name."""
     scores = {}
     for which, course in enumerate(courses):
         if examples := course.dev_examples[:limit]:
             asked = [Question(which, course.task, example) for example in examples]
-            said = answer(backbone, tuning, asked)
+            texts = answer(backbone, tuning, asked)
             answers = [
-                course.task.read(one, e.fields) for one, e in zip(said, examples, strict=True)
+                course.task.read(text, e.fields) for text, e in zip(texts, examples, strict=True)
             ]
             scores[course.name] = score(course.task.name, examples, answers).main[1]
     return scores

@@ -1,5 +1,5 @@
 """
-Every call of the admin API as data: what is sent, and how the answer is read.
+Defines every call of the admin API as data: the request, and how its response is read.
 """
 
 import base64
@@ -43,7 +43,7 @@ def push(
     signature: bytes | None,
     key: str | None,
 ) -> Call[Adapter]:
-    """Under a key of its own, so that what was lost on its way is sent again without harm."""
+    """Push a package under an idempotency key, so that it can be retried safely."""
     path = f"{ADMIN}/adapters/{safe(name)}" + (f"/{version}" if version is not None else "")
     headers = {"idempotency-key": key or secrets.token_hex(16), **_signed(signature)}
     params = {"tenant": tenant}
@@ -51,26 +51,26 @@ def push(
 
 
 ADAPTERS = f"{ADMIN}/adapters"
-"""Many packages are posted there, as lines; lines come back."""
+"""The path to which many packages are posted as lines; the response is lines too."""
 LINES = {"content-type": "application/x-ndjson"}
 
 
 def line(one: ToPush) -> bytes:
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         "name": one.name,
         "package": base64.b64encode(bytes_of(one.package)).decode(),
     }
     if one.version is not None:
-        told["version"] = one.version
+        fields["version"] = one.version
     if one.signature is not None:
-        told["signature"] = bytes_of(one.signature).decode()
-    return json.dumps(told).encode() + b"\n"
+        fields["signature"] = bytes_of(one.signature).decode()
+    return json.dumps(fields).encode() + b"\n"
 
 
 def pushed(text: str) -> Pushed | None:
-    """What a line of the answer tells; none of the last one."""
-    told = json.loads(text)
-    return None if told.get("kind") == "end" else Pushed.model_validate(told)
+    """Parse a line of the response; returns None for the last one."""
+    fields = json.loads(text)
+    return None if fields.get("kind") == "end" else Pushed.model_validate(fields)
 
 
 def cut() -> Unreachable:
@@ -245,12 +245,12 @@ def clear_limits(name: str) -> Call[None]:
 
 
 def export(name: str) -> str:
-    """The path; what comes is streamed."""
+    """Return the path of an export; its response is streamed."""
     return f"{ADMIN}/tenants/{safe(name)}/archive"
 
 
 def bring(name: str, archive: bytes | Iterable[bytes] | AsyncIterable[bytes]) -> Call[Brought]:
-    # Twice is as once, but a stream can be sent once only.
+    # An import can be repeated, but a stream can be sent only once.
     is_repeatable = isinstance(archive, bytes)
     path = export(name)
     return Call("PUT", path, as_(Brought), content=archive, is_repeatable=is_repeatable)

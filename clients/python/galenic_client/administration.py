@@ -1,5 +1,5 @@
 """
-The admin API's calls; each method is one call.
+The admin API; each method is one call.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Administration:
-    """What an admin's key can do, and a tenant-admin's for its own tenant."""
+    """Calls the admin API, with an admin's key or, for its own tenant, a tenant-admin's."""
 
     _http: httpx.Client
 
@@ -57,7 +57,7 @@ class Administration:
         """
         Publish a package as *version*, or as the next one of *name*.
 
-        Under one key it makes one version however often it is sent; unset, each call has its own.
+        Calls with the same key make one version; if it is unset, each call has a key of its own.
         """
         bundle = None if signature is None else bytes_of(signature)
         sent = calls.push(name, bytes_of(package), version, tenant, bundle, idempotency_key)
@@ -67,10 +67,10 @@ class Administration:
         self, packages: Iterable[ToPush], *, tenant: str | None = None
     ) -> Iterator[Pushed]:
         """
-        Publish thousands in one stream, read as they are sent; tells of each as it is written.
+        Publish many packages in one stream; yields each outcome as it is written.
 
-        One that fails leaves the others. What was written already is found again by its bytes, so
-        after an `Unreachable` send the same once more.
+        Packages are read as they are sent, and a failed one does not stop the others. After an
+        `Unreachable`, call it again: packages written already are recognized by their bytes.
         """
         content = map(calls.line, packages)
         params = {} if tenant is None else {"tenant": tenant}
@@ -98,12 +98,12 @@ class Administration:
         tenant: str | None = None,
         signature: bytes | Path | None = None,
     ) -> TriedOut:
-        """Every fault that a push would be refused for; nothing is written."""
+        """Return every fault that would reject a push; nothing is written."""
         bundle = None if signature is None else bytes_of(signature)
         return self._send(calls.try_out(name, bytes_of(package), version, tenant, bundle))
 
     def list(self, *, tenant: str | None = None, deleted: bool = False) -> Iterator[Adapter]:
-        """The tenant's adapters, page by page; or the deleted ones that can be brought back."""
+        """Yield the tenant's adapters, or its deleted ones that can be restored, page by page."""
         after = None
         while True:
             page = self._send(calls.adapters(tenant, after, deleted))
@@ -114,25 +114,25 @@ class Administration:
     def describe(
         self, name: str, version: int | None = None, *, tenant: str | None = None
     ) -> Adapter:
-        """A version, or what the name means just now."""
+        """Describe a version, or the one that the name means now."""
         return self._send(calls.describe(name, version, tenant))
 
     def delete(
         self, name: str, version: int, *, tenant: str | None = None, purge: bool = False
     ) -> None:
-        """It can be brought back for a while; with *purge* it is gone at once."""
+        """Delete a version; it can be restored for a while, unless *purge* is set."""
         self._send(calls.delete(name, version, tenant, purge))
 
     def undelete(self, name: str, version: int, *, tenant: str | None = None) -> Adapter:
-        """Bring back a deleted version, as it was."""
+        """Restore a deleted version as it was."""
         return self._send(calls.undelete(name, version, tenant))
 
     def uploads(self, *, tenant: str | None = None) -> Sequence[Upload]:
-        """The last uploads, those that failed with their faults."""
+        """List the latest uploads; failed ones have their faults."""
         return self._send(calls.uploads(tenant))
 
     def upload(self, idempotency_key: str, *, tenant: str | None = None) -> Upload:
-        """How far one upload has come."""
+        """Describe an upload by its idempotency key."""
         return self._send(calls.upload(idempotency_key, tenant))
 
     # Aliases
@@ -147,22 +147,22 @@ class Administration:
         tenant: str | None = None,
     ) -> Alias:
         """
-        Point *alias* to ``name@version``; a *canary* answers so many of a hundred requests.
+        Point *alias* to ``name@version``; *canary*, a version and a weight, takes some requests.
 
-        An alias that exists moves only by its *etag*, or by ``*``: whatever it is.
+        An existing alias needs its *etag*, or ``*`` for any. A weight is of a hundred requests.
         """
         return self._send(calls.alias(alias, adapter, canary, etag, tenant))
 
     def get_alias(self, alias: str, *, tenant: str | None = None) -> Alias:
-        """Where it points, and whether all replicas answer by that (*converged*)."""
+        """Show where an alias points, and whether all replicas answer by that (*converged*)."""
         return self._send(calls.get_alias(alias, tenant))
 
     def promote(self, alias: str, *, etag: str = "*", tenant: str | None = None) -> Alias:
-        """The canary takes over."""
+        """Point the alias to its canary."""
         return self._send(calls.turn(alias, "promote", etag, tenant))
 
     def roll_back(self, alias: str, *, etag: str = "*", tenant: str | None = None) -> Alias:
-        """The canary is off; without one, the version before answers again."""
+        """Remove the canary; without one, return to the previous version."""
         return self._send(calls.turn(alias, "rollback", etag, tenant))
 
     def aliases(self, *, tenant: str | None = None) -> Sequence[Alias]:
@@ -172,7 +172,7 @@ class Administration:
         self._send(calls.drop_alias(alias, etag, tenant))
 
     def share(self, name: str, tenants: Sequence[str], *, tenant: str | None = None) -> Share:
-        """Let these tenants (``*``: all), and no others, ask an adapter or alias of that name."""
+        """Let these tenants (``*``: all), and no others, use an adapter or alias of that name."""
         return self._send(calls.share(name, tenants, tenant))
 
     def shares(self, *, tenant: str | None = None) -> Sequence[Share]:
@@ -188,11 +188,11 @@ class Administration:
         expires: datetime | None = None,
         label: str = "",
     ) -> NewKey:
-        """A new key, shown this once."""
+        """Create a key, which is shown only once."""
         return self._send(calls.create_key(tenant, role, expires, label))
 
     def keys(self, *, tenant: str | None = None) -> Iterator[Key]:
-        """The tenant's keys, or everyone's, the oldest first, page by page."""
+        """Yield the tenant's keys, or everyone's, the oldest first, page by page."""
         after = None
         while True:
             page = self._send(calls.keys(tenant, after))
@@ -204,24 +204,24 @@ class Administration:
         self, key_id: str, *, grace_seconds: int = 86_400, expires: datetime | None = None
     ) -> NewKey:
         """
-        A new key instead, shown this once; the old one opens on for its grace.
+        Replace a key by a new one, shown only once; the old one stays valid for the grace period.
 
         Without *expires* the new one lasts as long as the old one was made for.
         """
         return self._send(calls.rotate_key(key_id, grace_seconds, expires))
 
     def expire_key(self, key_id: str, expires: datetime) -> Key:
-        """The key opens nothing from that moment on."""
+        """Set when a key expires."""
         return self._send(calls.expire_key(key_id, expires))
 
     def revoke_key(self, key_id: str) -> None:
-        """The key opens nothing from now on."""
+        """Revoke a key at once."""
         self._send(calls.revoke_key(key_id))
 
     # Tenants
 
     def tenants(self) -> Iterator[Tenant]:
-        """All of them by name, page by page."""
+        """Yield all tenants by name, page by page."""
         after = None
         while True:
             page = self._send(calls.tenants(after))
@@ -240,11 +240,11 @@ class Administration:
         max_bytes: int | None = None,
         suspended: bool = False,
     ) -> Tenant:
-        """Make a tenant, or set all that is its own."""
+        """Create a tenant, or replace its settings."""
         return self._send(calls.set_tenant(name, max_adapters, max_bytes, suspended))
 
     def limits(self, tenant: str) -> Limits:
-        """What holds for the tenant: its own limits, else the server's."""
+        """Return the tenant's limits: its own, else the server's."""
         return self._send(calls.limits(tenant))
 
     def set_limits(
@@ -261,11 +261,11 @@ class Administration:
         return self._send(calls.set_limits(tenant, *bounds, weight))
 
     def clear_limits(self, tenant: str) -> None:
-        """Go back to the server's limits; `NotFound` where there are none of its own."""
+        """Drop the tenant's own limits; raises `NotFound` if it has none."""
         self._send(calls.clear_limits(tenant))
 
     def export(self, tenant: str) -> Iterator[bytes]:
-        """Everything of the tenant but its keys, as a stream of JSON lines."""
+        """Export everything of the tenant but its keys, as a stream of JSON lines."""
         try:
             with self._http.stream("GET", calls.export(tenant)) as response:
                 if not response.is_success:
@@ -276,15 +276,15 @@ class Administration:
             raise unreachable(error, self._http.base_url) from error
 
     def bring(self, tenant: str, archive: bytes | Iterable[bytes]) -> Brought:
-        """Bring in what an export gave; twice is as once."""
+        """Import an export; importing twice changes nothing more."""
         return self._send(calls.bring(tenant, archive))
 
     # The fleet
 
     def replicas(self) -> Sequence[Replica]:
-        """The servers on this database."""
+        """List the servers on this database."""
         return self._send(calls.replicas())
 
     def forget_replica(self, replica: str) -> None:
-        """Wait no longer for one that died."""
+        """Stop waiting for a replica that died."""
         self._send(calls.forget_replica(replica))

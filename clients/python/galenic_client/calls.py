@@ -1,5 +1,5 @@
 """
-Every call as data: what is sent, and how the answer is read. Both clients send these.
+Defines every call as data, for both clients: the request, and how its response is read.
 """
 
 import json
@@ -33,7 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """is_repeatable: whether sending it twice does no more than sending it once."""
+    """Describes a call. is_repeatable: sending it twice has the same effect as once."""
 
     method: str
     path: str
@@ -96,7 +96,7 @@ def chat(model: str, messages: Sequence[Message], options: Mapping[str, Any]) ->
 
 def models() -> Call[list[Model]]:
     def read(response: httpx.Response) -> list[Model]:
-        return [Model.model_validate(one) for one in response.json()["data"]]
+        return [Model.model_validate(row) for row in response.json()["data"]]
 
     return Call("GET", "/v1/models", read)
 
@@ -106,7 +106,7 @@ def ready() -> Call[None]:
 
 
 def text_of(line: str) -> str | None:
-    """The text that a line of a stream brings; none for all other lines."""
+    """Return the text in a line of a stream, if any; raises `StreamBroken` for an error event."""
     if not line.startswith("data: ") or line == "data: [DONE]":
         return None
     event = json.loads(line.removeprefix("data: "))
@@ -117,7 +117,7 @@ def text_of(line: str) -> str | None:
 
 
 class StreamBroken(Exception):
-    """The server could not finish the stream, and said why."""
+    """Says that the server could not finish the stream, and why."""
 
 
 def _task(
@@ -135,7 +135,7 @@ def _task(
 
 def _texts(documents: Sequence[Any]) -> list[Any]:
     assert not isinstance(documents, str), "a sequence of documents, not one text"
-    return [{"text": one} if isinstance(one, str) else one for one in documents]
+    return [{"text": doc} if isinstance(doc, str) else doc for doc in documents]
 
 
 def safe(name: str) -> str:
@@ -155,14 +155,14 @@ def nothing(response: httpx.Response) -> None:
 
 
 def _chat_reply(response: httpx.Response) -> ChatReply:
-    told = response.json()
-    choices = [_choice(one) for one in told["choices"]]
+    reply = response.json()
+    choices = [_choice(choice) for choice in reply["choices"]]
     first = {name: choices[0][name] for name in ("text", "finish_reason", "tool_calls")}
-    return ChatReply.model_validate(told | first | {"choices": choices})
+    return ChatReply.model_validate(reply | first | {"choices": choices})
 
 
-def _choice(told: Mapping[str, Any]) -> dict[str, Any]:
-    """A choice of OpenAI's without its message around what was said."""
-    message = told["message"]
-    said = {"text": message.get("content"), "tool_calls": message.get("tool_calls") or []}
-    return {**told, **said}
+def _choice(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a choice of OpenAI's: its message's text and tool calls become its own fields."""
+    message = choice["message"]
+    content = {"text": message.get("content"), "tool_calls": message.get("tool_calls") or []}
+    return {**choice, **content}

@@ -1,5 +1,5 @@
 """
-The client that blocks.
+The synchronous client.
 """
 
 import time
@@ -35,9 +35,9 @@ T = TypeVar("T")
 
 class Client(Administration):
     """
-    Galenic over HTTP. Calls raise the errors of `galenic_client.errors`.
+    Calls Galenic over HTTP. Calls raise the errors of `galenic_client.errors`.
 
-    *retries* holds for calls that do no more twice than once, and for refusals that did nothing.
+    *retries* applies to repeatable calls, and to responses that say that nothing was done.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Client(Administration):
         adapter: str | None = None,
         max_tokens: int | None = None,
     ) -> Reply[NerAnswer]:
-        """Entities of each text."""
+        """Find the entities in each text."""
         return self._send(calls.ner(documents, adapter, max_tokens))
 
     def re(
@@ -83,7 +83,7 @@ class Client(Administration):
         adapter: str | None = None,
         max_tokens: int | None = None,
     ) -> Reply[ReAnswer]:
-        """How head and tail relate; without them, every relation in the text."""
+        """Label how head and tail relate; without them, list every relation in the text."""
         return self._send(calls.re(documents, adapter, max_tokens))
 
     def qa(
@@ -93,7 +93,7 @@ class Client(Administration):
         adapter: str | None = None,
         max_tokens: int | None = None,
     ) -> Reply[QaAnswer]:
-        """The letter of an option where options are given, else a short text."""
+        """Answer each question with the letter of an option if there are options, else briefly."""
         return self._send(calls.qa(documents, adapter, max_tokens))
 
     def nli(
@@ -103,7 +103,7 @@ class Client(Administration):
         adapter: str | None = None,
         max_tokens: int | None = None,
     ) -> Reply[NliAnswer]:
-        """How each hypothesis relates to its premise."""
+        """Label how each hypothesis relates to its premise."""
         return self._send(calls.nli(documents, adapter, max_tokens))
 
     def summarize(
@@ -113,15 +113,15 @@ class Client(Administration):
         adapter: str | None = None,
         max_tokens: int | None = None,
     ) -> Reply[SummarizeAnswer]:
-        """Each text in fewer words."""
+        """Summarize each text."""
         return self._send(calls.summarize(documents, adapter, max_tokens))
 
     def chat(self, model: str, messages: Sequence[Message], **options: Any) -> ChatReply:
-        """One reply; *options* are the OpenAI API's (max_tokens, response_format ...)."""
+        """Chat with *model*; *options* are the OpenAI API's (max_tokens, response_format ...)."""
         return self._send(calls.chat(model, messages, options))
 
     def stream(self, model: str, messages: Sequence[Message], **options: Any) -> Iterator[str]:
-        """The reply's text as it comes. Never sent twice."""
+        """Yield the reply's text as it arrives. The request is never retried."""
         call = calls.chat(model, messages, options | {"stream": True})
         try:
             with self._http.stream(call.method, call.path, json=call.json) as response:
@@ -135,11 +135,11 @@ class Client(Administration):
             raise unreachable(error, self._http.base_url) from error
 
     def models(self) -> Sequence[Model]:
-        """Every model this key may name."""
+        """List every model that this key may name."""
         return self._send(calls.models())
 
     def is_ready(self) -> bool:
-        """Whether a request sent now would be answered."""
+        """Tell whether a request sent now would be answered."""
         try:
             self._once(calls.ready())
         except (Unreachable, ServerError):

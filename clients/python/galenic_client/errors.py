@@ -1,5 +1,5 @@
 """
-What a call can come back with instead of an answer.
+The errors that calls raise.
 
     GalenicError
     ├── Unreachable          no answer came at all
@@ -8,7 +8,7 @@ What a call can come back with instead of an answer.
         ├── Unauthenticated  401: no key, or not a known one
         ├── Forbidden        403: the key is not for this
         ├── NotFound         404: no such adapter, alias or key for this tenant
-        ├── Conflict         412, 428: written otherwise already, moved meanwhile, or not said what
+        ├── Conflict         412, 428: it exists with other content, has changed, or needs If-Match
         └── ServerError      429, 5xx: the same request may succeed later
 """
 
@@ -18,11 +18,11 @@ import httpx
 
 
 class GalenicError(Exception):
-    """The root of the tree."""
+    """Is the root of the tree."""
 
 
 class Unreachable(GalenicError):
-    """The server could not be reached, or went away before it answered."""
+    """Says that the server could not be reached, or disconnected before it answered."""
 
     def __init__(self, message: str, *, nothing_sent: bool) -> None:
         super().__init__(message)
@@ -30,7 +30,7 @@ class Unreachable(GalenicError):
 
 
 class ApiError(GalenicError):
-    """The server's refusal, in its own words."""
+    """Holds the server's error response, with its message."""
 
     def __init__(self, status: int, error: dict[str, Any], headers: httpx.Headers) -> None:
         super().__init__(f"{error.get('message') or 'no reason given'} (HTTP {status})")
@@ -45,27 +45,27 @@ class ApiError(GalenicError):
 
 
 class BadRequest(ApiError):
-    """The request has to change before it can succeed."""
+    """Says that the request has to change before it can succeed."""
 
 
 class Unauthenticated(ApiError):
-    """No key, or none that the server knows."""
+    """Says that there is no key, or that the server does not know it."""
 
 
 class Forbidden(ApiError):
-    """The key does not open this."""
+    """Says that the key is not allowed to do this."""
 
 
 class NotFound(ApiError):
-    """Nothing of that name for this tenant."""
+    """Says that this tenant has nothing of that name."""
 
 
 class Conflict(ApiError):
-    """What is written already disagrees."""
+    """Says that a write disagrees with what is stored."""
 
 
 class ServerError(ApiError):
-    """Not this request's fault; it may succeed later."""
+    """Says that the server failed; the same request may succeed later."""
 
 
 BY_STATUS: dict[int, type[ApiError]] = {
@@ -79,7 +79,7 @@ BY_STATUS: dict[int, type[ApiError]] = {
 
 
 def raise_for(response: httpx.Response) -> None:
-    """Raise what a read *response* says, if it says an error."""
+    """Raise the error in *response*, if it is one; its body must have been read."""
     if response.is_success:
         return
     status = response.status_code
@@ -88,7 +88,7 @@ def raise_for(response: httpx.Response) -> None:
 
 
 def _error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error object, or none where something else (a proxy) answered."""
+    """Return the error object; an empty one if something else (a proxy) answered."""
     try:
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):

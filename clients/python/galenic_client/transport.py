@@ -1,5 +1,5 @@
 """
-What both clients share: where the server is, and when a call is sent again.
+Connection settings and retries, for both clients.
 
     GALENIC_URL       where the server is (http://127.0.0.1:8000)
     GALENIC_API_KEY   the key it gave you
@@ -21,12 +21,12 @@ LONGEST_WAIT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often a call is sent again, and when that is safe."""
+    """Decides how often a call is retried, and when that is safe."""
 
     num: int = 2
 
     def pause_seconds(self, failed: int, call: Call[Any], error: GalenicError) -> float | None:
-        """How long to wait after the *failed*-th attempt (from 0); none to give up."""
+        """Return the pause after the *failed*-th attempt (from 0), or None to give up."""
         if failed >= self.num or not self._is_safe(call, error):
             return None
         asked = error.retry_after_seconds if isinstance(error, ServerError) else None
@@ -35,7 +35,7 @@ class Retries:
     def _is_safe(self, call: Call[Any], error: GalenicError) -> bool:
         if isinstance(error, Unreachable):
             return call.is_repeatable or error.nothing_sent
-        # A refusal of 429 or 503 says that nothing was done.
+        # An answer of 429 or 503 means that nothing was done.
         return isinstance(error, ServerError) and error.may_retry and error.status in (429, 503)
 
 
@@ -43,7 +43,7 @@ def http_options(url: str | None, key: str | None, timeout: float) -> dict[str, 
     key = key or os.environ.get("GALENIC_API_KEY")
     url = url or os.environ.get("GALENIC_URL") or DEFAULT_URL
     return {
-        "base_url": url.rstrip("/").removesuffix("/v1"),  # OpenAI's clients want it there
+        "base_url": url.rstrip("/").removesuffix("/v1"),  # URLs for OpenAI's clients end so
         "headers": {"authorization": f"Bearer {key}"} if key else {},
         "timeout": httpx.Timeout(timeout, connect=10.0),
     }
@@ -52,7 +52,7 @@ def http_options(url: str | None, key: str | None, timeout: float) -> dict[str, 
 def unreachable(error: httpx.TransportError, url: httpx.URL) -> Unreachable:
     if isinstance(error, httpx.UnsupportedProtocol):
         return Unreachable(f"{url} does not begin with http:// or https://", nothing_sent=True)
-    # Nothing has been sent where no connection came about.
+    # If no connection was made, nothing was sent.
     refused = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
     return Unreachable(f"{url} gave no answer ({type(error).__name__})", nothing_sent=refused)
 

@@ -1,5 +1,5 @@
 """
-What goes to the server and what comes back.
+The types of requests and responses.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Role = Literal["admin", "tenant-admin", "caller"]
 
 
 class Offsets(TypedDict):
-    """Code points start to end (exclusive)."""
+    """Delimits a part of a text, in code points, end-exclusive."""
 
     start: int
     end: int
@@ -45,7 +45,12 @@ class NliDocument(TypedDict):
 
 
 class Message(TypedDict):
-    """*tool_calls* of an assistant's turn are sent back as they came; a tool's answer names one."""
+    """
+    Holds one turn of a chat.
+
+    tool_calls: of an assistant's turn, sent back as received.   tool_call_id: in a tool's turn, the
+    call that it answers.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None
@@ -54,7 +59,7 @@ class Message(TypedDict):
 
 
 class AnsweredBy(BaseModel):
-    """The adapter that answered."""
+    """Names the adapter that answered."""
 
     name: str
     version: int
@@ -68,7 +73,7 @@ class Usage(BaseModel):
 
 
 class Answered(BaseModel):
-    """*reading* says whether the model's answer could be read; if not, the answer is None."""
+    """Holds an answer. reading: whether it could be read; if not, its value is None."""
 
     id: str
     reading: Reading
@@ -77,7 +82,7 @@ class Answered(BaseModel):
 
 
 class Span(BaseModel):
-    """``text[start:end]`` of the document, in code points."""
+    """Holds ``text[start:end]`` of the document, in code points."""
 
     start: int
     end: int
@@ -120,7 +125,7 @@ A = TypeVar("A", bound=Answered)
 
 
 class Reply(BaseModel, Generic[A]):
-    """Answers in the order of the documents asked."""
+    """Holds the answers in the order of the documents."""
 
     adapter: AnsweredBy
     model: str
@@ -129,7 +134,7 @@ class Reply(BaseModel, Generic[A]):
 
 
 class ToolFunction(BaseModel):
-    """*arguments* is JSON as the model wrote it."""
+    """Names a function to call. arguments: JSON as the model wrote it."""
 
     name: str
     arguments: str
@@ -142,7 +147,7 @@ class ToolCall(BaseModel):
 
 
 class Choice(BaseModel):
-    """One answer. *text* is None where the model called tools instead; *logprobs* are OpenAI's."""
+    """Holds one answer. text: None if the model called tools.   logprobs: in OpenAI's format."""
 
     index: int = 0
     text: str | None
@@ -153,9 +158,9 @@ class Choice(BaseModel):
 
 class ChatReply(BaseModel):
     """
-    The reply's *choices*; text, finish_reason and tool_calls are those of the first.
+    Holds a reply; text, finish_reason and tool_calls are those of its first choice.
 
-    metadata: of a question to an adapter's task, the structured answer, as JSON.
+    metadata: the structured answer as JSON, if an adapter's task was asked.
     """
 
     id: str
@@ -176,7 +181,7 @@ class Model(BaseModel):
 
 
 class Signature(BaseModel):
-    """What the server has verified, and whose signature it was."""
+    """Says whether the server verified a signature, and whose it is."""
 
     policy: Literal["none", "optional", "required"]
     is_verified: bool
@@ -184,7 +189,7 @@ class Signature(BaseModel):
 
 
 class Adapter(BaseModel):
-    """*state* is ready once every replica of the server knows it."""
+    """Describes a version. state: ready once every replica of the server knows it."""
 
     tenant: str
     name: str
@@ -204,7 +209,7 @@ class AdapterPage(BaseModel):
 
 
 class Fault(BaseModel):
-    """*path* is a JSON path into the package, or what was sent beside it."""
+    """Describes a fault. path: a JSON path into the package, or the name of a part beside it."""
 
     path: str
     problem: str
@@ -218,7 +223,7 @@ class TriedOut(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ToPush:
-    """One package of many; without a *version*, the next one of its name."""
+    """Holds one package of many; without a *version*, it becomes the next one of its name."""
 
     name: str
     package: bytes | Path
@@ -228,8 +233,10 @@ class ToPush:
 
 class Pushed(BaseModel):
     """
-    What became of the package on that *line*, from 1: *new*; *there*, as its name has these bytes
-    already; or *failed*, with the *error* that a push of it alone would raise.
+    Holds the outcome of the package on that *line*, counted from 1.
+
+    state: *new*; *there*, if its name has these bytes already; or *failed*, with the *error* that a
+    push of it alone would raise.
     """
 
     line: int
@@ -241,7 +248,7 @@ class Pushed(BaseModel):
 
 
 class Upload(BaseModel):
-    """*id* is the Idempotency-Key; *adapter* the version that it made."""
+    """Describes an upload. id: its Idempotency-Key.   adapter: the version that it made."""
 
     id: str
     name: str
@@ -258,7 +265,11 @@ class Canary(BaseModel):
 
 
 class Alias(BaseModel):
-    """*converged*: every replica answers by this; else those in *waiting_for* may not yet."""
+    """
+    Describes an alias.
+
+    converged: every replica answers by it; until then, those in waiting_for may not.
+    """
 
     tenant: str
     alias: str
@@ -290,13 +301,13 @@ class Key(BaseModel):
 
 
 class NewKey(Key):
-    """*key* is shown this once."""
+    """Describes a new key. key: the secret, shown only once."""
 
     key: str
 
 
 class Tenant(BaseModel):
-    """What is its own of quotas, and what it keeps."""
+    """Describes a tenant: its own quotas (None: the server's) and its usage."""
 
     tenant: str
     created: datetime
@@ -309,9 +320,9 @@ class Tenant(BaseModel):
 
 class Limits(BaseModel):
     """
-    What a tenant may use; None is no bound.
+    Limits what a tenant may use; None is no bound.
 
-    concurrent: requests open at once.   weight: its share of the engine beside another's.
+    concurrent: requests open at once.   weight: its share of the engine relative to other tenants.
     """
 
     tenant: str

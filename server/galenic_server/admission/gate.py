@@ -1,5 +1,5 @@
 """
-How tenants come to the engine: in their turn, counted, and not with what has killed it before.
+Admits requests to the engine: fairly, with tokens counted, and without known crashing requests.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +15,7 @@ from galenic_server.engine.contract import AnyTime, Pass, Work
 
 @dataclass(slots=True)
 class Admitted:
-    """The `Pass` of a request: what it says is charged to its tenant, and written down."""
+    """The `Pass` of a request: its tokens are charged to its tenant, and recorded for the audit."""
 
     turn: Turn
     spent: Spent
@@ -32,7 +32,11 @@ class Admitted:
 
 
 class Admission:
-    """The `Gate` of a server: every tenant in its turn, counted, and not with what kills."""
+    """
+    The `Gate` of a server.
+
+    Queues tenants fairly, counts their tokens, and refuses requests that have crashed the engine.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class Admission:
 
     @asynccontextmanager
     async def enter(self, work: Work) -> AsyncIterator[Pass]:
-        if not work.tenant:  # the engine's own, at its start
+        if not work.tenant:  # the engine's own request at its start
             yield AnyTime()
             return
         self._quarantine.check(work)

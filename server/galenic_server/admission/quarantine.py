@@ -1,5 +1,5 @@
 """
-Requests that have killed the engine before, kept from it for an hour.
+Keeps requests that crashed the engine away from it for an hour.
 """
 
 import hashlib
@@ -20,28 +20,31 @@ MOST_SUSPECTS = 10_000
 
 class Quarantine:
     """
-    Requests that were in flight when the engine died, by a keyed hash of what they ask.
+    Remembers requests that were in flight when the engine crashed, by a keyed hash of their input.
 
-    One that was in flight at *num_deaths* deaths is kept from the engine for an hour.
+    One that was in flight at *num_deaths* crashes is refused for an hour.
     """
 
     def __init__(self, num_deaths: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._num_deaths = num_deaths
         self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._deaths: OrderedDict[bytes, tuple[float, int]] = OrderedDict()  # the oldest first
+        # Time of the last crash and number of crashes by hash, the oldest first.
+        self._deaths: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
 
     def check(self, work: Work) -> None:
-        """Raises `Quarantined`."""
+        """Raise `Quarantined` if *work* has crashed the engine too often."""
         self._forget_old()
         if self._deaths and self._count(self._hash(work)) >= self._num_deaths:
-            raise Quarantined("the engine died each time that it was asked this")
+            raise Quarantined("this request crashed the engine every time")
 
     @contextmanager
     def watch(self, work: Work) -> Iterator[None]:
         """
-        Around *work* in the engine. Raises `Quarantined` in place of the `EngineDied` that was one
-        too many. Requests alike that die together have met one death.
+        Watch *work* while it is in the engine.
+
+        Raises `Quarantined` instead of the `EngineDied` that reaches the limit. Equal requests in
+        flight at the same crash count it once.
         """
         began = self._clock()
         try:

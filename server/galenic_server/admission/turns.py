@@ -1,11 +1,11 @@
 """
-Whose request the engine works on next: start-time fair queueing, by tokens and by weight.
+Queues requests of tenants for the engine by start-time fair queueing (Goyal et al., 1996).
 
-Every tenant has a virtual time that grows by the tokens it used over its weight. Who is furthest
-behind goes next, and who was idle starts at the present, so nobody saves up for a flood. A flood
-waits here, not in the engine, which holds few enough requests that a newcomer's is not slowed much:
-*most* of them while one tenant is alone, *shared* while others were seen in the last seconds. The
-engine is never left idle while anyone waits.
+Every tenant has a virtual time that grows by its tokens divided by its weight. The tenant furthest
+behind goes next; one that was idle starts at the current virtual time, so nobody saves up credit.
+A flood waits here and not in the engine, which holds few enough requests that a newcomer is hardly
+slowed: *most* while one tenant is alone, *shared* while others were seen in the last seconds. The
+engine is never idle while a request waits.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ ALONE_AFTER_SECONDS = 5.0
 @dataclass(slots=True)
 class Turn:
     """
-    One request's time in the engine.
+    Holds one request's stay in the engine.
 
-    start: its virtual time; the engine's priority, where lower goes first.   num_tokens: what it
-    was charged, and at its end what it really used.
+    start: its virtual time, which is the engine's priority (lower goes first).   num_tokens: the
+    tokens charged in advance; to be set to the tokens really used.
     """
 
     start: float
@@ -46,14 +46,14 @@ class Waiting:
 
 @dataclass(slots=True)
 class Line:
-    """A tenant's requests that wait, in their order, and its virtual time."""
+    """Holds a tenant's queue of waiting requests, and its virtual time."""
 
     start: float = 0.0
     num_running: int = 0
     waiting: "deque[Waiting]" = field(default_factory=deque)
 
     def first(self) -> Waiting | None:
-        """The first that still waits; one that left may not have been told yet."""
+        """Return the first request that still waits; cancelled ones are dropped."""
         while self.waiting and self.waiting[0].admitted.cancelled():
             self.waiting.popleft()
         return self.waiting[0] if self.waiting else None
@@ -65,10 +65,10 @@ class Line:
 
 class Turns:
     """
-    Who may use the engine; of one event loop.
+    Decides which tenant's request enters the engine next; for use in one event loop.
 
-    most: requests in the engine at once.   shared: the same while more than one tenant is about.
-    max_waiting: requests of one tenant that may wait, before more are a `LimitReached`.
+    most: requests in the engine at once.   shared: the same while several tenants are active.
+    max_waiting: the most waiting requests of a tenant; more raise `LimitReached`.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Turns:
         self._weight_of = weight_of
         self._clock = clock
         self._lines: dict[str, Line] = {}
-        self._order: list[tuple[float, str]] = []  # by the start of the next in each line
-        self._now = 0.0  # the virtual time: the start of whoever was admitted last
+        self._order: list[tuple[float, str]] = []  # a heap of each line's next start
+        self._now = 0.0  # the virtual time: the start of the request admitted last
         self._last_seen: OrderedDict[str, float] = OrderedDict()
         self.num_running = 0
 
     @asynccontextmanager
     async def take(self, tenant: str, num_tokens: float) -> AsyncIterator[Turn]:
         """
-        The engine, for a request that may use *num_tokens*; waits for its turn.
+        Wait for a turn for a request of at most *num_tokens*, and hold it for the block.
 
-        Set the turn's *num_tokens* to what was really used: the difference is given back.
+        Set the turn's *num_tokens* to the tokens really used: the difference is refunded.
         """
         line = self._lines.setdefault(tenant, Line())
         turn = await self._wait(tenant, line, num_tokens)
@@ -125,7 +125,7 @@ class Turns:
             if waiting.admitted.cancelled():
                 line.forget(waiting)
             else:
-                self._end(tenant, line, -num_tokens)  # its turn came as it left
+                self._end(tenant, line, -num_tokens)  # admitted and cancelled at the same time
             raise
 
     def _line_up(self, tenant: str, line: Line) -> None:
@@ -137,7 +137,7 @@ class Turns:
             start, tenant = self._order[0]
             line = self._lines.get(tenant)
             if line is None or start != line.start or not line.first():
-                heapq.heappop(self._order)  # they left, or the line has another place by now
+                heapq.heappop(self._order)  # stale: the line is empty, or has moved in the heap
             elif self._has_room(line):
                 heapq.heappop(self._order)
                 self._admit_first(tenant, line)
@@ -154,7 +154,7 @@ class Turns:
         self._line_up(tenant, line)
 
     def _has_room(self, line: Line) -> bool:
-        """Who has nothing in the engine waits for one place of all, not for the flood to ebb."""
+        """Tell whether the line's next may enter; with none inside, a tenant may use any place."""
         is_held_back = line.num_running > 0 and self._is_shared()
         return self.num_running < (self._shared if is_held_back else self._most)
 
@@ -173,7 +173,7 @@ class Turns:
         self._last_seen.move_to_end(tenant)
 
     def _is_shared(self) -> bool:
-        """Whether more than one tenant has requests here, or had some seconds ago."""
+        """Tell whether several tenants have requests here, or had some in the last seconds."""
         horizon = self._clock() - ALONE_AFTER_SECONDS
         while self._last_seen:
             tenant, at = next(iter(self._last_seen.items()))

@@ -1,9 +1,9 @@
 """
-A clinical task over chat: one user's message to a task's adapter is rendered by the task's template
-and answered under its constraint, so that it gets the answer that the task's own route gives.
+Answers clinical tasks over chat, exactly as the task's own route does.
 
-The message is the text (NER, RE, summarization) or the question (QA) as it stands, two lines
-``First: …`` and ``Second: …`` (NLI), or, for every task, a document as its route takes it, in JSON.
+A single user message to a task's adapter is rendered by the task's template and answered under its
+constraint. The message is the plain text (NER, RE, summarization) or question (QA), two lines
+``First: …`` and ``Second: …`` (NLI), or, for any task, a document in the JSON of the task's route.
 """
 
 import json
@@ -46,7 +46,7 @@ PATH = "messages[0].content"
 
 @dataclass(frozen=True, slots=True)
 class Clinical:
-    """A task's question that came as a chat."""
+    """Holds a task's question that came as a chat."""
 
     task: Task[Any, Any]
     fields: Any
@@ -54,9 +54,9 @@ class Clinical:
 
     @classmethod
     def of(cls, adapter: Resolved, body: ChatBody) -> "Clinical":
-        """Raises `BadInput` where the message is not what the task asks about."""
+        """Read the message as a question for *adapter*'s task; raises `BadInput` if it is none."""
         manifest = adapter.manifest
-        document = _document(manifest.task, body.messages[0].text)
+        document = _document(manifest.task, body.spoken[0].text)
         try:
             fields = document.fields()
         except BadInput as error:
@@ -76,7 +76,11 @@ class Clinical:
         return self.task.max_tokens(self.fields)
 
     def metadata(self, completion: Completion) -> dict[str, str]:
-        """OpenAI's metadata holds strings: the answer is the JSON that the task's route gives."""
+        """
+        Return OpenAI's metadata with the structured answer.
+
+        Its values must be strings, so the answer is the JSON that the task's route returns.
+        """
         read = FORMS[self.task.name][1].of(self.id, self.task.read(completion, self.fields))
         return {
             "task": self.task.name,

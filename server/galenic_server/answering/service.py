@@ -1,5 +1,5 @@
 """
-What Galenic answers, told without HTTP: a batch of documents, or a chat.
+Answers batches of documents and chats, without knowing HTTP.
 """
 
 import asyncio
@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -15,6 +16,7 @@ from galenic_adapters.backbone import encode as chat
 from galenic_adapters.errors import (
     BadInput,
     NotServed,
+    TooLong,
     Unavailable,
     WrongTask,
 )
@@ -45,12 +47,13 @@ from galenic_server.schemas.openai import ChatBody, OpenAIBody
 from galenic_server.schemas.tasks import AnsweredBy
 
 RESOLVED_SECONDS = 60.0
+CHARACTERS_OF_TOKEN = 10  # more than any text has; what has more is not made tokens of
 MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose request it is, and what the log calls it."""
+    """Names the tenant that sent a request, and the request's id in the log."""
 
     tenant: str
     request_id: str
@@ -58,7 +61,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A batch for one task. adapter: a name of it, or none for the task's default."""
+    """Asks one task about a batch of documents; without *adapter*, the task's default answers."""
 
     task: TaskName
     documents: Sequence[Any]
@@ -68,7 +71,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer a document, in order, and what the adapter's words cost."""
+    """Holds one answer and one completion per document, in order, and the adapter that answered."""
 
     adapter: Resolved
     answers: tuple[Answer[Any], ...]
@@ -77,7 +80,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """An OpenAI client's request under way; *clinical* where it is a task's."""
+    """Holds an OpenAI client's request in progress; *clinical* is set if it asks a task."""
 
     adapter: Resolved | None
     call: Call
@@ -85,7 +88,7 @@ class Talk:
     reply: OpenAIReply
 
     def told(self) -> dict[str, Any]:
-        """What the reply says beyond OpenAI's own fields, once it is complete."""
+        """Return the fields that a complete reply has beyond OpenAI's."""
         adapter = AnsweredBy.of(self.adapter).model_dump() if self.adapter else None
         used = {"adapter": adapter}
         if self.clinical is None:
@@ -95,9 +98,9 @@ class Talk:
 
 class Service:
     """
-    Answers from an engine that others start and stop.
+    Answers requests with an engine that others start and stop.
 
-    is_open: whether the engine has started; until then requests are refused.
+    is_open: tells whether the engine has started; until then requests are refused.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Service:
         *,
         fit: Fit,
         is_open: Callable[[], bool],
+        spend: Callable[[str, int], None] = lambda tenant, num_tokens: None,
         stale_seconds: float = 900.0,
     ) -> None:
         self._names = names
@@ -115,7 +119,8 @@ class Service:
         self.fit = fit
         self.backbone = fit.backbone
         self._is_open = is_open
-        # True while changes are followed, and good enough while the database is away.
+        self._spend = spend
+        # Names are cached: correct while changes are followed, stale while the database is away.
         self._resolved = Remembered[tuple[str, str], Resolved](
             fresh_seconds=RESOLVED_SECONDS,
             stale_seconds=stale_seconds,
@@ -123,11 +128,16 @@ class Service:
             most=100_000,
         )
         changes.listen(self._heard)
-        # Two at a time, so that one 200,000-character text keeps no other tenant waiting.
+        # Two at a time, and one of a tenant, so that no tenant's texts block another's.
         self._tokenizing = CapacityLimiter(2)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
-        """The whole batch is checked before the first document runs."""
+        """
+        Answer a batch; all of it is checked before the first document runs.
+
+        Raises `BadInput`, `NotFound`, `WrongTask`, `Unavailable` and what admission raises.
+        """
         self._check_open()
         adapter = await self._fitting(origin, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
@@ -138,11 +148,12 @@ class Service:
 
     async def talk(self, origin: Origin, body: OpenAIBody) -> Talk:
         """
-        Answered by the engine's own OpenAI handlers, and begun when this returns.
+        Answer an OpenAI request by the engine's own handlers; it has begun when this returns.
 
-        A plain chat with an adapter is the adapter's task.
+        A plain chat with an adapter is answered as the adapter's task.
         """
         self._check_open()
+        self._check_characters(body.text_field, body.num_characters)
         body.check()
         bare = body.model == self.backbone.name
         adapter = None if bare else await self._fitting(origin, body.model)
@@ -152,10 +163,15 @@ class Service:
         if adapter is not None and isinstance(body, ChatBody) and body.is_plain:
             clinical = Clinical.of(adapter, body)
         call = self._call(origin, body, adapter, clinical)
-        return Talk(adapter, call, clinical, await self.engine.openai.answer(body.api, call))
+        try:
+            reply = await self.engine.openai.answer(body.api, call)
+        except TooLong:
+            self._spend(origin.tenant, call.num_prompt_tokens)
+            raise
+        return Talk(adapter, call, clinical, reply)
 
     async def resolve(self, tenant: str, name: str) -> Resolved:
-        """What *tenant* means by an alias, ``name@version`` or a name; its own first."""
+        """Resolve an alias, ``name@version`` or name of *tenant*; its own come before shared."""
         if (known := self._resolved.recall((tenant, name))) is not None:
             return known
         return await run_sync(
@@ -163,8 +179,8 @@ class Service:
         )
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
-        """What a name means may have changed, for its owner and for whom it is lent to."""
-        owners = {one.tenant for one in changes or () if one.kind in MEANING}
+        """Forget names whose meaning may have changed, for their owners and for borrowers."""
+        owners = {change.tenant for change in changes or () if change.kind in MEANING}
         if changes is None or owners & {"", SHARED}:
             self._resolved.forget()
         elif owners:
@@ -178,19 +194,23 @@ class Service:
 
     async def _fitting(self, origin: Origin, name: str) -> Resolved:
         """
-        What *name* means to this request, if it was made for this backbone and metaprompt.
+        Resolve *name* for this request. Raises `BadInput` if the adapter does not fit this server.
 
-        The store outlives both: it may hold what an earlier server was given.
+        The store outlives backbone and metaprompt, so it may hold adapters of an earlier server.
         """
         adapter = (await self.resolve(origin.tenant, name)).for_request(origin.request_id)
-        if problem := adapter.manifest.misfit(self.fit.backbone, self.fit.metaprompts):
+        if problem := self.fit.misfit(adapter.manifest):
             raise BadInput("adapter", f"{adapter.ref} {problem}")
         return adapter
 
     async def _requests(
         self, origin: Origin, adapter: Resolved, task: Task[Any, Any], ask: Ask
     ) -> list[Request]:
-        rendered = await self._encode([task.render(fields) for fields in ask.documents])
+        chats = [task.render(fields) for fields in ask.documents]
+        for i, messages in enumerate(chats):
+            num_characters = sum(len(message.content) for message in messages)
+            self._check_characters(f"documents[{i}]", num_characters)
+        rendered = await self._encode(origin.tenant, chats)
         requests, nonce = [], _nonce()
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
@@ -206,9 +226,20 @@ class Service:
                 constraint,
                 text_field=f"documents[{i}]",
             )
-            self.engine.check(request)
+            try:
+                self.engine.check(request)
+            except TooLong:
+                self._spend(origin.tenant, sum(map(len, rendered)))
+                raise
             requests.append(request)
         return requests
+
+    def _check_characters(self, field: str, num_characters: int) -> None:
+        """Raise `TooLong` for what the context cannot hold, before it is made tokens of."""
+        num_tokens = self.engine.config.context_tokens
+        if num_characters > num_tokens * CHARACTERS_OF_TOKEN:
+            problem = f"has {num_characters:,} characters; the context holds {num_tokens:,} tokens"
+            raise TooLong(field, problem)
 
     def _call(
         self,
@@ -235,30 +266,31 @@ class Service:
             is_silent=is_silent,
         )
 
-    async def _encode(self, chats: list[tuple[Message, ...]]) -> list[list[int]]:
+    async def _encode(self, tenant: str, chats: list[tuple[Message, ...]]) -> list[list[int]]:
         def encode() -> list[list[int]]:
             return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
 
-        return await run_sync(encode, limiter=self._tokenizing)
+        async with self._turns.setdefault(tenant, asyncio.Lock()):
+            return await run_sync(encode, limiter=self._tokenizing)
 
     async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
-        """Side by side; where one fails the others are aborted."""
+        """Complete all requests concurrently; if one fails, the others are aborted."""
         try:
             async with asyncio.TaskGroup() as group:
-                running = [group.create_task(complete(self.engine, one)) for one in requests]
+                running = [group.create_task(complete(self.engine, r)) for r in requests]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
-        return tuple(one.result() for one in running)
+        return tuple(task.result() for task in running)
 
 
 def _owners(key: tuple[str, str]) -> tuple[str, str]:
-    """Whose changes may give the name another meaning."""
+    """Return the tenants whose changes may alter the meaning of a name."""
     tenant, text = key
     return tenant, text.partition("/")[0]
 
 
 def _nonce() -> str:
-    """Callers may send two requests under one id; the engine may not."""
+    """Make engine ids unique: callers may send two requests under one id."""
     return secrets.token_hex(4)
 
 

@@ -73,8 +73,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     export.add_argument("--after", type=int, default=0, help="the number of the last row to skip")
     export.add_argument("--tenant", help="only what its keys did")
     export.set_defaults(lines=_exported)
-    for one in (verify, export):
-        _add_places(one)
+    for command in (verify, export):
+        _add_places(command)
     return parser.parse_args(words)
 
 

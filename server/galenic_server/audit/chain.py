@@ -1,14 +1,13 @@
 """
-Who did what, as a chain: each row's MAC covers the row before it, so none can be changed, dropped
-or moved unseen.
+The audit log as a chain: each row's MAC covers the row before, so tampering is detected.
 
-A row is its record as canonical JSON, and HMAC-SHA-256 over that under a key that the database does
-not hold; the record names the row's number and the MAC before it. The head, one row beside the
-chain, says under a seal of its own where the chain ends: whoever cuts rows off its end cannot seal
-the shorter one. An old head put back together with its rows is found by nothing inside the
-database, so heads are logged, and `Chain.verify` can be told one.
+A row holds its record as canonical JSON, and an HMAC-SHA-256 of it under a key that is not in the
+database. The record holds the row's number and the previous row's MAC. The head, a row beside the
+chain, states under a seal of its own where the chain ends, so rows cannot be cut off its end
+unnoticed. Restoring an old head together with its rows cannot be detected from the database alone:
+heads are logged, and `Chain.verify` accepts a known one.
 
-The head's row is also the lock: replicas on one database append to one chain, one after the other.
+The head's row is also the lock: replicas on one database append to the chain one after the other.
 """
 
 import hashlib
@@ -33,12 +32,12 @@ ONLY = audit_head.c.id == 1
 
 
 class Tampered(GalenicError):
-    """The chain is not what was written; the message says where it breaks."""
+    """Says that the chain was tampered with, and where it breaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a chain ends: how many rows it has, and the last one's MAC."""
+    """Holds a chain's number of rows and its last row's MAC."""
 
     number: int
     mac: str
@@ -50,20 +49,20 @@ class Head:
     def parse(cls, text: str) -> "Head":
         number, _, mac = text.partition(":")
         if not number.isdecimal():
-            raise Tampered("a head is told as NUMBER:MAC, as the log has it")
+            raise Tampered("a head is written as NUMBER:MAC, as in the log")
         return cls(int(number), mac)
 
 
 @dataclass(slots=True)
 class Act:
-    """Something that somebody does; the transactions that it writes carry its record."""
+    """Describes who does what; transactions written meanwhile commit with its record."""
 
     record: Record
     num_written: int = 0
     facts: Record = field(default_factory=dict)
 
     def told(self, **more: Any) -> Record:
-        """Who acted stands, whatever was noted."""
+        """Return the record with notes merged in; notes cannot overwrite the actor's fields."""
         return {**self.facts, **self.record, **more}
 
 
@@ -72,7 +71,7 @@ _act: ContextVar[Act | None] = ContextVar("act", default=None)
 
 @contextmanager
 def acting(record: Record) -> Iterator[Act]:
-    """What is written inside belongs to this act, in threads started from here too."""
+    """Attribute what is written in the block, also by threads started in it, to this act."""
     act = Act(record)
     token = _act.set(act)
     try:
@@ -82,19 +81,19 @@ def acting(record: Record) -> Iterator[Act]:
 
 
 def under_way() -> Record:
-    """Whose act it is, to go on with when its request is answered already."""
+    """Return the current act's record, to continue the act after its request is answered."""
     act = _act.get()
     return {} if act is None else act.record
 
 
 def note(**facts: Any) -> None:
-    """Add to the record of the act under way, if there is one: names and digests, never a text."""
+    """Add names and digests, never text, to the current act's record, if there is one."""
     if act := _act.get():
         act.facts.update(facts)
 
 
 class Chain:
-    """The audit rows of one database."""
+    """Appends and verifies the audit rows of one database."""
 
     def __init__(self, database: Database, secret: bytes) -> None:
         self._database = database
@@ -102,21 +101,21 @@ class Chain:
         database.before_commit = self._commit_act
 
     def append(self, records: Sequence[Record]) -> Head:
-        """Write *records* in their order, all or none; their rows are there when this returns."""
+        """Append *records* in order, all or none; they are committed when this returns."""
         with self._database.writing() as db:
             return self._append(db, records)
 
     def head(self) -> Head:
-        """Where the chain ends just now, its seal checked."""
+        """Return the current end of the chain, with its seal verified."""
         with self._database.reading() as db:
             return self._sealed_head(db)
 
     def rows(self, after: int = 0) -> Iterator[tuple[Record, str]]:
-        """Each record with its MAC, from the one *after* that number."""
+        """Yield records with their MACs, from the first row after number *after*."""
         return ((json.loads(record), mac) for _, record, mac in self._raw(after))
 
     def latest(self, num: int) -> list[Record]:
-        """The last *num* records, the newest first; they are not verified."""
+        """Return the last *num* records, the newest first; they are not verified."""
         query = sa.select(audit.c.record).order_by(audit.c.number.desc()).limit(num)
         with self._database.reading() as db:
             return [json.loads(record) for record in db.scalars(query)]
@@ -135,7 +134,7 @@ class Chain:
                 raise Tampered(f"row {number} is not the one that was noted")
             if last.number == until.number and last != until:
                 raise Tampered(f"row {number} is not the one that the head names")
-        if last.number < until.number:  # more are only those that were written meanwhile
+        if last.number < until.number:  # more rows may have been appended meanwhile
             raise Tampered(f"the chain ends at row {last.number}, its head says {until.number}")
         if known and known.number > last.number:
             raise Tampered(f"the chain has {last.number} rows, {known.number} were noted")
@@ -157,8 +156,8 @@ class Chain:
             raise Tampered(f"row {last.number + 1} is not there")
         if not hmac.compare_digest(mac, self._mac(record)):
             raise Tampered(f"row {number} was changed")
-        told = json.loads(record)
-        if (told["number"], told["previous"]) != (number, last.mac):
+        fields = json.loads(record)
+        if (fields["number"], fields["previous"]) != (number, last.mac):
             raise Tampered(f"row {number} does not follow row {last.number}")
         return Head(number, mac)
 
@@ -191,7 +190,7 @@ class Chain:
         return head
 
     def _commit_act(self, db: sa.Connection) -> None:
-        """Whatever a transaction of an act writes is written with its record, or not at all."""
+        """Append the current act's record to its transaction, so that both commit or neither."""
         act = _act.get()
         if act is None:
             return
@@ -206,5 +205,5 @@ class Chain:
 
 
 def _canonical(record: Record) -> str:
-    """One text for one record: sorted, without spaces, plain ASCII."""
+    """Serialize *record* in its one canonical form: sorted, without spaces, in ASCII."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)

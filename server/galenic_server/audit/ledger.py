@@ -1,5 +1,5 @@
 """
-What one HTTP request made the engine do, counted where it is done and read where it is audited.
+Counts what one HTTP request made the engine do, for its audit rows.
 """
 
 from contextvars import ContextVar
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Spent:
-    """What one adapter spent on a request."""
+    """Counts the answers and tokens of one adapter in a request."""
 
     num_answers: int = 0
     num_prompt_tokens: int = 0
@@ -17,7 +17,7 @@ class Spent:
 
 @dataclass(slots=True)
 class Ledger:
-    """What one HTTP request made the engine do, by the adapters' digests; none is the backbone."""
+    """Holds a request's counts by adapter digest; None stands for the bare backbone."""
 
     by_digest: dict[str | None, Spent] = field(default_factory=dict)
 
@@ -26,4 +26,4 @@ class Ledger:
 
 
 LEDGER: ContextVar[Ledger | None] = ContextVar("ledger", default=None)
-"""Set where a request comes in; whatever it starts writes there."""
+"""The current request's ledger, set where the request enters; tasks that it starts share it."""

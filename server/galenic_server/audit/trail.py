@@ -1,10 +1,10 @@
 """
-Audit rows on their way to the database: what need not be there before its answer is.
+Queues audit rows that need not be written before their request is answered.
 
-What an admin changes is written with the change itself (`galenic_server.audit.chain`). An answer's
-provenance, a read and a refusal are collected here and written together, a few times a second and
-at the end, so that no request waits for the database. While the database is away they wait; when
-too many do, nothing more is answered until they are written: no answer is without its row.
+Changes commit together with their rows (`galenic_server.audit.chain`). Rows of answers, reads and
+refusals are queued here and written in batches, a few times a second and at the end, so that no
+request waits for the database. They also wait while the database is away. When the queue is full,
+requests are refused until it drains, so that no answer goes without its row.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ RETRY_SECONDS = 2.0
 
 
 class Trail:
-    """Rows that wait for the chain; of one event loop."""
+    """Queues rows for the chain; for use in one event loop."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Trail:
         self._writing: asyncio.Task[None] | None = None
 
     def check_room(self) -> None:
-        """Raises `Unavailable` where another row could not be kept."""
+        """Raise `Unavailable` if the queue is full."""
         if len(self._waiting) >= self._most_waiting:
             raise Unavailable("the audit rows of past answers cannot be written")
 
@@ -57,7 +57,7 @@ class Trail:
         self._writing = asyncio.create_task(self._write())
 
     async def stop(self) -> None:
-        """All rows written; those that cannot be are in the log, which may keep them too."""
+        """Write all queued rows; those that cannot be written go into the log."""
         if self._writing is not None:
             self._writing.cancel()
             with suppress(asyncio.CancelledError):
@@ -72,9 +72,9 @@ class Trail:
             await asyncio.sleep(self._flush_seconds if is_done else RETRY_SECONDS)
 
     async def _flush(self) -> bool:
-        """Whether nothing is left to write."""
+        """Write the queue; returns False if the database failed."""
         while batch := self._waiting[:BATCH]:
-            # Shielded: a write that is given up midway may still happen, and would happen twice.
+            # Shielded: a cancelled write may still commit, and would then be repeated.
             appending = asyncio.ensure_future(run_sync(self.chain.append, batch))
             try:
                 await asyncio.shield(appending)
@@ -91,7 +91,7 @@ class Trail:
 
 
 def provenance(origin: Mapping[str, Any], digest: str | None, spent: Spent) -> Record:
-    """An answer's row: who asked, which adapter answered, when, and sizes; never a text."""
+    """Make an answer's audit row: who asked, which adapter answered, and sizes; never text."""
     return {
         **origin,
         "action": "answer",

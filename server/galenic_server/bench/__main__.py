@@ -1,8 +1,9 @@
 """
-How fast this machine answers: ``galenic bench``, or ``make bench`` for the quick form.
+Measures how fast this machine answers: ``galenic bench``, or ``make bench`` for the quick form.
 
-All arms take turns, round by round, so that a noisy machine is noisy for each of them; a comparison
-is the median over rounds of two arms' ratio. Parts may be run one at a time into the same folder.
+All arms run interleaved, round by round, so that a noisy machine is noisy for each of them. A
+comparison is the median over rounds of two arms' ratio. Parts may be run one at a time into the
+same folder.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def _one(asked: argparse.Namespace, preset: Preset, shape: str | None) -> None:
 
 
 def measure(stage: Stage, parts: Sequence[str], folder: Path) -> Report:
-    """Run the *parts*, and leave a report in the folder as they end."""
+    """Run the *parts*, and update the report in *folder* after each."""
 
     def keep(report: Report) -> None:
         whole = add_to(folder, report)

@@ -1,5 +1,5 @@
 """
-A round: prompts asked of one arm, and what each of them took.
+Runs a round: sends prompts to one arm, and times every answer.
 """
 
 import asyncio
@@ -19,8 +19,10 @@ Speaker = Callable[[Prompt], AsyncIterator[Delta]]
 @dataclass(slots=True)
 class Round:
     """
-    One arm's turn. Lists have an entry a request: seconds to its first token and to its last, its
-    tokens, its tenant. queries, hits: prompt tokens that were looked up in the cache, and found.
+    Holds one arm's measurements in one round.
+
+    first, last, tokens, adapters: one entry per request: seconds to its first and last token, its
+    number of tokens, its adapter.   queries, hits: prompt tokens looked up in the cache, and found.
     """
 
     part: str
@@ -36,7 +38,7 @@ class Round:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Everything that is said of a round, by name; seconds."""
+        """Return all metrics of the round by name; times are in seconds."""
         first, last, tokens = (np.array(it) for it in (self.first, self.last, self.tokens))
         each = (last - first) / np.maximum(tokens - 1, 1)
         found = {
@@ -79,7 +81,11 @@ def of_engine(engine: Engine) -> Speaker:
 async def ask_all(
     speak: Speaker, prompts: Sequence[Prompt], concurrency: int, into: Round
 ) -> Round:
-    """Each at its arrival, or else so many at a time; times count from then on."""
+    """
+    Send each prompt at its arrival time or, without one, at most *concurrency* at a time.
+
+    Times are measured from when a prompt is sent.
+    """
     turns = asyncio.Semaphore(concurrency)
     began = time.perf_counter()
 

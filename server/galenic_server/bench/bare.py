@@ -1,5 +1,5 @@
 """
-vLLM as it comes, without our plugin: what a user would pick instead of us, for comparison.
+Runs plain vLLM, without our plugin, for comparison: what a user would choose instead.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from galenic_server.engine.vllm.engine import make_vllm
 
 
 class Peer:
-    """Multi-LoRA over *loras* where *more* enables it, and prompts that come as embeddings."""
+    """Runs vLLM with multi-LoRA over *loras*, or with prompts as embeddings, as *more* enables."""
 
     def __init__(self, config: EngineConfig, loras: Sequence[Path] = (), **more: Any) -> None:
         self._config = config
@@ -50,7 +50,7 @@ class Peer:
         lora: int | None = None,
         prompt_PD: Tensor | None = None,
     ) -> AsyncIterator[Delta]:
-        """Answer *num_tokens*; *prompt_PD* stands before the text, whose rows vLLM looks up."""
+        """Generate *num_tokens* tokens; *prompt_PD*, if given, precedes the text as embeddings."""
         assert self._llm is not None, "started"
         params = SamplingParams(
             max_tokens=num_tokens,
@@ -86,7 +86,7 @@ def _make(config: EngineConfig, more: dict[str, Any]) -> AsyncLLM:
 
 @contextmanager
 def _plain() -> Iterator[None]:
-    """Processes that vLLM starts meanwhile load no plugin, ours neither."""
+    """Let processes that vLLM starts in the block load no plugins, including ours."""
     wanted = {"VLLM_PLUGINS": "", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

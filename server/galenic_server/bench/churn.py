@@ -1,6 +1,6 @@
 """
-What others feel of adapters that come and go, so many a second: seated in the engine and evicted,
-or uploaded over HTTP and deleted.
+Measures how adapter churn affects other requests: adapters are seated in the engine and evicted, or
+uploaded over HTTP and deleted, at a steady rate.
 """
 
 import asyncio
@@ -17,12 +17,16 @@ from galenic_server.bench.workload import Prompt, arrivals
 from galenic_server.engine.contract import Engine
 
 LOAD = 0.7
-"""Of what bare reaches: at saturation a first token waits for its turn and nothing else."""
+"""Load as a share of bare's saturation, where the time to a first token would be all queueing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """How adapters come and go, and how others ask meanwhile. sample: what a coming is kept as."""
+    """
+    Describes churn: how adapters are added and removed, and how requests are sent meanwhile.
+
+    calm, busy: names of the arms.   sample: name under which the times of additions are recorded.
+    """
 
     part: str
     calm: str
@@ -51,11 +55,11 @@ async def measure(stage: Stage, engine: Engine) -> None:
 
 
 async def disturb(stage: Stage, churn: Churn, size: int, rate: float) -> None:
-    """*rate* requests a second for *size* adapters, with others coming and going, and without."""
+    """Send *rate* requests a second for *size* adapters, in turn with and without churn."""
     fresh = count(2 * 10**7)
 
     def prompts_of(number: int, *, is_busy: bool) -> list[Prompt]:
-        """The same arrivals for both, and texts of their own: a server knows a text again."""
+        """Draw prompts: both arms have the same arrivals, but texts of their own (for caches)."""
         rng = stage.rng(number, 7, is_busy)
         prompts = mixed(stage.draw(rng, stage.preset.num_requests), size, rng)
         starts = arrivals(rate, 1, len(prompts), stage.rng(number, 9))
@@ -93,7 +97,7 @@ async def _going_on(
 
 
 async def _go_on(stage: Stage, churn: Churn, fresh: "count[int]") -> None:
-    """In, one after the other at the preset's rate, and out again a second later."""
+    """Add adapters at the preset's rate, and remove each a second later."""
     inside: list[str] = []
     began = time.perf_counter()
     for number, name in enumerate(map(adapter, fresh)):

@@ -1,8 +1,8 @@
 """
-Tasks whose answers are bound to a form, against free answers of exactly the same lengths.
+Measures constrained tasks against free answers of exactly the same lengths.
 
-Each constrained request is asked once beforehand, greedily and unmeasured, and says so how many
-tokens its answer has; both arms then may say so many, and the free one may not end before.
+Each constrained request is run once beforehand, greedily and unmeasured, to learn the length of its
+answer. Both arms may then generate that many tokens, and the free one may not end before.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def _measure(stage: Stage, engine: Engine, name: str, constraint: Constrai
         rounds[number] = await _of_true_length(stage, engine, number, constraint)
 
     def free(number: int) -> list[Prompt]:
-        """Another tenant's, for the arm before has left these texts in its own cache."""
+        """Return the prompts unconstrained, as another tenant's, whose cache lacks these texts."""
         return [replace(it, constraint=None, tenant=f"{it.tenant}-free") for it in rounds[number]]
 
     arms = [
@@ -50,7 +50,7 @@ async def _of_true_length(
     drawn = stage.draw(rng, stage.preset.num_requests)
     prompts = mixed(drawn, min(1000, max(stage.preset.sizes)), rng, constraint=constraint)
     lengths = await _lengths(engine, prompts, stage.preset.concurrency)
-    fresh = stage.draw(stage.rng(number, 9), len(prompts))  # the same texts, and no cache for them
+    fresh = stage.draw(stage.rng(number, 9), len(prompts))  # the same texts for fresh tenants
     return [
         replace(it, num_tokens=length, tenant=other.tenant)
         for it, length, other in zip(prompts, lengths, fresh, strict=True)

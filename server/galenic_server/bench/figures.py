@@ -1,5 +1,5 @@
 """
-The comparisons that a report stands on: ratios of arms that ran in turn, paired round by round.
+The comparisons of a report: ratios of arms that ran interleaved, paired round by round.
 """
 
 import statistics
@@ -14,8 +14,10 @@ from galenic_server.bench.asking import Round
 @dataclass(frozen=True, slots=True)
 class Figure:
     """
-    What is claimed. Of two arms: the *measure* of *arm* over that of *against*. Of samples: their
-    percentile *share*, where *against* is empty. is_least: the bar is a floor, else a ceiling.
+    Defines a comparison and its bar.
+
+    It is the *measure* of *arm* over that of *against* or, if *against* is empty, the percentile
+    *share* of the samples *arm*.   is_least: the bar is a minimum, else a maximum.
     """
 
     name: str
@@ -29,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A figure as measured; *values* are of single rounds. None where its arms did not run."""
+    """Holds a measured figure; *values* are of single rounds. None if its arms did not run."""
 
     figure: Figure
     value: float | None
@@ -103,7 +105,7 @@ def _found(
 
 
 def paired(rounds: Sequence[Round], arm: str, against: str, measure: str) -> list[float]:
-    """The ratio of each round that both arms had, within one part of the run."""
+    """Return the ratio of two arms in each round that both ran in the same part."""
 
     def of(name: str) -> dict[tuple[str, int], float]:
         return {(it.part, it.number): it.measures[measure] for it in rounds if it.arm == name}

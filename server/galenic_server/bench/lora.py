@@ -1,5 +1,5 @@
 """
-Random LoRA adapters in PEFT's format, over every linear layer of a backbone: the peer's.
+Writes random LoRA adapters in PEFT's format, over every linear layer of a backbone.
 
 Dimension key:  I features in   O features out   R rank
 """
@@ -14,14 +14,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 
 def write_loras(folder: Path, backbone: str, *, count: int, rank: int, seed: int) -> list[Path]:
-    """*count* folders, none like another."""
+    """Write *count* different adapters, and return their folders."""
     layers = linear_layers(backbone)
     rng = torch.Generator().manual_seed(seed)
     return [_write(folder / f"lora-{i}", layers, rank, rng) for i in range(count)]
 
 
 def linear_layers(backbone: str) -> dict[str, tuple[int, int]]:
-    """The names of all linear layers but the head, each with (I, O); no weight is read."""
+    """Return (I, O) of all linear layers but the head, by name; no weights are read."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(backbone))
     return {

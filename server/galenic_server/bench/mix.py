@@ -1,5 +1,5 @@
 """
-Popularity of adapters, lengths, and bursts of arrivals: ours beside bare, request by request.
+Measures ours against bare under various popularities of adapters, lengths and arrival bursts.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
 
 
 def saturation(stage: Stage) -> float:
-    """Requests a second that bare reached in this part, all others waiting for their turn."""
+    """Return the requests per second that bare reached in this part at full load."""
     rounds = [it for it in stage.rounds if (it.part, it.arm) == ("mix", "bare, uniform")]
     return median(it.measures["requests/s"] for it in rounds)
 

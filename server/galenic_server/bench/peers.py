@@ -1,6 +1,7 @@
 """
-vLLM's own ways beside ours: multi-LoRA, and the composed prompt sent as embeddings. A second
-engine of the same build, resident at the same time and asked in turn.
+Measures vLLM's own alternatives beside ours: multi-LoRA, and composed prompts as embeddings.
+
+The peer is a second engine of the same build, resident at the same time and measured in turn.
 """
 
 import tempfile
@@ -32,18 +33,18 @@ async def measure(stage: Stage, engine: Engine) -> None:
     async with _eager(stage, engine) as eager:
         for peer in stage.preset.peers:
             await _against_loras(stage, engine, eager, peer)
-    if stage.preset.form == "input":  # vLLM's own way of taking rows
+    if stage.preset.form == "input":  # vLLM accepts prompt rows as embeddings
         await _against_embeddings(stage, engine)
 
 
 def _is_eager(stage: Stage) -> bool:
-    """vLLM's LoRA layers do not compile on CPUs."""
+    """Tell whether the peer must run eagerly: vLLM's LoRA layers do not compile on CPUs."""
     return stage.enforce_eager or not Path("/proc/driver/nvidia").exists()
 
 
 @asynccontextmanager
 async def _eager(stage: Stage, engine: Engine) -> AsyncIterator[Engine]:
-    """Ours, as eager as the peer has to be; the same engine where that makes no difference."""
+    """Yield our engine run eagerly, as the peer must be; *engine* itself if it is no different."""
     if stage.enforce_eager or not _is_eager(stage):
         yield engine
         return
@@ -94,7 +95,11 @@ async def _peer(stage: Stage, loras: Sequence[Path], more: dict[str, Any]) -> As
 
 
 def _lora_arms(stage: Stage, engine: Engine, eager: Engine, other: "Peer", name: str) -> list[Arm]:
-    """From the second round on, ours has met its prompts before, and the peer its weights."""
+    """
+    Make the arms of a comparison with multi-LoRA.
+
+    From the second round on, both sides are warm: our prompts and the peer's weights are loaded.
+    """
 
     def bare(number: int) -> list[Prompt]:
         return stage.draw(stage.rng(number, 10), stage.preset.peer_requests)

@@ -1,5 +1,5 @@
 """
-A run's curves over the number of adapters: requests, first tokens, share of bare, memory.
+Plots a run over the number of adapters: requests, first tokens, share of bare, memory.
 """
 
 import re
@@ -16,7 +16,7 @@ COLOURS = {"cold": "#3d5a80", "warm": "#0b6e4f"}
 
 
 def plot(report: Report, folder: Path) -> list[str]:
-    """The files; none where no plot can be drawn, for want of matplotlib or of points."""
+    """Draw the plots; returns their files, or none without matplotlib or data."""
     rounds = [it for it in report.rounds if it.part == "residency"]
     sizes = sorted({int(it) for r in rounds for it in re.findall(r"N = (\d+)", r.arm)})
     try:

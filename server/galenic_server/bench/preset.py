@@ -1,5 +1,5 @@
 """
-How large a run is. A figure in a report belongs to one preset.
+Presets set the size of a run; every figure in a report belongs to one.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Form = Literal["scales", "input", "deep"]
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens in and out of a request, each drawn evenly between its two ends."""
+    """Bounds the tokens of texts and answers, drawn uniformly between the two ends."""
 
     text: tuple[int, int]
     answer: tuple[int, int]
@@ -23,7 +23,7 @@ CLINICAL = Lengths((600, 1000), (24, 64))  # a long note in, a short JSON out
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """vLLM's multi-LoRA: rank of its adapters, and how many fit side by side."""
+    """Configures vLLM's multi-LoRA: rank of its adapters, and how many fit in a batch."""
 
     rank: int
     max_loras: int
@@ -32,12 +32,14 @@ class Peer:
 @dataclass(frozen=True, slots=True)
 class Preset:
     """
-    num_requests: of a round and arm.   sizes: how many adapters are in the mix.   alphas: of
-    numpy's power law; zipf and uniform come on their own.   cvs: of gaps between arrivals.
-    loads: rates of arrival as shares of what bare reached.   shapes: backbones without weights, by
-    the name of their recipe; none for the real one.   parts: what is measured unless told
-    otherwise.   churn: uploads, and deletes, a second.   form: of the adapters.   num_positions: of
-    their prompts, and of the text prefix that they are compared with.
+    Sets the size of a run.
+
+    num_requests: per round and arm.   sizes: numbers of adapters in the mix.   alphas: exponents of
+    numpy's power law, besides zipf and uniform.   cvs: coefficients of variation of gaps between
+    arrivals.   loads: arrival rates as shares of bare's saturation.   shapes: backbones without
+    weights, by name of their recipe; none for the real one.   parts: measured by default.
+    churn: uploads, and deletes, per second.   form: of the adapters.   num_positions: of their
+    prompts, and of the text prefix that they are compared with.
     """
 
     num_requests: int = 128

@@ -1,5 +1,5 @@
 """
-A run as files: raw rounds in JSON, the comparisons and every arm in markdown, and plots.
+Writes a run as files: raw rounds in JSON, comparisons and arms in Markdown.
 """
 
 import json
@@ -25,7 +25,7 @@ COLUMNS = (
 
 @dataclass(slots=True)
 class Report:
-    """What was measured, and where; *figures* follow from it."""
+    """Holds what was measured, and where; *figures* are computed from it."""
 
     machine: dict[str, str]
     presets: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Report:
         return cls(**row)
 
     def add(self, later: "Report") -> None:
-        """What was measured again replaces what was measured before, a part at a time."""
+        """Merge a later report; parts that it measured again are replaced."""
         parts = {it.part for it in later.rounds}
         self.rounds = [it for it in self.rounds if it.part not in parts] + later.rounds
         self.machine = later.machine
@@ -78,7 +78,7 @@ class Report:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """Describe this machine and the versions of its software."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
     versions = {name: _version(name) for name in ("galenic", "vllm", "torch", "transformers")}
     return {"machine": device, "Python": platform.python_version()} | versions
@@ -125,7 +125,7 @@ def _of_arms(rounds: Sequence[Round]) -> list[str]:
 
 
 def _of_bare(rounds: Sequence[Round], arm: str) -> str:
-    """Against the bare arm of the same engine and the same label, of the same rounds."""
+    """Format an arm's rate in percent of the bare arm of the same engine and label."""
     label = arm.partition(", ")[2]
     names = (f"bare beside {arm}", f"bare, {label}", "bare")
     bare = next((name for name in names if any(it.arm == name for it in rounds)), None)

@@ -1,5 +1,5 @@
 """
-What adapters cost: none, as many text tokens, or one of N, cold and warm, on one engine.
+Measures what adapters cost on one engine: none, a text prefix, or one of N, cold and warm.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from galenic_server.engine.contract import Engine, Request, Sampling, complete
 
 
 async def seat(stage: Stage, engine: Engine) -> None:
-    """One by one, as many of what the largest mix needs as have room."""
+    """Seat the adapters of the largest mix one by one, as many as have room."""
     began = time.perf_counter()
     for i in range(max(stage.preset.sizes)):
         if not await engine.seat([adapter(i)], may_evict=False):
@@ -61,7 +61,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
 def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
     speak = of_engine(engine)
 
-    def cold(number: int) -> list[Prompt]:  # every request another tenant's: no cache knows it
+    def cold(number: int) -> list[Prompt]:  # each request has a fresh tenant, so nothing is cached
         rng = stage.rng(number, 2, size)
         return mixed(stage.draw(rng, stage.preset.num_requests), size, rng)
 
@@ -75,7 +75,7 @@ def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
 
 
 async def heat(engine: Engine, prompts: Sequence[Prompt]) -> None:
-    """Leave each prompt's adapter in the cache of its tenant."""
+    """Warm up the prefix cache for each pair of tenant and adapter in *prompts*."""
     pairs = sorted({(it.tenant, it.adapter) for it in prompts})
 
     async def once(number: int, tenant: str, name: str | None) -> None:
@@ -86,7 +86,7 @@ async def heat(engine: Engine, prompts: Sequence[Prompt]) -> None:
 
 
 async def _first_ever(stage: Stage, engine: Engine, count: int = 20) -> None:
-    """Seconds to the first token of adapters that are not even resident, asked alone."""
+    """Measure seconds to the first token for adapters that are not resident, one at a time."""
     seconds = stage.samples.setdefault("cold first request TTFT, s", [])
     for number in range(count):
         name = adapter(10**7 + number)

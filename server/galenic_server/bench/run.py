@@ -1,5 +1,5 @@
 """
-From a preset to a report: one engine for all parts, and the parts one after the other.
+Runs a preset's parts one after the other on one engine, and collects the report.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -32,7 +32,7 @@ PARTS: dict[str, Part] = {
 
 
 async def run(stage: Stage, parts: Sequence[str], keep: Callable[[Report], None]) -> Report:
-    """*keep* is called after every part, so that one which fails takes no other with it."""
+    """Run *parts*; *keep* is called after each, so that a failing part loses no other."""
     report = Report(machine(), {part: asdict(stage.preset) for part in parts})
     report.rounds, report.samples = stage.rounds, stage.samples
     report.missing = stage.missing
@@ -55,7 +55,7 @@ async def _engine(stage: Stage) -> AsyncIterator[Engine]:
 
 
 def of_backbone(preset: Preset, kind: str, name: str | None, *, eager: bool = False) -> Stage:
-    """Over a backbone with weights."""
+    """Make a stage over a backbone with weights."""
     return _stage(preset, kind, str(ensure(name).path), {}, eager=eager)
 
 
@@ -63,7 +63,7 @@ HALF_OF_A_GPU, A_GPU = 0.42, 0.9
 
 
 def of_shape(preset: Preset, name: str, folder: Path) -> Stage:
-    """Over the shape of a backbone, without its weights; with peers where two fit one GPU."""
+    """Make a stage over a backbone's shape without weights; with peers if two fit one GPU."""
     backbone = write_shape(name, folder)
     if hasattr(AutoConfig.from_pretrained(backbone), "num_local_experts"):
         preset = replace(preset, peers=())
@@ -82,12 +82,12 @@ def _stage(
 ) -> Stage:
     config = AutoConfig.from_pretrained(backbone)
     size = len(AutoTokenizer.from_pretrained(backbone))
-    words = (min(1000, size // 2), size)  # the first are special
+    words = (min(1000, size // 2), size)  # the first tokens are special
     return Stage(preset, kind, backbone, shape_of(config), words, options, eager)
 
 
 def add_to(folder: Path, report: Report) -> Report:
-    """*report* with what the folder's own report holds beside it."""
+    """Merge *report* into the report in *folder*, and return the result."""
     path = folder / "bench.json"
     if not path.is_file():
         return report

@@ -1,7 +1,9 @@
 """
-The server beside the engine: the same prompts over HTTP and in process, how soon an upload serves,
-and what uploads and deletes do to others. The server is a process of its own, as `galenic serve`
-starts it; the rounds take turns, so that one of the two engines works at a time.
+Measures the server: prompts over HTTP against the engine in process, the time from an upload to
+being servable, and the effect of uploads and deletes on other requests.
+
+The server is a process of its own, started as by `galenic serve`. Rounds are interleaved, so that
+one of the two engines works at a time.
 """
 
 import asyncio
@@ -60,7 +62,7 @@ async def _measure(stage: Stage, engine: Engine, http: httpx.AsyncClient) -> Non
         drawn = stage.draw(rng, stage.preset.num_requests)
         return mixed(drawn, NUM_ADAPTERS, rng, tenant="http")
 
-    # The round that warms up leaves every adapter's prompt in both caches.
+    # The warm-up round leaves every adapter's prompt in both caches.
     arms = [
         Arm("HTTP", _of_server(http), prompts_of),
         Arm("in process", of_engine(engine), prompts_of),
@@ -90,18 +92,18 @@ async def _measure_churn(stage: Stage, http: httpx.AsyncClient) -> None:
 
 
 def _of_server(http: httpx.AsyncClient) -> Speaker:
-    """Answers come whole, so a first token is not seen before the last."""
+    """Make a speaker that gets whole answers, so the first token is seen with the last."""
 
     async def speak(prompt: Prompt) -> AsyncIterator[Delta]:
         reply = await http.post(COMPLETIONS, json=_body(prompt))
-        said = reply.raise_for_status().json()
-        yield Delta("", said["usage"]["completion_tokens"])
+        answer = reply.raise_for_status().json()
+        yield Delta("", answer["usage"]["completion_tokens"])
 
     return speak
 
 
 def _streamed_by(http: httpx.AsyncClient) -> Speaker:
-    """Events are deltas; the last one counts the tokens."""
+    """Make a speaker that streams: each event is a delta, and the last has the token count."""
 
     async def speak(prompt: Prompt) -> AsyncIterator[Delta]:
         body = _body(prompt) | {"stream": True, "stream_options": {"include_usage": True}}
@@ -124,7 +126,7 @@ def _body(prompt: Prompt) -> dict[str, Any]:
 
 
 async def _upload(stage: Stage, http: httpx.AsyncClient, count: int) -> None:
-    """One after the other; the server answers once its engine can serve the adapter."""
+    """Upload adapters one by one; the server answers once its engine can serve the adapter."""
     for name in map(adapter, range(max(count, stage.preset.num_uploads))):
         data = _package(stage, name).data
         since = time.perf_counter()
@@ -167,7 +169,7 @@ def _package(stage: Stage, name: str) -> Package:
 
 @contextmanager
 def _server(stage: Stage) -> Iterator[tuple[str, str]]:
-    """Where it listens, and its admin's key; it is stopped at the end."""
+    """Start a server and yield its URL and admin key; it is stopped at the end."""
     key, port = secrets.token_hex(16), _free_port()
     with tempfile.TemporaryDirectory() as home:
         config = stage.config(NUM_ADAPTERS)

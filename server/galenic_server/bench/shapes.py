@@ -1,5 +1,5 @@
 """
-A large backbone's shape without its weights, made on this disk: what ``--load-format dummy`` loads.
+Writes a large backbone's configuration and tokenizer without weights, for vLLM's dummy weights.
 """
 
 import json
@@ -16,7 +16,7 @@ END = "<|endoftext|>"
 
 
 def write_shape(name: str, folder: Path) -> str:
-    """The folder of the backbone that the recipe *name* (or file) describes."""
+    """Write the backbone that the recipe *name* (or file) describes into *folder*; returns it."""
     path = ARCHITECTURES / f"{name}.json"
     path = path if path.is_file() else Path(name)
     if not path.is_file():
@@ -33,7 +33,7 @@ def write_shape(name: str, folder: Path) -> str:
 
 
 def _tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A token a byte, and as many more that no text has as the shape's vocabulary holds."""
+    """Make a tokenizer with a token per byte, and unused ones up to the vocabulary's size."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [END, *alphabet, *(f"<{i}>" for i in range(size - len(alphabet) - 1))]
     bytewise = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[]))

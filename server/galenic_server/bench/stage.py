@@ -1,5 +1,5 @@
 """
-What all parts of a run share: the backbone, random adapters for it, and what was measured so far.
+The state that all parts of a run share: backbone, random adapters for it, and measurements.
 
 Dimension key:  P prompt positions   D model width   L layers   W width of an activation
 """
@@ -13,24 +13,25 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from galenic_adapters.factor import BackboneShape, Composed, Factor, compose
+from galenic_adapters.factor import Composed, Factor, compose
+from galenic_adapters.shape import BackboneShape
 from galenic_server.bench.asking import Round, Speaker, ask_all
 from galenic_server.bench.preset import Form, Lengths, Preset
 from galenic_server.bench.workload import Prompt, popular, texts
 from galenic_server.engine.contract import Engine, EngineConfig
 
 SCALED = ("o", "f")
-"""Where the adapters that are measured scale, as the zoo's do."""
+"""The places where measured adapters act, as the zoo's do."""
 SPARE_SLOTS = 256
-"""For what is uploaded while the rest is resident."""
+"""Slots for adapters that are uploaded while the others are resident."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
     """
-    A random factor of one form for every name, made when it is asked for; it stands alone.
+    Makes a random factor of one form for any name, on demand; it needs no metaprompt.
 
-    num_positions: of a prompt, at the input or deep.
+    num_positions: of prompts, at the input or deep.
     """
 
     form: Form
@@ -59,7 +60,7 @@ def adapter(number: int) -> str:
 def mixed(
     prompts: Sequence[Prompt], size: int, rng: Generator, how: str = "uniform", **more: Any
 ) -> list[Prompt]:
-    """*prompts*, each with one of *size* adapters, drawn as *how* says, and with *more* changed."""
+    """Give each prompt one of *size* adapters, drawn by popularity *how*; *more* sets fields."""
     chosen = popular(how, len(prompts), size, rng)
     pairs = zip(prompts, chosen, strict=True)
     return [replace(it, adapter=adapter(i), **more) for it, i in pairs]
@@ -67,7 +68,12 @@ def mixed(
 
 @dataclass(slots=True)
 class Stage:
-    """*missing* says why a part could not be measured; *vocabulary* is what texts are drawn of."""
+    """
+    Holds a run's setup and measurements.
+
+    vocabulary: first and last token (exclusive) that texts are drawn from.   missing: why parts
+    could not be measured.
+    """
 
     preset: Preset
     kind: str
@@ -92,7 +98,7 @@ class Stage:
         return np.random.default_rng([self.preset.seed, *(key + 1 for key in keys)])
 
     def adapters_of(self, names: Sequence[str]) -> dict[str, Composed]:
-        """The adapters of these names, as an engine takes them."""
+        """Compose the adapters of these names for an engine."""
         return {name: compose(None, self.factors(name)) for name in names}
 
     def config(self, num_slots: int, *, eager: bool | None = None) -> EngineConfig:
@@ -108,7 +114,7 @@ class Stage:
         )
 
     def draw(self, rng: Generator, count: int, lengths: Lengths | None = None) -> list[Prompt]:
-        """*count* prompts without an adapter."""
+        """Draw *count* prompts without an adapter."""
         made = texts(lengths or self.preset.lengths, count, self.vocabulary, rng)
         return [Prompt(ids, answer, tenant=secrets.token_hex(4)) for ids, answer in made]
 
@@ -116,8 +122,10 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Arm:
     """
-    One way to ask. prompts_of: those of a round.   before: what has to happen first, unmeasured.
-    engine: whose prefix cache is looked at.
+    Defines one variant to measure.
+
+    prompts_of: the prompts of a round.   before: unmeasured preparation of a round.   engine: the
+    one whose prefix cache is recorded.
     """
 
     name: str
@@ -130,7 +138,7 @@ class Arm:
 async def take_turns(
     stage: Stage, part: str, arms: Sequence[Arm], num_rounds: int | None = None
 ) -> None:
-    """Every arm in every round, another one first each time; a first round warms up, unmeasured."""
+    """Run every arm in every round, in rotating order; a first, unmeasured round warms up."""
     num_rounds = num_rounds or stage.preset.num_rounds
     for number in range(-1, num_rounds):
         at = number % len(arms)

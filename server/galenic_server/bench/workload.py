@@ -1,5 +1,5 @@
 """
-What is asked: whose adapter, how long a text, and when.
+Draws workloads: adapters by popularity, lengths of texts, and arrival times.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from galenic_server.bench.preset import Lengths
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request; *start* is its arrival in seconds, none where it waits for its turn instead."""
+    """Describes a request; *start* is its arrival in seconds, or None for as soon as possible."""
 
     text_ids: list[int]
     num_tokens: int
@@ -24,20 +24,20 @@ class Prompt:
 
 
 def popular(how: str, count: int, size: int, rng: Generator) -> list[int]:
-    """*count* of *size* adapters: ``uniform``, ``zipf`` of exponent 1, ``power <alpha>``."""
+    """Draw *count* of *size* adapters: ``uniform``, ``zipf`` of exponent 1, ``power <alpha>``."""
     if how == "uniform":
         return [int(it) for it in rng.integers(size, size=count)]
     if how == "zipf":
         weights = 1 / np.arange(1, size + 1)
         return [int(it) for it in rng.choice(size, size=count, p=weights / weights.sum())]
-    # numpy's density grows towards one, so the popular adapters are the last
+    # numpy's density grows towards one, so the popular adapters are the last.
     alpha = float(how.removeprefix("power "))
     drawn = (rng.power(alpha, size=count) * size).astype(int)
     return [int(it) for it in np.minimum(drawn, size - 1)]
 
 
 def arrivals(rate: float, cv: float, count: int, rng: Generator) -> list[float]:
-    """Seconds of *count* arrivals whose gaps are gamma of mean 1 / *rate* and variation *cv*."""
+    """Draw *count* arrival times in seconds; gaps are gamma: mean 1 / *rate*, variation *cv*."""
     gaps = rng.gamma(1 / cv**2, cv**2 / rate, size=count)
     return [float(it) for it in np.cumsum(gaps) - gaps[0]]
 
@@ -45,7 +45,7 @@ def arrivals(rate: float, cv: float, count: int, rng: Generator) -> list[float]:
 def texts(
     lengths: Lengths, count: int, vocabulary: tuple[int, int], rng: Generator
 ) -> list[tuple[list[int], int]]:
-    """Random token ids, and how many tokens are to be answered."""
+    """Draw random token ids for *count* texts, each with the number of tokens to generate."""
     low, high = lengths.text
     sizes = rng.integers(low, high + 1, size=count)
     low, high = lengths.answer

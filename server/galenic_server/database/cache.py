@@ -1,5 +1,5 @@
 """
-What the database said lately: asked for seldom, and said again while the database is away.
+Caches answers of the database, and serves stale ones while the database is away.
 """
 
 import time
@@ -23,12 +23,11 @@ class Seen(Generic[V]):
 
 class Remembered(Generic[K, V]):
     """
-    Answers by key, each as old as *fresh_seconds*; up to *stale_seconds* while the source is away.
+    Caches values by key for *fresh_seconds*, and for *stale_seconds* while the source is away.
 
-    A source that was away is asked again once a second, by one caller: the others are not kept
-    waiting for its time-outs. While not *is_current* nothing is fresh: then it is not known whether
-    something has to be forgotten. What was on its way when it had to be is not remembered either.
-    Safe from any thread.
+    A source that was away is asked again once a second, by one caller, so that others do not wait
+    for its time-outs. Nothing counts as fresh unless *is_current*, since invalidations may have
+    been missed. A value whose look-up overlaps a `forget` is not cached. Thread-safe.
     """
 
     def __init__(
@@ -50,13 +49,13 @@ class Remembered(Generic[K, V]):
         self._next_probe: float | None = None  # set while the source is away
 
     def recall(self, key: K) -> V | None:
-        """What is known and fresh, without asking anyone."""
+        """Return the value if it is fresh, else None; never asks the source."""
         seen = self._seen.get(key)
         is_fresh = seen and self._age(seen) < self._fresh_seconds and self._is_current()
         return seen.value if seen and is_fresh else None
 
     def get(self, key: K, look_up: Callable[[], V]) -> V:
-        """What is fresh, else what *look_up* says; raises what that raises."""
+        """Return the fresh value, else the one that *look_up* returns; raises what that raises."""
         known = self.recall(key)
         if known is not None:
             return known
@@ -67,7 +66,7 @@ class Remembered(Generic[K, V]):
         return self._ask(key, look_up)
 
     def forget(self, where: Callable[[K], bool] = lambda key: True) -> None:
-        """All that is known by keys for which *where* holds."""
+        """Forget the values of all keys for which *where* holds."""
         self._num_forgotten += 1
         for key in list(self._seen):
             if where(key):

@@ -1,9 +1,9 @@
 """
-Every change to the database has a number, so that replicas can follow and say how far they are.
+Numbers every change to the database, so that replicas can follow and acknowledge changes.
 
 A writer takes the next number first, and with it the only lock there is: writers queue, and a
 number becomes visible only after all smaller ones. A replica that has seen a number has dropped
-what the change made stale; once every replica has, the change is *converged*.
+what the change made stale; once every replica has, the change has *converged*.
 """
 
 import time
@@ -25,7 +25,7 @@ CURRENT_SECONDS = 1.0
 
 
 class Kind(StrEnum):
-    """What a change is about."""
+    """Says what a change is about."""
 
     ADAPTER = "adapter"  # a version was written; the change is named by its digest
     DELETION = "deletion"  # a version was deleted
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass(slots=True)
 class Writing:
-    """A transaction under way, and the change that it will be unless *is_change* is cleared."""
+    """Holds an open transaction, and the change it will record unless *is_change* is cleared."""
 
     db: sa.Connection
     change: Change
@@ -57,7 +57,7 @@ class Writing:
 
 
 Listener = Callable[[Sequence[Change] | None], None]
-"""Is called with the changes, or with None where anything may have changed."""
+"""Called with the changes, or with None if anything may have changed."""
 
 
 class Changes:
@@ -70,7 +70,7 @@ class Changes:
 
     @contextmanager
     def writing(self, kind: Kind, tenant: str, name: str = "") -> Iterator[Writing]:
-        """Open a transaction that is the next change; listeners here hear of it once committed."""
+        """Open a transaction that is the next change; local listeners are told once it commits."""
         with self.database.writing() as db:
             tick = clock.update().values(number=clock.c.number + 1).returning(clock.c.number)
             writing = Writing(db, Change(db.execute(tick).scalar_one(), kind, tenant, name))
@@ -113,7 +113,7 @@ class Changes:
 
     @property
     def is_current(self) -> bool:
-        """Whether listeners have been told of every change until a moment ago."""
+        """Tell whether listeners know of every change until `CURRENT_SECONDS` ago."""
         return time.monotonic() - self._looked < CURRENT_SECONDS
 
     def _look(self, seen: int) -> tuple[int, list[Change] | None]:
@@ -122,7 +122,7 @@ class Changes:
             return seen, []
         found = self.after(seen) if newest > seen else []
         if not found or found[0].number != seen + 1:
-            return newest, None  # pruned before they were seen, or it is another database
+            return newest, None  # changes were pruned unseen, or the database was replaced
         return found[-1].number, found
 
     def _notify(self, found: Sequence[Change] | None) -> None:

@@ -1,5 +1,5 @@
 """
-The SQL database under the store: opened by URL, migrated, and its failures told in our words.
+Opens the SQL database by URL, migrates it, and translates its failures into our errors.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +20,11 @@ from galenic_adapters.errors import BadInput, Unavailable
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x67616C656E6963  # "galenic", for PostgreSQL's advisory locks
 WAIT_SECONDS = 10
-_alembic = Lock()  # Alembic keeps the migration under way in a module's global
+_alembic = Lock()  # Alembic keeps the running migration in a module's global
 
 
 class Database:
-    """SQLite or PostgreSQL: `reading` and `writing` are transactions, safe from any thread."""
+    """Opens transactions on SQLite or PostgreSQL by `reading` and `writing`; thread-safe."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -34,7 +34,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """The database at *url*, its tables brought up to date; replicas may do so at once."""
+        """Open the database at *url* and migrate it; replicas may do so at the same time."""
         database = cls(_engine(_parsed(url)))
         with database.writing() as db:
             _migrate(db)
@@ -48,10 +48,10 @@ class Database:
     @contextmanager
     def writing(self, *, is_act: bool = True) -> Iterator[sa.Connection]:
         """
-        All of it or nothing. On SQLite one writer at a time; the others wait their turn.
+        Open a write transaction; on SQLite, writers queue.
 
-        What *is_act* no more than a note of the server's own is no part of anybody's act. SQLite
-        waits for the disk with acts only: a power cut may take the last notes, never an act.
+        Without *is_act* it is the server's own note, which is not audited. SQLite waits for the
+        disk for acts only: a power cut may lose the last notes, never an act.
         """
         with _told(), (self._writer if is_act else self._notes).begin() as db:
             yield db
@@ -59,11 +59,11 @@ class Database:
                 self.before_commit(db)
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An insert that can say what to do on conflict; both dialects speak alike."""
+        """Make an insert that supports ``on_conflict`` clauses, which both dialects have."""
         return sqlite.insert(table) if self._engine.name == "sqlite" else postgresql.insert(table)
 
     def insert_new(self, db: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
-        """Whether *row* was new and is written; waits for a writer of the same row to finish."""
+        """Insert *row* if it is new, and tell whether it was; waits for other writers of it."""
         insert = self.insert(table).values(row).on_conflict_do_nothing()
         return db.execute(insert.returning(*table.primary_key)).first() is not None
 
@@ -75,7 +75,7 @@ def _parsed(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except exc.ArgumentError:
-        raise BadInput("database_url", "is not a database URL") from None  # it may hold a password
+        raise BadInput("database_url", "is not a database URL") from None  # may hold a password
     if url.drivername in ("postgres", "postgresql"):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "postgresql+psycopg"):
@@ -87,18 +87,18 @@ def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
         return sa.create_engine(
             url,
-            hide_parameters=True,  # an error's message holds no row
+            hide_parameters=True,  # keeps rows out of error messages
             pool_size=10,
             max_overflow=30,
             pool_timeout=WAIT_SECONDS,
-            pool_pre_ping=True,  # a restarted database costs no request
+            pool_pre_ping=True,  # so that no request fails because the database was restarted
             connect_args={
                 "connect_timeout": WAIT_SECONDS,
-                "tcp_user_timeout": WAIT_SECONDS * 1000,  # a network that swallows packets
+                "tcp_user_timeout": WAIT_SECONDS * 1000,  # for networks that drop packets
             },
         )
     if not url.database or url.database == ":memory:":
-        raise BadInput("database_url", "names no SQLite file; the store lasts")
+        raise BadInput("database_url", "names no SQLite file; an in-memory store would be lost")
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
@@ -114,13 +114,13 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+    connection.isolation_level = None  # the driver begins no transactions; `_begin_sqlite` does
     for pragma in ("journal_mode = WAL", "foreign_keys = ON", "secure_delete = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(db: sa.Connection) -> None:
-    """A writer takes its lock at once: one that reads first could not wait for it."""
+    """Begin a transaction; a writer takes its lock at once, since a reader cannot wait for it."""
     options = db.get_execution_options()
     writes = options.get("is_writing", False)
     if writes:
@@ -143,7 +143,7 @@ def _migrate(db: sa.Connection) -> None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """A database that is away, busy or full, in words without its address and its rows."""
+    """Raise `Unavailable` for a database that is away, busy or full, without address or rows."""
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError) as error:

@@ -1,5 +1,5 @@
 """
-The servers on one database, and the last change that each has seen.
+Registers the servers on one database, with the last change that each has seen.
 """
 
 import secrets
@@ -17,9 +17,9 @@ from galenic_server.database.tables import replicas
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
     """
-    A replica as the others know it.
+    Describes a replica to the others.
 
-    heard: when it last reported.   seen: the number of the last change that it has seen.
+    heard: the time of its last report.   seen: the number of the last change that it has seen.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Replicas:
         return str(row["id"])
 
     def report(self, replica: str, seen: int) -> bool:
-        """Say that it lives and has seen that much. False where it was removed or replaced."""
+        """Report that it lives and has seen *seen*; returns False if it was removed or replaced."""
         change = replicas.update().where(replicas.c.id == replica)
         with self._database.writing(is_act=False) as db:
             return bool(db.execute(change.values(seen=seen, heard=now())).rowcount)
@@ -74,7 +74,7 @@ class Replicas:
             return sorted(db.scalars(query))
 
     def seen_by_all(self) -> float:
-        """Return the number of the last converged change; infinity where there is no replica."""
+        """Return the number of the last converged change; infinity if there is no replica."""
         with self._database.reading() as db:
             least: int | None = db.scalar(sa.select(sa.func.min(replicas.c.seen)))
         return float("inf") if least is None else least

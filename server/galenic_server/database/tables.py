@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment; SQLite keeps no zone, so it is put back as UTC."""
+    """Stores a time in UTC; SQLite keeps no time zone, so it is added again on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -56,7 +56,7 @@ adapters = Table(
     Column("change", BigInteger, nullable=False, server_default="0", index=True),
     Column("signed_by", String(200)),
     Column("signature", Text),
-    Column("payload", LargeBinary),  # last: listing never walks past it
+    Column("payload", LargeBinary),  # last, so that listing never reads past it
 )
 
 aliases = Table(
@@ -128,8 +128,8 @@ uploads = Table(
     Column("created", UtcTime, nullable=False, index=True),
 )
 
-# What replicas follow. One row counts; its lock puts all writers in a line, so that a change is
-# visible only after all that have a smaller number.
+# The counter of changes, which replicas follow. The lock on its one row makes writers queue, so
+# that a change becomes visible only after all with smaller numbers.
 clock = Table(
     "clock",
     metadata,

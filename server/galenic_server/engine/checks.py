@@ -1,5 +1,5 @@
 """
-What every engine refuses, checked once and before anything runs.
+The checks of every engine, made once and before anything runs.
 """
 
 import math
@@ -21,13 +21,13 @@ from galenic_server.engine.slots import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The sizes that a request is measured against."""
+    """Holds the sizes that a request is checked against."""
 
     vocab_size: int
     context_tokens: int
 
     def check(self, request: Request, num_positions: int = 0) -> None:
-        """Raises `BadInput` or `TooLong`, naming the field. *num_positions* are of the prompt."""
+        """Raise `BadInput` or `TooLong`, naming the field. num_positions: of the prompt."""
         self.check_text(request.text_ids, request.text_field)
         self.check_length(
             num_positions, len(request.text_ids), request.sampling.max_tokens, request.text_field
@@ -37,7 +37,7 @@ class Bounds:
             raise BadInput("constraint", "a choice needs at least one label")
 
     def check_text(self, ids: Sequence[int], field: str) -> None:
-        """Check that there are ids, all of the vocabulary."""
+        """Check that there are token ids, all of the vocabulary."""
         if not ids:
             raise BadInput(field, "is empty")
         for extreme in (min(ids), max(ids)):
@@ -59,7 +59,7 @@ class Bounds:
             raise TooLong(field, f"{needed}; the context holds {self.context_tokens:,}")
 
     def room(self, num_positions: int, num_text: int) -> int:
-        """Tokens that are left for the answer."""
+        """Return the number of tokens left for the answer."""
         return self.context_tokens - num_positions - num_text
 
 
@@ -85,11 +85,11 @@ def _check_sampling(sampling: Sampling) -> None:
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """
-    The sizes that an adapter is measured against.
+    Holds the sizes that an adapter is checked against.
 
-    width: of rows.   prefix: layers, and width of keys, and of values.   scales: layers and width
-    of each place that is served.   num_positions: of a prompt, at most.   prompt_bytes: of all
-    prompts together.   number_bytes: of a number in the engine's dtype.
+    width: of prompt rows.   prefix: (L, W) of keys and of values.   scales: (L, W) of each place
+    that is served.   num_positions: the longest prompt.   prompt_bytes: of all prompts together.
+    number_bytes: size of a number in the engine's dtype.
     """
 
     width: int
@@ -100,7 +100,7 @@ class Capacity:
     number_bytes: int
 
     def check(self, adapter: Composed) -> None:
-        """Raises `BadFactor` where this engine cannot hold *adapter*."""
+        """Raise `BadFactor` if this engine cannot hold *adapter*."""
         for place, scale_LW in adapter.scales.items():
             if place not in self.scales:
                 served = ", ".join(self.scales) or "none"
@@ -109,7 +109,7 @@ class Capacity:
         self._check_prompt(adapter)
 
     def fitting(self, adapters: Mapping[str, Composed]) -> dict[str, Composed]:
-        """Those of *adapters* that this engine can hold."""
+        """Return the adapters that this engine can hold."""
         fit = {}
         for digest, adapter in adapters.items():
             with suppress(BadFactor):
@@ -118,7 +118,7 @@ class Capacity:
         return fit
 
     def prompt_of(self, adapter: Composed) -> Prompt | None:
-        """What *adapter*'s prompt takes, if it has one."""
+        """Return *adapter*'s prompt with its size, if it has one."""
         if not adapter.prompt:
             return None
         num_layers, width = self.prefix
@@ -150,9 +150,9 @@ def _check_shape(name: str, shape: Sequence[int], expected: Sequence[int]) -> No
 
 def fit(config: EngineConfig) -> tuple[EngineConfig, Bounds, Capacity]:
     """
-    *config* for its backbone, whole, and the sizes that follow from both.
+    Complete *config* for its backbone, and return it with the sizes that follow from both.
 
-    Raises `BadFactor` where a place that adapters may scale does not exist.
+    Raises `BadFactor` if a place in *config* does not exist.
     """
     shape: PretrainedConfig = AutoConfig.from_pretrained(config.backbone).get_text_config()
     scales = shape_of(shape).scale_shapes()

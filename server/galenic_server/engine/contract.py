@@ -1,9 +1,9 @@
 """
-What the service asks of an engine, whichever runs underneath.
+The contract of engines, whichever runs underneath.
 
-A request is a text of token ids and, perhaps, an adapter named by its digest. The engine keeps that
-adapter while the request runs, puts its prompt before the text, scales the text's activations, and
-keeps tenants' caches apart. Nothing that it says shows the prompt.
+A request is a text of token ids and, optionally, an adapter named by its digest. The engine keeps
+the adapter resident while the request runs, puts its prompt before the text, scales the text's
+activations, and keeps tenants' caches apart. Nothing of the prompt shows in any output.
 """
 
 import time
@@ -20,9 +20,9 @@ from galenic_adapters.tasks.base import Choice, Completion, Constraint
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """
-    How to pick tokens; greedy by default. Units as in the OpenAI API.
+    Sets how tokens are sampled; greedy by default. Units are those of the OpenAI API.
 
-    ignore_end: go on to *max_tokens* past the end token, to measure equal work.
+    ignore_end: continue past the end token up to *max_tokens*, to measure equal work.
     """
 
     max_tokens: int
@@ -40,9 +40,10 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Request:
     """
-    One generation: *text_ids* are ids of the backbone's vocabulary; *adapter* is a digest, or none
-    for the bare backbone; *tenant* is whose cache the request may share; *text_field* is what the
-    caller calls the text.
+    Describes one generation.
+
+    tenant: whose cache the request may share.   text_ids: token ids of the backbone's vocabulary.
+    adapter: a digest, or None for the bare backbone.   text_field: the caller's name for the text.
     """
 
     id: str
@@ -56,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What came since the last one; *finish* is ``stop`` or ``length`` on the last, else none."""
+    """Holds the output since the last one; *finish* is ``stop`` or ``length`` on the last only."""
 
     text: str
     num_tokens: int
@@ -68,7 +69,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counters since the server's start (an engine restart keeps them), and what is resident."""
+    """Holds counters since the server's start (kept over engine restarts), and residency."""
 
     resident_adapters: int = 0
     num_slots: int = 0
@@ -82,14 +83,16 @@ class EngineStats:
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """
+    Configures an engine.
+
     backbone: a local folder in Hugging Face layout.   dtype: ``float32`` or ``bfloat16``.
-    num_slots: adapters resident at once; none for what memory allows.
-    places: where adapters may scale activations, of `factor.PLACES`. Each slot takes a number for
-    each layer and width of each of them, and each token of a step reads as many.
-    prompt_bytes: what the keys and values of all residents' prompts may take, in the memory of the
-    machine and not of a device; none for what memory allows.
-    context_tokens: prompt, text and answer together.   secret: keys the tenants' caches apart.
-    tool_parser: how this backbone writes calls of tools, in vLLM's name for it.
+    num_slots: adapters resident at once; None for what memory allows.
+    places: where adapters may scale activations, of `factor.PLACES`. Each slot stores a number for
+    each layer and width of each place, and each token of a step reads as many.
+    prompt_bytes: host memory for the keys and values of all residents' prompts; None for what
+    memory allows.
+    context_tokens: prompt, text and answer together.   secret: key that separates tenants' caches.
+    tool_parser: vLLM's name for the format of this backbone's tool calls.
     """
 
     backbone: str
@@ -106,16 +109,16 @@ class EngineConfig:
 
 
 AdaptersOf = Callable[[Sequence[str]], Mapping[str, Composed]]
-"""Where an engine fetches adapters, by digest; those that do not exist are left out. May block."""
+"""Fetches adapters by digest; those that do not exist are left out. May block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """
-    What an engine is about to do for a tenant.
+    Describes what an engine is about to do for a tenant.
 
-    max_tokens: the most that it may say, all its answers together.   how: everything else that is
-    asked, as one text, so that the same request is known again.
+    max_tokens: the most tokens of all its answers together.   how: all other parameters as text, so
+    that equal requests can be recognized.
     """
 
     tenant: str
@@ -132,21 +135,21 @@ class Work:
 
 
 class Pass(Protocol):
-    """Of one who was let in: its place among those the engine holds, and what it has said."""
+    """Handle of an admitted request: its priority, and a callback for the tokens it generates."""
 
     @property
     def priority(self) -> int:
-        """Who has the lower one goes first."""
+        """Return the priority; lower goes first."""
 
     def said(self, num_tokens: int) -> None: ...
 
 
 class Gate(Protocol):
-    """An engine's requests enter here one by one; each may have to wait until it is its turn."""
+    """Admits requests to an engine; each may have to wait for its turn."""
 
     def enter(self, work: Work) -> AbstractAsyncContextManager[Pass]:
         """
-        Held as long as the engine works. `EngineDied` is raised through it.
+        Wait for admission, and hold it while the engine works; `EngineDied` passes through it.
 
         Raises `LimitReached` and `Quarantined`.
         """
@@ -170,7 +173,7 @@ class OpenGate:
 
 
 class Api(StrEnum):
-    """What OpenAI's clients ask, by the last part of the address."""
+    """Names the APIs of OpenAI by the last part of their path."""
 
     CHAT = "chat/completions"
     COMPLETIONS = "completions"
@@ -180,13 +183,13 @@ class Api(StrEnum):
 @dataclass(eq=False, slots=True)
 class Call:
     """
-    One request of an OpenAI client, checked, and what it has cost so far.
+    Holds a checked request of an OpenAI client, with its output and its token counts so far.
 
-    model: how the reply names what answers.   adapter: its digest, or none for the bare backbone.
-    body: the request's own fields; *text_field* is the one that holds the text.
-    is_task: its messages are a task's, to be rendered as in training and answered under
+    model: the model's name in the reply.   adapter: its digest, or None for the bare backbone.
+    body: the request's fields; *text_field* is the one with the text.
+    is_task: the messages are a task's, to be rendered as in training and answered under
     *constraint*, with the answer's probability if *with_logprob*.
-    is_silent: its answer of one token is made and not shown.
+    is_silent: an answer of no tokens was asked for; one token is generated and not shown.
     """
 
     id: str
@@ -210,73 +213,74 @@ class Call:
 
     @property
     def completion(self) -> Completion:
-        """What was said; of several answers, all of them run together."""
+        """Return the output; texts of several answers are concatenated."""
         counts = (self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens)
         return Completion(self.text, self.finish or "length", *counts, self.logprob)
 
 
 OpenAIReply = dict[str, Any] | AsyncGenerator[str]
-"""An object of OpenAI's, or server-sent events as they come; closing them aborts the request."""
+"""OpenAI's reply object, or server-sent events; closing these aborts the request."""
 
 
 class OpenAI(Protocol):
-    """The OpenAI API over an engine; an adapter's prompt shows in nothing that it says."""
+    """The OpenAI API over an engine; nothing of an adapter's prompt shows in its replies."""
 
     async def answer(self, api: Api, call: Call) -> OpenAIReply:
         """
-        Returns once something has been said, so what is refused is an error and no stream.
+        Answer *call*; returns once there is output, so that refusals are errors, not streams.
 
         Raises what `Engine.generate` raises, also from the events.
         """
 
 
 class Engine(Protocol):
-    """One resident backbone; every request may bring another adapter."""
+    """Serves one resident backbone; every request may use another adapter."""
 
     @property
     def config(self) -> EngineConfig: ...
 
     @property
     def tokenizer(self) -> Any:
-        """The backbone's Hugging Face tokenizer, with the backbone's true vocabulary."""
+        """Return the backbone's Hugging Face tokenizer, with its true vocabulary."""
 
     @property
     def openai(self) -> OpenAI | None:
-        """OpenAI's API, where this engine has it."""
+        """Return OpenAI's API, if this engine has it."""
 
     async def start(self) -> None:
-        """Load the backbone; returns once it has really answered a request."""
+        """Load the backbone; returns once it has answered a request."""
 
     async def stop(self) -> None: ...
 
     async def healthy(self) -> bool:
-        """Whether a request sent now would be answered."""
+        """Tell whether a request sent now would be answered."""
 
     def check(self, request: Request) -> None:
         """
-        Raise what `generate` refuses before it runs anything. The prompt of an adapter that is not
-        resident is not counted yet.
+        Raise the errors that `generate` raises before it runs anything.
+
+        The prompt of an adapter that is not resident is not counted yet.
         """
 
     def generate(self, request: Request) -> AsyncIterator[Delta]:
         """
-        The answer, piece by piece; closing the iterator aborts the request.
+        Yield the answer piece by piece; closing the iterator aborts the request.
 
         Raises `BadInput` (an id outside the vocabulary, a constraint that does not compile),
-        `TooLong`, `NotFound` (the adapter), `BadFactor` (one that this engine cannot hold),
-        `Unavailable`, `EngineDied` where it died meanwhile.
+        `TooLong`, `NotFound` (the adapter), `BadFactor` (an adapter that this engine cannot hold),
+        `Unavailable`, `EngineDied` (it crashed meanwhile).
         """
 
     async def seat(self, digests: Sequence[str], *, may_evict: bool = True) -> bool:
         """
-        Make those of these adapters resident that exist; whether there was room for all.
+        Make these adapters resident; returns whether there was room for all that exist.
 
-        The others are left for their first request, as are those that this engine cannot hold, and
-        many at a time whose prompts it would have to run through.
+        Adapters without room wait for their first request; so do those that this engine cannot
+        hold, and most input prompts of a large batch, since each needs a pass of the backbone.
         """
 
     async def evict(self, digest: str) -> None:
-        """Forget a deleted adapter: its slot is free once the requests that hold it are done."""
+        """Evict a deleted adapter; its slot is free once the requests that hold it are done."""
 
     async def stats(self) -> EngineStats: ...
 
@@ -284,11 +288,11 @@ class Engine(Protocol):
 WARM_UP = Request(
     "warm-up", "", [0], Sampling(max_tokens=1, with_logprob=True), constraint=Choice(("ok",))
 )
-"""What an engine answers before it is ready: it touches what is otherwise compiled on first use."""
+"""Answered by an engine before it is ready, to compile what is otherwise compiled on first use."""
 
 
 async def complete(engine: Engine, request: Request) -> Completion:
-    """The whole answer at once."""
+    """Generate the whole answer."""
     text, num_tokens, last = "", 0, None
     async for last in engine.generate(request):
         text += last.text

@@ -1,4 +1,4 @@
-"""Which engine serves: the one by name, without importing what the other needs."""
+"""Makes an engine by name, without importing what the other one needs."""
 
 from galenic_server.engine.contract import (
     AdaptersOf,
@@ -12,7 +12,7 @@ from galenic_server.engine.contract import (
 def make_engine(
     kind: str, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate | None = None
 ) -> Engine:
-    """*kind* is ``vllm`` or ``transformers``; through *gate* its requests enter."""
+    """Make the engine *kind*, ``vllm`` or ``transformers``; its requests enter through *gate*."""
     gate = gate or OpenGate()
     if kind == "vllm":
         from galenic_server.engine.vllm.engine import VllmEngine

@@ -1,10 +1,10 @@
 """
-Which adapter sits in which place of the engine's tables, with its prompt at hand.
+Assigns adapters to slots of the engine's tables, with room for their prompts.
 
-A seat is held while requests use it and is never given away meanwhile. Adapters that nobody holds
-stay until their place is needed, the longest unused leaving first. Where every place is held,
-newcomers wait in the order they came. A slot's number says nothing about its content: caches go by
-the adapter's digest.
+A slot is held while requests use its adapter, and never reassigned meanwhile. Idle adapters stay
+resident until their slot is needed; the least recently used is evicted first. If every slot is
+held, newcomers wait in order of arrival. A slot's number does not identify its content: caches are
+keyed by the adapter's digest.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from galenic_adapters.factor import Composed
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What stands before the text, by its digest, and the bytes of its keys and values."""
+    """Names a prompt by its digest, with the bytes of its keys and values."""
 
     digest: str
     num_positions: int
@@ -26,7 +26,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A slot, from 1 on, and the adapter's prompt, if it has one."""
+    """Holds an adapter's slot, from 1 on, and its prompt, if it has one."""
 
     slot: int
     prompt: Prompt | None
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """An adapter in a place: how many hold it, and the task that brings it there."""
+    """Tracks an adapter in a slot: how many requests hold it, and the task that loads it."""
 
     digest: str
     num_holds: int = 0
@@ -47,7 +47,7 @@ class Seat:
 
 
 class Pool:
-    """Numbers to give away: those that came back first, so that no more are touched than needed."""
+    """Gives out free numbers; returned ones are reused first, so fewer pages are touched."""
 
     def __init__(self, numbers: range) -> None:
         self._fresh = numbers
@@ -67,7 +67,7 @@ class Pool:
 
 
 class Shelf:
-    """Room for the prompts of those who sit. One that several have takes its room once."""
+    """Counts the bytes of residents' prompts; a prompt that several share counts once."""
 
     def __init__(self, num_bytes: int) -> None:
         self._free_bytes = num_bytes
@@ -85,7 +85,7 @@ class Shelf:
         self._num_owners[prompt.digest] = self._num_owners.get(prompt.digest, 0) + 1
 
     def take_away(self, prompt: Prompt) -> None:
-        """Once for each `put`."""
+        """Undo one `put`; a prompt's room is free once every `put` was undone."""
         self._num_owners[prompt.digest] -= 1
         if not self._num_owners[prompt.digest]:
             del self._num_owners[prompt.digest]
@@ -94,7 +94,7 @@ class Shelf:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Seated:
-    """An adapter on its way to its place."""
+    """Pairs an adapter with its slot, for loading."""
 
     digest: str
     place: Place
@@ -108,11 +108,11 @@ PromptOf = Callable[[Composed], Prompt | None]
 
 class Slots:
     """
-    The table of seats; of one event loop. Nothing here takes longer the more seats there are.
+    Manages all slots; for use in one event loop. Every operation takes constant time.
 
-    *fetch* brings the adapter of a digest, *load* writes some into the engine; what they raise
-    reaches everyone who waits for that seat, and the seat is free again. *prompt_of* says what room
-    an adapter takes on the shelf of *prompts*.
+    *fetch* returns the adapter of a digest, *load* writes adapters into the engine. If either
+    raises, everyone who waits for that adapter gets the error, and the slot is free again.
+    *prompt_of* returns the room that an adapter's prompt takes.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Slots:
 
     @asynccontextmanager
     async def hold(self, digest: str) -> AsyncIterator[Place]:
-        """The place of *digest*, brought there if need be, and kept until the block ends."""
+        """Hold the slot of *digest* for the block, loading the adapter if needed."""
         seat = self._seats.get(digest) or self._new_seat(digest)
         self._idle.pop(digest, None)
         seat.num_holds += 1
@@ -147,12 +147,12 @@ class Slots:
 
     async def take(self, adapters: Mapping[str, Composed], *, may_evict: bool = True) -> bool:
         """
-        Seat those that have no seat yet, in one load; whether there was room for all.
+        Seat the adapters that are not resident, in one load; returns whether all had room.
 
-        It waits for no place: what finds none is left for the first who asks for it.
+        It never waits for a slot: an adapter without one is seated at its first request.
         """
         new: list[Seat] = []
-        for digest in [one for one in adapters if one not in self._seats]:
+        for digest in [d for d in adapters if d not in self._seats]:
             prompt = self._prompt_of(adapters[digest])
             if not (self._make_room(prompt) if may_evict else self._has_room(prompt)):
                 break
@@ -164,19 +164,19 @@ class Slots:
         return all(digest in self._seats for digest in adapters)
 
     def evict(self, digest: str) -> None:
-        """Forget *digest*; its place is free once nobody holds it."""
+        """Evict *digest*; its slot is free once nobody holds it."""
         seat = self._seats.pop(digest, None)
         self._idle.pop(digest, None)
         if seat is not None and not seat.num_holds:
             self._vacate(seat)
 
     def find(self, digest: str) -> Place | None:
-        """The place of *digest*, where it is known already."""
+        """Return the slot of *digest*, if it is assigned already."""
         seat = self._seats.get(digest)
         return seat.place if seat else None
 
     def seated(self) -> dict[str, Place]:
-        """The residents: every digest that a request would find in its place."""
+        """Return the slots of all residents, by digest; those still loading are left out."""
         return {
             digest: seat.place
             for digest, seat in self._seats.items()
@@ -189,7 +189,7 @@ class Slots:
         return len(self._seats) - sum(is_coming)
 
     def __contains__(self, digest: str) -> bool:
-        """Whether it has a seat, or is on its way to one."""
+        """Tell whether *digest* is resident or being loaded."""
         return digest in self._seats
 
     def _new_seat(self, digest: str) -> Seat:

@@ -1,7 +1,7 @@
 """
-Following: a replica reads the changes of the others several times a second, and reports them seen.
+Follows changes: a replica polls those of others several times a second, and acknowledges them.
 
-What others published is seated here before it is asked for, and what they deleted is evicted.
+Adapters that others published are seated before they are asked for; deleted ones are evicted.
 """
 
 import asyncio
@@ -31,9 +31,8 @@ class Follower:
     """
     Follows the store's changes until it is cancelled.
 
-    silent_seconds: a replica that has not reported for so long is no longer waited for; by then it
-    must not answer from its cache either.   retention: how long deleted versions can be brought
-    back.
+    silent_seconds: a replica that has not reported for so long is no longer waited for; its caches
+    must have expired by then.   retention: how long deleted versions can be restored.
     """
 
     def __init__(
@@ -56,14 +55,14 @@ class Follower:
         self._warming: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Follow until cancelled; then leave, so that nobody waits for this replica any more."""
+        """Follow until cancelled; then leave, so that the fleet stops waiting for this replica."""
         try:
             while True:
                 try:
                     await self._step()
                 except Unavailable:
-                    pass  # it is asked again
-                except Exception as error:  # noqa: BLE001  whoever stops following is believed dead
+                    pass  # the database is asked again in the next step
+                except Exception as error:  # noqa: BLE001  a replica that stops following counts as dead
                     log.error("changes cannot be followed", **logs.where(error))
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
@@ -95,7 +94,7 @@ class Follower:
         self._id = self._store.replicas.enter(self._place, self._seen)
 
     async def _report(self) -> None:
-        """Report what is seen: every cache here has dropped what it made stale."""
+        """Acknowledge the changes seen so far; every cache here has dropped stale values."""
         assert self._id is not None, "it has entered"
         if not await run_sync(self._store.replicas.report, self._id, self._seen):
             log.warning("replica was told to leave, and enters again")
@@ -112,20 +111,20 @@ class Follower:
             log.info("deleted adapters purged", count=purged)
 
     def _warm(self, found: Sequence[Change]) -> None:
-        new = [one for one in found if one.kind is Kind.ADAPTER]
-        gone = [one.name for one in found if one.kind is Kind.DELETION and one.name]
+        new = [change for change in found if change.kind is Kind.ADAPTER]
+        gone = [change.name for change in found if change.kind is Kind.DELETION and change.name]
         if new or gone:
             task = asyncio.create_task(self._move(new, gone))
             self._warming.add(task)
             task.add_done_callback(self._warming.discard)
 
     async def _move(self, new: list[Change], gone: list[str]) -> None:
-        """Seat and evict as well as possible; what has no seat gets one at its first request."""
+        """Seat and evict as far as possible; other adapters are seated at their first request."""
         try:
             for digest in gone:
                 await self._engine.evict(digest)
-            digests = [one.name for one in new if one.name]
-            if many := [one.number for one in new if not one.name]:
+            digests = [change.name for change in new if change.name]
+            if many := [change.number for change in new if not change.name]:
                 digests += await run_sync(self._store.packages.brought_by, many)
             await self._engine.seat(digests[-MOST_SEATED:])
         except GalenicError as error:

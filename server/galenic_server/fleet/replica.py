@@ -1,5 +1,5 @@
 """
-The life of one server of the fleet, from its start to its end.
+Runs one server of the fleet from its start to its end.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 
 class Replica:
-    """Runs the engine, and keeps in it what the store holds."""
+    """Runs the engine, preloads the store's adapters, and follows changes."""
 
     def __init__(self, engine: Engine, residents: Residents, follower: Follower) -> None:
         self.engine = engine
@@ -28,17 +28,17 @@ class Replica:
         self, *, on_ready: Callable[[], None], on_failed_start: Callable[[], None]
     ) -> None:
         """
-        Start, load, follow, and stop when cancelled.
+        Start the engine, preload adapters, follow changes, and stop when cancelled.
 
-        Changes are followed from the beginning: the fleet waits for this replica before it opens.
-        Where the engine does not start, the log says why and the replica stays closed.
+        Changes are followed from the beginning, so the fleet waits for this replica even before it
+        opens. If the engine does not start, the log says why and the replica stays closed.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follower.run())
                 try:
                     await self._start()
-                except Exception as error:  # noqa: BLE001  whatever it is, the operator has to see it
+                except Exception as error:  # noqa: BLE001  the operator has to see any of them
                     log.critical("engine did not start", message=str(error), **logs.where(error))
                     on_failed_start()
                     return
@@ -48,7 +48,7 @@ class Replica:
             await self.engine.stop()
 
     async def _start(self) -> None:
-        """Return once the engine has answered, and holds what the store has for it."""
+        """Return once the engine has answered, and holds the adapters to preload."""
         log.info("engine starting", backbone=self.engine.config.backbone)
         await self.engine.start()
         await self.residents.load()
@@ -56,9 +56,9 @@ class Replica:
         log.info("engine ready")
 
     def is_open(self) -> bool:
-        """Whether the engine has started, and has not been stopped."""
+        """Tell whether the engine has started, and has not been stopped."""
         return self._is_open
 
     async def is_ready(self) -> bool:
-        """Whether a request sent now would be answered."""
+        """Tell whether a request sent now would be answered."""
         return self._is_open and await self.engine.healthy()

@@ -1,9 +1,8 @@
 """
-Loading at start: the adapters used lately, then the newest, as many as have room and are no work
-for the engine.
+Preloads adapters at the start: the recently used ones, then the newest, as many as have room.
 
-They are seated before the server is ready. After that an adapter is seated when it is uploaded,
-here or on another replica, and any other at its first request.
+They are seated before the server is ready. Later, an adapter is seated when it is uploaded, here or
+on another replica, or at its first request.
 """
 
 import time
@@ -26,7 +25,7 @@ ROWS_READ = 10_000
 
 
 class Residents:
-    """Loads adapters that were made for this backbone and metaprompt when the server starts."""
+    """Preloads adapters that fit this backbone and metaprompt when the server starts."""
 
     def __init__(
         self,
@@ -39,7 +38,7 @@ class Residents:
         self._chain = chain
 
     async def load(self) -> None:
-        """Load as many as possible; the others are seated at their first request."""
+        """Preload as many as have room; the others are seated at their first request."""
         try:
             await self._load()
         except GalenicError as error:
@@ -66,7 +65,7 @@ class Residents:
         return list(dict.fromkeys([*lately, *packages.newest(*made_for, count)]))
 
     def hottest(self) -> list[str]:
-        """Return the adapters that gave the last answers, the most frequent first."""
-        answers = (one for one in self._chain.latest(ROWS_READ) if one["action"] == "answer")
-        counted = Counter(one["digest"] for one in answers if one["digest"])
+        """Return the adapters of the latest audited answers, the most frequent first."""
+        answers = (row for row in self._chain.latest(ROWS_READ) if row["action"] == "answer")
+        counted = Counter(row["digest"] for row in answers if row["digest"])
         return [digest for digest, _ in counted.most_common()]

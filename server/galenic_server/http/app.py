@@ -1,5 +1,5 @@
 """
-The server as an ASGI app; whatever it is made of is handed in.
+Makes the server's ASGI app from parts that are passed in.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ def make_app(
     on_failed_start: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """
-    The app: ``/health/live`` answers at once, what needs the engine with 503 until that answers.
+    Make the app. ``/health/live`` answers at once; routes that need the engine answer 503 at first.
 
-    *on_ready* is called once the engine has answered, *on_failed_start* where it cannot be started.
+    *on_ready* is called once the engine has answered, *on_failed_start* if it cannot be started.
     """
 
     @asynccontextmanager
@@ -74,9 +74,7 @@ def make_app(
         BodyLimitMiddleware,
         max_bytes=parts.settings.max_body_bytes,
         patience_seconds=parts.settings.patience_seconds,
-        larger=dict.fromkeys(
-            (lines.ARCHIVE_PATH, lines.ADAPTERS_PATH), parts.settings.max_archive_bytes
-        ),
+        larger=dict.fromkeys(lines.STREAMED, parts.settings.max_archive_bytes),
     )
     app.add_middleware(TracingMiddleware, metrics=parts.metrics, trail=parts.trail)
     return app

@@ -1,5 +1,5 @@
 """
-Who asks, and what that key opens: decided here for every route, before a byte of its body is read.
+Authenticates and authorizes every route before a byte of its body is read.
 """
 
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -21,11 +21,11 @@ from galenic_server.tenancy.keyring import Caller
 from galenic_server.tenancy.keys import Role
 
 bearer = HTTPBearer(auto_error=False, description="A key of `galenic keys create`")
-"""Tells the OpenAPI document about keys; `KeyedRoute` asks for them."""
+"""Documents keys in OpenAPI; `KeyedRoute` checks them."""
 
 
 async def authenticate(request: Request) -> Caller:
-    """Return who holds the request's key; raises `Unauthorized`."""
+    """Return the holder of the request's key; raises `Unauthorized`."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized("send your key as 'Authorization: Bearer gal_...'")
@@ -47,14 +47,14 @@ def check_scope(caller: Caller, tenant: str) -> None:
     """
     Raise `Forbidden` unless *caller* may manage *tenant*: an admin any, a tenant-admin its own.
 
-    Nobody looks first whether there is such a tenant: that is private too.
+    The tenant's existence is not checked first, since it is private too.
     """
     if caller.role is not Role.ADMIN and tenant != caller.tenant:
         raise Forbidden("only an admin names another tenant")
 
 
 class KeyedRoute(APIRoute):
-    """Checks the key, and what its tenant may still use, before it reads the body."""
+    """Checks the key and its tenant's limits before it reads the body."""
 
     reads_body_first = True
 
@@ -65,7 +65,7 @@ class KeyedRoute(APIRoute):
             request.state.caller = caller = await authenticate(request)
             structlog.contextvars.bind_contextvars(tenant=caller.tenant, key=caller.key_id)
             async with self.entered(request, caller):
-                # Read here, where one that is too large is not yet taken for one that is no JSON.
+                # Read here, so that a body over the limit is not reported as malformed JSON.
                 if self.reads_body_first:
                     await request.body()
                 return await handler(request)
@@ -85,7 +85,7 @@ async def _within_limits(request: Request, caller: Caller) -> AsyncIterator[None
     opened = limiter.open(caller.tenant, limits)
     try:
         request.state.ending.enter_context(opened)
-    finally:  # also where it is refused
+    finally:  # also if the request is refused
         request.state.headers.update(limiter.headers(caller.tenant))
     yield
 
@@ -94,8 +94,8 @@ class AdminRoute(KeyedRoute):
     """
     Audits every request, and refuses callers' keys and those for another tenant.
 
-    The tenant is the one in the path or the query, whether or not the route declares it: a route
-    cannot forget to check. One that takes a tenant in its body calls `check_scope`.
+    The tenant is the one in the path or the query, whether or not the route declares it, so no
+    route can forget the check. A route that takes a tenant in its body calls `check_scope`.
     """
 
     def entered(self, request: Request, caller: Caller) -> AbstractAsyncContextManager[None]:
@@ -116,7 +116,7 @@ async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
         with acting(record) as act:
             _check_manager(request, caller)
             yield
-    except Exception as error:  # whatever it was, it was tried; and it is raised on
+    except Exception as error:  # failed attempts are audited too
         trail.add(act.told(outcome=type(error).__name__))
         raise
     if not act.num_written:
@@ -132,7 +132,7 @@ def _check_manager(request: Request, caller: Caller) -> None:
 
 
 def _act(request: Request, caller: Caller) -> dict[str, Any]:
-    """Return who does what to what: values that are names, and nothing else that was sent."""
+    """Return the audit record of the request: of the values sent, only those that are names."""
     sent = {**request.path_params, **request.query_params}
     named = {k: v for k, v in sent.items() if k in ACT_FIELDS and NAME.fullmatch(str(v))}
     return {
@@ -181,7 +181,7 @@ def _tenant_in_query(
 AdminDep = Annotated[Caller, Depends(_admin)]
 OriginDep = Annotated[Origin, Depends(_origin)]
 ReachDep = Annotated[str | None, Depends(_reach)]
-"""The one tenant whose things the key may touch; none for an admin's, which touches all."""
+"""The only tenant that the key may manage; None for an admin key, which may manage all."""
 NamedTenantDep = Annotated[str, Depends(_tenant_in_path)]
 TenantDep = Annotated[str, Depends(_tenant_in_query)]
-"""The tenant whose things are managed: one's own unless an admin names another."""
+"""The tenant to manage: the caller's own, unless an admin names another."""

@@ -1,5 +1,5 @@
 """
-What an app is made of, and how a route gets at it.
+The parts of an app, and dependencies by which routes get them.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What an app is made of."""
+    """Holds the parts of an app."""
 
     service: Service
     store: Store
@@ -45,9 +45,9 @@ def parts_of(request: Request) -> Parts:
 
 async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """
-    Return what *work* does. If the client leaves first it is cancelled, and the engine stops too.
+    Run *work*, and cancel it (and the engine's work for it) if the client disconnects first.
 
-    Raises `ClientLeft`.
+    Raises `ClientLeft` then.
     """
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_left(request))

@@ -1,5 +1,5 @@
 """
-The one place where errors become HTTP: a table, and the OpenAI error body for all of them.
+Translates errors to HTTP by one table, with OpenAI's error body for all of them.
 
 No message holds what the caller sent: only field names, numbers and names of adapters.
 """
@@ -22,27 +22,27 @@ from galenic_adapters.refs import NAME_RULE
 
 
 class Unauthorized(Exception):
-    """No key, or none that is known here."""
+    """Says that there is no key, or an unknown one."""
 
 
 class Forbidden(Exception):
-    """The key is good, and not for this."""
+    """Says that the key is valid, but not allowed to do this."""
 
 
 class TooLarge(Exception):
-    """The request has more bytes than the server takes."""
+    """Says that the request has more bytes than the server accepts."""
 
 
 class WrongMedia(Exception):
-    """The body's content-type is not one that the route reads."""
+    """Says that the route does not read the body's content-type."""
 
 
 class TooSlow(Exception):
-    """The client took too long to send what it had announced."""
+    """Says that the client sent its body too slowly."""
 
 
 class ClientLeft(Exception):
-    """Nobody is there to hear the answer."""
+    """Says that the client disconnected before its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ class Kind:
 
 
 TABLE: dict[type[Exception], Kind] = {
-    errors.TooLong: Kind(413, "context_length_exceeded"),
+    # As OpenAI: clients that see this trim the text, or ask a model of longer context.
+    errors.TooLong: Kind(400, "context_length_exceeded"),
     errors.Unsupported: Kind(400, "unsupported_field"),
     errors.BadInput: Kind(422, "bad_input"),
     errors.BadFactor: Kind(422, "bad_factor"),
@@ -92,7 +93,7 @@ TABLE: dict[type[Exception], Kind] = {
 
 
 class Problem(BaseModel):
-    """param: the field at fault.   code: the kind of error, for programs."""
+    """Describes an error. param: the field at fault.   code: the kind of error, for programs."""
 
     message: str
     type: str
@@ -108,17 +109,17 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody}
     for status in sorted({kind.status for kind in TABLE.values()} - {499} | {405, 500})
 }
-"""What any route may answer besides its reply, for the OpenAPI document."""
+"""The error responses of every route, for the OpenAPI document."""
 
 
 def body(message: str, kind: Kind, param: str | None = None, **more: Any) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """Make OpenAI's error object."""
     error = {"message": message, "type": kind.type, "param": param, "code": kind.code}
     return {"error": error | more}
 
 
 def body_of(error: Exception) -> dict[str, Any]:
-    """The error object of one of the table's errors; anything else is our own mistake."""
+    """Make the error object of an error in the table; any other is an internal error."""
     kind = _kind(error)
     if kind is None:
         return body("internal error; the log has it under this request's id", Kind(500, "internal"))
@@ -129,19 +130,19 @@ def body_of(error: Exception) -> dict[str, Any]:
 
 
 def reply(error: Exception) -> JSONResponse:
-    """The whole answer to one of the table's errors; a 500 for anything else."""
+    """Make the response to an error in the table; a 500 for any other."""
     kind = _kind(error) or Kind(500, "internal")
     return JSONResponse(body_of(error), kind.status, dict(kind.headers or {}) | _headers(error))
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    """What an error says itself: when to come again, or not to."""
-    told = {}
+    """Return the headers that say when, or whether, to retry."""
+    headers = {}
     if isinstance(error, errors.LimitReached):
-        told["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
     if not getattr(error, "should_retry", True):
-        told["x-should-retry"] = "false"
-    return told
+        headers["x-should-retry"] = "false"
+    return headers
 
 
 def _kind(error: Exception) -> Kind | None:
@@ -149,12 +150,12 @@ def _kind(error: Exception) -> Kind | None:
 
 
 def _printable(text: str) -> str:
-    # A lone surrogate in a field's name could not be sent back as UTF-8.
+    # A field's name may hold a lone surrogate, which UTF-8 cannot encode.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def install(app: FastAPI) -> None:
-    """Make *app* answer every error by the table."""
+    """Let *app* answer every error by the table."""
     for cls in TABLE:
         app.add_exception_handler(cls, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -168,21 +169,21 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     names = _names_of(request.app)
-    faults = [_fault(one, error.body, names) for one in error.errors()[:20]]
+    faults = [_fault(problem, error.body, names) for problem in error.errors()[:20]]
     message = "; ".join(f"{fault['path']}: {fault['problem']}" for fault in faults)
     param = faults[0]["path"] if faults else None
     return JSONResponse(body(message, Kind(422, "invalid_field"), param, faults=faults), 422)
 
 
-def _fault(one: Mapping[str, Any], sent: Any, names: Set[str]) -> dict[str, str]:
-    """Where and what, without the value: pydantic's own messages may quote it."""
-    path = _path(_steps(one, sent), names)
-    problem = PROBLEMS.get(one["type"]) or _limits(one) or "is not valid"
+def _fault(error: Mapping[str, Any], sent: Any, names: Set[str]) -> dict[str, str]:
+    """Describe a pydantic error without the value, which pydantic's own messages may quote."""
+    path = _path(_steps(error, sent), names)
+    problem = PROBLEMS.get(error["type"]) or _limits(error) or "is not valid"
     return {"path": path, "problem": problem}
 
 
 def _names_of(app: FastAPI) -> frozenset[str]:
-    """Every name that the API itself has, collected once."""
+    """Return every name in the API's schema, collected once."""
     if not hasattr(app.state, "names"):
         app.state.names = frozenset(_names_in(app.openapi()))
     names: frozenset[str] = app.state.names
@@ -204,6 +205,7 @@ def _names_in(document: Any) -> Iterator[str]:
 PROBLEMS = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
+    "unknown_item": "is no message, function_call, function_call_output or reasoning",
     "json_invalid": "is not JSON",
     "string_type": "is not a string",
     "string_unicode": "is not Unicode text (a lone surrogate?)",
@@ -223,16 +225,16 @@ PROBLEMS = {
 LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length", "expected", "pattern")
 
 
-def _limits(one: Mapping[str, Any]) -> str | None:
-    """What the schema, not the caller, says of the value."""
-    context = one.get("ctx") or {}
-    told = [f"{name.replace('_', ' ')} {context[name]}" for name in LIMITS if name in context]
-    return f"must be: {', '.join(told)}" if told else None
+def _limits(error: Mapping[str, Any]) -> str | None:
+    """Describe the schema's limits on the value; nothing here comes from the caller."""
+    context = error.get("ctx") or {}
+    limits = [f"{name.replace('_', ' ')} {context[name]}" for name in LIMITS if name in context]
+    return f"must be: {', '.join(limits)}" if limits else None
 
 
-def _steps(one: Mapping[str, Any], sent: Any) -> Iterator[str | int]:
-    """Where it is in what was *sent*, without pydantic's names for the branches of a union."""
-    source, *steps = one["loc"]
+def _steps(error: Mapping[str, Any], sent: Any) -> Iterator[str | int]:
+    """Yield the error's path in what was *sent*, without pydantic's names of union branches."""
+    source, *steps = error["loc"]
     if source != "body":
         yield from steps
         return
@@ -240,7 +242,7 @@ def _steps(one: Mapping[str, Any], sent: Any) -> Iterator[str | int]:
         if _holds(sent, step):
             sent = sent[step]
             yield step
-        elif one["type"] == "missing" and i == len(steps) - 1:
+        elif error["type"] == "missing" and i == len(steps) - 1:
             yield step
 
 
@@ -251,7 +253,7 @@ def _holds(sent: Any, step: str | int) -> bool:
 
 
 def _path(steps: Iterable[str | int], names: Set[str]) -> str:
-    """A name that is none of ours was sent, and may be anything: it is not repeated."""
+    """Format a path; a name that is not in the API's schema may be private, so it becomes ``?``."""
     path = ""
     for step in steps:
         if isinstance(step, int):
@@ -273,6 +275,6 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> str:
-    """Every method of the path: each is a route of its own, and only one of them was asked."""
-    routes = [one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for one in routes for method in one.methods or ()}))
+    """List all methods of the path: each is a route, but Starlette knows only the one it tried."""
+    routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))

@@ -1,5 +1,5 @@
 """
-The stores and the publisher, as what a route asks for.
+Dependencies by which routes get the stores and the publisher.
 """
 
 from collections.abc import Awaitable, Callable

@@ -32,7 +32,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """change: the number of its last change.   previous: the target of a rollback."""
+    """Describes an alias. change: number of its last change.   previous: target of a rollback."""
 
     tenant: str
     name: str
@@ -44,33 +44,33 @@ class Alias:
 
 
 Match = Callable[[Alias | None], None]
-"""A precondition: raises where the alias as it is (None: there is none) is not the one meant."""
+"""A precondition: raises unless the current alias (None if there is none) is the one meant."""
 
 
 def anyhow(alias: Alias | None) -> None:
-    """No precondition. For callers that are the only writer."""
+    """Accept any alias. For callers that are the only writer."""
 
 
 def absent(alias: Alias | None) -> None:
-    """The alias must be new."""
+    """Raise `Conflict` if the alias exists."""
     if alias is not None:
         raise Conflict(f"alias {alias.name} exists already")
 
 
 def unsaid(alias: Alias | None) -> None:
-    """The caller has named no precondition: a new alias may be made, none may be changed."""
+    """Raise `Unconditional` if the alias exists: without a precondition none may be changed."""
     if alias is not None:
         raise Unconditional(f"alias {alias.name} exists: send If-Match with its ETag, or with *")
 
 
 def existing(alias: Alias | None) -> None:
-    """There must be such an alias."""
+    """Raise `Conflict` if the alias does not exist."""
     if alias is None:
         raise Conflict("there is no such alias any more")
 
 
 def only(*changes: int) -> Match:
-    """The alias must be as one of these changes left it."""
+    """Make a precondition that the alias is as one of these *changes* left it."""
 
     def match(alias: Alias | None) -> None:
         existing(alias)
@@ -83,9 +83,9 @@ def only(*changes: int) -> Match:
 
 class Aliases:
     """
-    Keeps each tenant's aliases; for another tenant's, methods raise `NotFound`.
+    Stores each tenant's aliases; for another tenant's, methods raise `NotFound`.
 
-    *match* is the precondition of a change, and raises where it does not hold.
+    *match* is the precondition of a change, and raises if it does not hold.
     """
 
     def __init__(self, changes: Changes) -> None:
@@ -121,7 +121,7 @@ class Aliases:
             return self._write(writing, was, moved)
 
     def roll_back(self, tenant: str, alias: str, *, match: Match = anyhow) -> Alias:
-        """Remove the canary; where there is none, go back to the previous version."""
+        """Remove the canary; if there is none, go back to the previous version."""
         with self._changes.writing(Kind.ALIAS, tenant, alias) as writing:
             was = _get(writing.db, tenant, alias)
             match(was)
@@ -186,7 +186,7 @@ def pointing(ref: AdapterRef) -> sa.Select[Any]:
 
 
 def _before(was: Alias | None, ref: AdapterRef) -> AdapterRef | None:
-    """The target of a rollback, once the alias points to *ref*."""
+    """Return the target of a rollback once the alias points to *ref*."""
     if was is None:
         return None
     return was.previous if was.ref == ref else was.ref

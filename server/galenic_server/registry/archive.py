@@ -1,5 +1,5 @@
 """
-A tenant as one stream of JSON lines: adapters with their bytes, aliases, and shares.
+Writes and reads a tenant as JSON lines: adapters with their bytes, aliases, and shares.
 
     {"kind": "tenant", "form": 1, "tenant": …}
     {"kind": "adapter", "name", "version", "digest", "package": base64, "signature": bundle or null}
@@ -7,8 +7,8 @@ A tenant as one stream of JSON lines: adapters with their bytes, aliases, and sh
     {"kind": "alias", …}  {"kind": "share", …}
     {"kind": "end", "num_lines", "sha256"}                           of every byte before this line
 
-It holds no keys, and no bytes of deleted versions. An archive is trusted no more than any upload:
-every line is parsed as data, and every package is checked again where it arrives.
+It holds no keys, and no bytes of deleted versions. An archive is as untrusted as any upload: every
+line is parsed as data, and every package is checked again on import.
 """
 
 import base64
@@ -47,7 +47,7 @@ class Head(_Line):
 
 
 class PackageLine(_Line):
-    """A line of a bulk of uploads: a package, and the name and version to publish it as."""
+    """Parses a line of a bulk upload: a package, and the name and version to publish it as."""
 
     kind: Literal["adapter"] = "adapter"
     name: Name
@@ -57,7 +57,7 @@ class PackageLine(_Line):
     signature: Annotated[str, Field(max_length=MAX_BUNDLE_BYTES)] | None = None
 
     def offer(self, tenant: str) -> Offer:
-        """Read the line as an offer; raises `RejectedUpload` where its digest is another."""
+        """Read the line as an offer; raises `RejectedUpload` if its digest does not match."""
         bundle = self.signature.encode() if self.signature else None
         return Offer(tenant, self.name, self._data(), self.version, bundle=bundle)
 
@@ -72,7 +72,7 @@ class PackageLine(_Line):
 
 
 class Adapter(PackageLine):
-    """A version in an archive, which leaves nothing open."""
+    """Parses a version in an archive, where version and digest are required."""
 
     version: Version
     digest: Digest
@@ -82,7 +82,7 @@ class Adapter(PackageLine):
 
 
 class Deleted(_Line):
-    """A version that was deleted; its number stays taken."""
+    """Parses a version that was deleted; its number stays taken."""
 
     kind: Literal["deleted"] = "deleted"
     name: Name
@@ -181,13 +181,13 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
     """
     Yield each item with its line's number.
 
-    Raises `BadInput` where it is no archive, or was cut or changed on its way; that is known at its
-    end only, so read all of it once before using any of it.
+    Raises `BadInput` if it is no archive, or was truncated or changed. That is known only at its
+    end, so read all of it once before using any of it.
     """
     seen, num_lines, end = hashlib.sha256(), 0, None
     for text in lines:
         if end is not None:
-            raise BadInput("archive", f"goes on after its end, in line {num_lines + 2}")
+            raise BadInput("archive", f"continues after its end, in line {num_lines + 2}")
         line = _parsed(text, num_lines + 1)
         if isinstance(line, Head) != (num_lines == 0):
             raise BadInput("archive", "does not begin with its one line of kind tenant")
@@ -201,11 +201,11 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
     if end is None:
         raise BadInput("archive", f"ends after {num_lines} lines, without its last one")
     if (end.num_lines, end.sha256) != (num_lines, seen.hexdigest()):
-        raise BadInput("archive", "is not what its last line says; it was changed or cut")
+        raise BadInput("archive", "does not match its last line; it was changed or truncated")
 
 
 def parse_package_line(text: bytes) -> PackageLine:
-    """Read a line of a bulk; raises `BadInput` where it is none."""
+    """Read a line of a bulk upload; raises `BadInput`."""
     try:
         return PackageLine.model_validate_json(text)
     except ValidationError as error:
@@ -224,8 +224,8 @@ def _parsed(text: bytes, number: int) -> Head | Item | End:
 
 
 def _place(error: ValidationError) -> str:
-    told = error.errors(include_input=False, include_url=False)[0]
-    return _printable(".".join(str(step)[:64] for step in told["loc"]) or "it")
+    first = error.errors(include_input=False, include_url=False)[0]
+    return _printable(".".join(str(step)[:64] for step in first["loc"]) or "it")
 
 
 def _printable(text: str) -> str:

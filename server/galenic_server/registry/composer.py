@@ -1,5 +1,5 @@
 """
-Stored adapters as an engine takes them.
+Composes stored adapters for an engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,8 @@ class Composer:
 
     def __call__(self, digests: Sequence[str]) -> Mapping[str, Composed]:
         """Compose these adapters; those not stored, or for another server, are left out."""
-        backbone, metaprompts = self.fit.backbone, self.fit.metaprompts
         return {
             digest: self.fit.composed(package)
             for digest, package in self.packages.get_many(digests).items()
-            if package.manifest.misfit(backbone, metaprompts) is None
+            if self.fit.misfit(package.manifest) is None
         }

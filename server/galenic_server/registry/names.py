@@ -1,5 +1,5 @@
 """
-Names: which version a text means to a tenant just now.
+Resolves names: finds the version that a text means to a tenant now.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from galenic_server.registry.shares import is_shared
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A version; with a *canary*, that one answers *weight* of a hundred requests instead."""
+    """Holds a version; its *canary*, if any, answers *weight* of a hundred requests instead."""
 
     ref: AdapterRef
     digest: str
@@ -29,9 +29,9 @@ class Resolved:
 
     def for_request(self, id_: str) -> "Resolved":
         """
-        Draw the version that answers the request of that id.
+        Choose the version that answers the request of that id.
 
-        The same id draws the same one on every replica, so that a retry is no second draw.
+        The same id gets the same version on every replica, so a retry does not draw again.
         """
         if self.canary is None:
             return self
@@ -48,10 +48,10 @@ class Names:
 
     def resolve(self, tenant: str, text: str) -> Resolved:
         """
-        Return what *text* means: ``name@version``, an alias, or a name, for its newest version.
+        Resolve ``name@version``, an alias, or a name (its newest version).
 
-        The tenant's own come before the shared ones, and an alias before an adapter of that name.
-        ``owner/…`` is what another tenant lends to this one. Raises `NotFound`.
+        The tenant's own come before shared ones, and an alias before an adapter of that name.
+        ``owner/…`` names what another tenant lends to this one. Raises `NotFound`.
         """
         before, slash, after = text.partition("/")
         owner, wanted = (before, after) if slash else (tenant, before)
@@ -84,7 +84,7 @@ def _aliased(owner: sa.ColumnElement[str]) -> sa.Select[Any]:
         aliases.c.name == adapters.c.name,
         aliases.c.version == adapters.c.version,
     )
-    # by the alias's own tenant, so that its index is used
+    # Filter by the alias's own tenant, so that its index is used.
     named = sa.and_(aliases.c.tenant == owner, aliases.c.alias == sa.bindparam("name"))
     return _meant(owner).add_columns(*CANARY).join(aliases, target).where(named)
 

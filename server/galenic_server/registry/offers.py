@@ -1,5 +1,5 @@
 """
-A package on its way into the registry: offered as bytes, checked to be a candidate, published.
+The states of a package during an upload: offered as bytes, checked as a candidate, published.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from galenic_server.tenancy.tenants import Tenant
 @dataclass(frozen=True, slots=True)
 class Offer:
     """
-    A package as it came.
+    Holds a package as it was sent.
 
-    version: None for the next one.   upload: its sender's key for it.   bundle: its signature.
+    version: None for the next one.   upload: its Idempotency-Key.   bundle: its signature.
     """
 
     tenant: str
@@ -30,7 +30,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A package that passed every check; without a *version*, to be the next one of its name."""
+    """Holds a package that passed every check; without a *version*, it becomes the next one."""
 
     name: str
     package: Package
@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Where a package is. is_new: False where an earlier upload of it had put it there."""
+    """Says where a package is stored. is_new: False if an earlier upload had stored it."""
 
     ref: AdapterRef
     is_new: bool
@@ -52,10 +52,10 @@ Refused = Conflict | QuotaExceeded
 @dataclass(slots=True)
 class Shelf:
     """
-    Finds the version of each of many candidates, before any of them is written.
+    Assigns versions to many candidates before any of them is written.
 
-    kept: the tenant, with what it keeps once those found so far are written.
-    digests: of the versions of a name; None once deleted.
+    kept: the tenant, with the candidates placed so far counted.
+    digests: digest by version by name; None for deleted versions.
     """
 
     kept: Tenant
@@ -66,7 +66,7 @@ class Shelf:
         self.digests.setdefault(name, {})[version] = digest
 
     def place(self, candidate: Candidate) -> Published | Refused:
-        """Find its version; a candidate that is new is on the shelf for those that follow."""
+        """Assign a version, or return why not; new candidates count for those that follow."""
         version = candidate.version or self._version(candidate)
         ref = AdapterRef(self.kept.name, candidate.name, version)
         digest = candidate.package.digest
@@ -83,14 +83,15 @@ class Shelf:
         return Published(ref, is_new=True)
 
     def _version(self, candidate: Candidate) -> int:
-        """The newest version that holds these bytes, else the next one."""
+        """Return the newest version with these bytes, else the next number."""
         digests = self.digests.get(candidate.name, {})
-        same = (version for version, one in digests.items() if one == candidate.package.digest)
+        wanted = candidate.package.digest
+        same = (version for version, digest in digests.items() if digest == wanted)
         return max(same, default=max(digests, default=0) + 1)
 
 
 def check_same(ref: AdapterRef, held: str | None, digest: str) -> None:
-    """Raise `Conflict` unless *ref*, which is of digest *held* (None: deleted), has these bytes."""
+    """Raise `Conflict` if *ref*, stored as *held* (None: deleted), has another digest."""
     if held is None:
         raise Conflict(f"{ref} was deleted; its number is not given again")
     if held != digest:

@@ -1,7 +1,7 @@
 """
-Packages by their digest: what is composed for an engine, at its start and on demand.
+Reads packages by their digest, to compose them for an engine.
 
-They were checked when they were written; of their bytes only the digest is checked again.
+They were checked when they were written, so only the digest of their bytes is checked again.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -15,7 +15,7 @@ from galenic_server.database.database import Database
 from galenic_server.database.tables import adapters
 from galenic_server.registry.rows import IN_ONE_QUERY, intact, live
 
-# Written so that SQLite does not use the index of deleted rows, which reads all live ones.
+# A CASE, so that SQLite does not use the index on `deleted`, by which it would read all live rows.
 IS_LIVE = sa.case((adapters.c.deleted.is_(None), 1), else_=0) == 1
 
 
@@ -26,7 +26,7 @@ class Packages:
         self._database = database
 
     def get(self, digest: str) -> Package:
-        """Return a package; raises `NotFound`, or `Unavailable` where its bytes are damaged."""
+        """Return a package; raises `NotFound`, or `Unavailable` if its bytes are damaged."""
         query = live(adapters.c.payload).where(adapters.c.digest == digest).limit(1)
         with self._database.reading() as db:
             payload: bytes | None = db.scalar(query) if DIGEST.fullmatch(digest) else None
@@ -59,16 +59,15 @@ class Packages:
         among: Sequence[str] | None = None,
     ) -> list[str]:
         """
-        Return the digests of *limit* adapters for this backbone and one of these metaprompts, or
-        for none, the newest first.
+        Return the digests of *limit* adapters that fit this backbone, the newest first.
 
-        With *among*, only those of them that are among these digests.
+        They need one of *metaprompts*, or none. With *among*, only these digests are considered.
         """
-        made_for = ["null", *(f'"{one}"' for one in metaprompts)]
+        made_for = ["null", *(f'"{digest}"' for digest in metaprompts)]
         manifest = adapters.c.manifest
         query = sa.select(adapters.c.digest).where(
             IS_LIVE,
-            # Manifests are written by pydantic, in which no string holds a bare quotation mark.
+            # Safe: manifests are JSON by pydantic, where strings hold no bare quotation mark.
             sa.or_(*(manifest.contains(f'"metaprompt":{m}', autoescape=True) for m in made_for)),
             adapters.c.manifest.contains(
                 f'"backbone":{backbone.model_dump_json()}', autoescape=True

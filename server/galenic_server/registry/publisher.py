@@ -1,5 +1,5 @@
 """
-Publishing: uploads are checked, written and made resident, one, many, or a whole archive of them.
+Publishes uploads: checks, writes and seats one package, many, or a whole archive.
 """
 
 import secrets
@@ -60,17 +60,17 @@ class Publisher:
         """
         Check, write and seat a package, as its version or as the next one.
 
-        It is not new where an earlier upload of the same key made it. Raises `RejectedUpload`,
-        `QuotaExceeded`, or `Conflict` where its version has other bytes.
+        It is not new if an earlier upload with the same key made it. Raises `RejectedUpload`,
+        `QuotaExceeded`, or `Conflict` if its version has other bytes.
         """
         ref, package = await run_sync(self._write, offer)
-        # What is written stays: an engine that is away seats it at its first request.
+        # If the engine is away, it seats the adapter later, at its first request.
         with suppress(Unavailable):
             await self.engine.seat([package_digest(offer.data)])
         return Published(ref, is_new=package is not None)
 
     def _write(self, offer: Offer) -> tuple[AdapterRef, Package | None]:
-        """Write a package, and return it; None where an earlier upload of that key did so."""
+        """Write a package, and return it; None if an earlier upload with its key did so."""
         id_ = offer.upload or f"auto-{secrets.token_hex(8)}"
         digest, uploads = package_digest(offer.data), self._store.uploads
         known = uploads.receive(offer.tenant, id_, offer.name, offer.version, digest)
@@ -95,14 +95,14 @@ class Publisher:
         return ref, checked.package
 
     def _checked(self, offer: Offer) -> Candidate:
-        """Check that the package is sound, fits this server, and is signed as it has to be."""
+        """Check that the package is valid, fits this server, and is signed as required."""
         package = Package.read(offer.data)
         self._check_fits(package)
         signed = self.signatures.check(package.digest, offer.bundle)
         return Candidate(offer.name, package, offer.version, signed)
 
     def try_out(self, offer: Offer) -> list[Fault]:
-        """Return every fault that an upload would be refused for, and write nothing. Blocks."""
+        """Return every fault that would reject the upload, and write nothing. Blocks."""
         room = self._store.tenants.check_room
         return [
             *self._faults_of_package(offer),
@@ -135,7 +135,7 @@ class Publisher:
         self.fit.check(package)
 
     async def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool) -> None:
-        """Delete a version and evict it; with *keep* it can be brought back until it is purged."""
+        """Delete a version and evict it; with *keep* it can be restored until it is purged."""
         versions = self._store.versions
         entry = await run_sync(versions.describe, ref)
         await run_sync(lambda: versions.delete(ref, digest=digest, keep=keep))
@@ -147,12 +147,12 @@ class Publisher:
         self, tenant: str, offers: Sequence[Offer]
     ) -> list[Published | GalenicError]:
         """
-        Check all packages, write in one transaction those that can be, and seat them.
+        Check all packages, write the valid ones in one transaction, and seat them.
 
-        Returns for each where it is, or why it is not. Raises `Unavailable`, having written none.
+        Returns for each where it is stored, or why not. Raises `Unavailable` if none was written.
         """
         checked = await run_sync(lambda: [self._checked_or_not(offer) for offer in offers])
-        candidates = [one for one in checked if isinstance(one, Candidate)]
+        candidates = [result for result in checked if isinstance(result, Candidate)]
         placed = await run_sync(self._store.versions.publish_many, tenant, candidates)
         with suppress(Unavailable):
             await self.engine.seat(
@@ -163,7 +163,7 @@ class Publisher:
                 ]
             )
         outcomes = iter(placed)
-        return [next(outcomes) if isinstance(one, Candidate) else one for one in checked]
+        return [next(outcomes) if isinstance(result, Candidate) else result for result in checked]
 
     def _checked_or_not(self, offer: Offer) -> Candidate | RejectedUpload:
         try:
@@ -177,8 +177,8 @@ class Publisher:
         """
         Import an archive as *tenant*'s, and count its items by kind. Blocks.
 
-        All of it is checked as uploads are before the first of it is written; what is there already
-        stays. Raises `RejectedUpload` with the faults by line, `BadInput` where it is no archive.
+        All of it is checked, as uploads are, before anything is written; existing versions are
+        kept. Raises `RejectedUpload` with the faults by line, `BadInput` if it is no archive.
         """
         faults = list(self._faults_of_archive(tenant, archive.read(lines())))
         if faults:
@@ -219,8 +219,8 @@ class Publisher:
     ) -> tuple[dict[AdapterRef, Package], dict[AdapterRef, Signed]]:
         adapters = [item for item in batch if isinstance(item, archive.Adapter)]
         checked = {item.ref(tenant): self._checked(item.offer(tenant)) for item in adapters}
-        packages = {ref: one.package for ref, one in checked.items()}
-        return packages, {ref: one.signed for ref, one in checked.items() if one.signed}
+        packages = {ref: candidate.package for ref, candidate in checked.items()}
+        return packages, {ref: c.signed for ref, c in checked.items() if c.signed}
 
 
 def _batches(items: Iterable[archive.Item]) -> Iterator[list[archive.Item]]:
@@ -230,7 +230,7 @@ def _batches(items: Iterable[archive.Item]) -> Iterator[list[archive.Item]]:
 
 
 def _faults_at(path: str, check: Callable[[], object]) -> Iterator[Fault]:
-    """Yield what *check* raises as faults; those without a path of their own get *path*."""
+    """Run *check*, and yield what it raises as faults; those without a path get *path*."""
     try:
         check()
     except RejectedUpload as rejected:

@@ -1,5 +1,5 @@
 """
-A version as a row of the table `adapters`: how it is written, found and read.
+Writes, finds and reads versions as rows of the table `adapters`.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from galenic_server.database.tables import adapters
 ENTRY = [c for c in adapters.c if c.name not in ("payload", "signature")]
 HAS_BYTES = adapters.c.payload.is_not(None)
 IN_ONE_QUERY = 500
-"""The most values that one query is asked for; databases bound the parameters of a query."""
+"""The most values in one query; databases bound the number of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    A version without its tensors.
+    Describes a version without its tensors.
 
-    change: the number of the change that wrote it.   signed_by: whose signature was verified.
+    change: the number of the change that wrote it.   signed_by: the verified signer, if any.
     """
 
     ref: AdapterRef
@@ -105,7 +105,7 @@ def manifest_of(text: str) -> Manifest:
 
 
 def intact(digest: str, payload: bytes) -> bytes:
-    """Return *payload*; raises `Unavailable` where it no longer hashes to its digest."""
+    """Return *payload*; raises `Unavailable` if it no longer hashes to its digest."""
     if package_digest(payload) != digest:
         raise Unavailable(f"the stored bytes of {digest} are damaged")
     return payload

@@ -1,7 +1,7 @@
 """
-Shares: names of adapters or aliases that a tenant lends to some other tenants, or to all.
+Stores shares: names of adapters or aliases that a tenant lends to other tenants, or to all.
 
-A borrower asks for ``owner/name`` or ``owner/name@version``; for all others it does not exist.
+A borrower names them ``owner/name`` or ``owner/name@version``; for all others they do not exist.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ EVERYONE = "*"
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """*tenants* may use *owner*'s *name*; `EVERYONE` among them stands for all."""
+    """Says which *tenants* may use *owner*'s *name*; `EVERYONE` among them stands for all."""
 
     owner: str
     name: str
@@ -27,22 +27,22 @@ class Share:
 
 
 class Shares:
-    """Keeps who may use which of another tenant's names."""
+    """Stores which tenants may use which names of others."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
         self._database = changes.database
 
     def put(self, owner: str, name: str, tenants: Iterable[str]) -> Share:
-        """Lend *name* to these tenants and to no others; to none ends the share."""
-        grantees = sorted({_grantee(one) for one in tenants})
+        """Lend *name* to these tenants and to no others; no tenants end the share."""
+        grantees = sorted({_grantee(tenant) for tenant in tenants})
         check_name("tenant", owner)
         with self._changes.writing(Kind.SHARE, owner, check_name("name", name)) as writing:
             note(name=name, shared_with=grantees)
             known = sa.and_(shares.c.tenant == owner, shares.c.name == name)
             writing.db.execute(shares.delete().where(known))
             if grantees:
-                rows = [{"tenant": owner, "name": name, "grantee": one} for one in grantees]
+                rows = [{"tenant": owner, "name": name, "grantee": g} for g in grantees]
                 writing.db.execute(shares.insert(), rows)
         return Share(owner, name, tuple(grantees))
 
@@ -69,7 +69,7 @@ def _grantee(text: str) -> str:
 
 
 def is_shared(db: sa.Connection, owner: str, name: str, tenant: str) -> bool:
-    """Whether *owner* lends *name* to *tenant*."""
+    """Tell whether *owner* lends *name* to *tenant*."""
     found = sa.select(shares.c.name).where(
         shares.c.tenant == owner, shares.c.name == name, shares.c.grantee.in_((tenant, EVERYONE))
     )

@@ -1,9 +1,9 @@
 """
-All that one database holds, as a store for each idea.
+Opens all stores over one database.
 
-Methods of every store block and may be called from any thread. They raise `NotFound` for what the
-tenant does not have, another tenant's included, and `Unavailable` where the database is away or
-full; a write that raised wrote nothing.
+Methods of every store block and are thread-safe. They raise `NotFound` for what the tenant does not
+have, another tenant's included, and `Unavailable` if the database is away or full; a write that
+raises has written nothing.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from galenic_server.tenancy.tenants import UNBOUNDED, Quota, Tenants
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The stores over one database. Whoever needs one or two of them takes those, not this."""
+    """Holds the stores over one database. Classes that need one or two of them take only those."""
 
     database: Database
     changes: Changes
@@ -41,7 +41,7 @@ class Store:
 
     @classmethod
     def open(cls, url: str, *, default_quota: Quota = UNBOUNDED) -> "Store":
-        """Open ``sqlite:///file`` or ``postgresql://…``, and bring its tables up to date."""
+        """Open ``sqlite:///file`` or ``postgresql://…``, and migrate its tables."""
         return cls.over(Database.open(url), default_quota=default_quota)
 
     @classmethod

@@ -1,5 +1,5 @@
 """
-Records of uploads, each under its sender's key: a key makes one version, however often it is sent.
+Records uploads by idempotency key: a key makes one version, however often it is sent.
 """
 
 import json
@@ -19,17 +19,21 @@ from galenic_server.database.tables import uploads
 
 
 class State(StrEnum):
-    """The progress of a version, or of the upload that makes it."""
+    """Names the progress of a version, or of the upload that makes it."""
 
-    RECEIVED = "received"  # the bytes are here whole, and nothing else is known
-    CHECKED = "checked"  # written: every check passed
+    RECEIVED = "received"  # all bytes have arrived, and are not checked yet
+    CHECKED = "checked"  # every check has passed, and the version is written
     READY = "ready"  # every replica knows it
     FAILED = "failed"  # refused, with its faults; nothing was written
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """id: its sender's Idempotency-Key. ref: the version it made. digest: of the bytes sent."""
+    """
+    Describes an upload and its outcome.
+
+    id: its Idempotency-Key.   ref: the version that it made.   digest: of the bytes sent.
+    """
 
     tenant: str
     id: str
@@ -42,16 +46,16 @@ class Upload:
 
 
 class Uploads:
-    """Remembers uploads and their outcome; none of it is part of an audited act."""
+    """Stores uploads and their outcome; none of it is part of an audited act."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def receive(self, tenant: str, id_: str, name: str, version: int | None, digest: str) -> Upload:
         """
-        Return the upload of that key, recorded now or before.
+        Record an upload, or return the earlier one with that key.
 
-        Raises `BadInput` where the key was used for another body, name or version.
+        Raises `BadInput` if the key was used for another body, name or version.
         """
         row = {
             "tenant": check_name("tenant", tenant),
@@ -70,7 +74,7 @@ class Uploads:
         return _upload(found)
 
     def fail(self, tenant: str, id_: str, faults: Iterable[Fault]) -> None:
-        """Record that it was refused. Sent again under its key, it is checked again."""
+        """Record that it was refused. If it is sent again under its key, it is checked again."""
         text = json.dumps([[fault.path, fault.problem] for fault in faults])
         change = uploads.update().where(_is(tenant, id_))
         with self._database.writing(is_act=False) as db:
@@ -98,7 +102,7 @@ class Uploads:
     # For `Versions`, within its transactions
 
     def made_by(self, db: sa.Connection, tenant: str, id_: str) -> AdapterRef | None:
-        """Return the version that this upload has made, perhaps just now on another replica."""
+        """Return the version that this upload has made, here or on another replica, if any."""
         row = db.execute(sa.select(uploads).where(_is(tenant, id_))).first()
         return None if row is None else _upload(row).ref
 

@@ -1,8 +1,8 @@
 """
-Versions of adapters: written once, never changed, deleted, and listed.
+Stores versions of adapters: written once, never changed, deleted, and listed.
 
-A published version never changes, so readers may cache it for good; its number is never given
-again. Of a deleted one the bytes are kept until it is purged.
+A published version never changes, so readers may cache it for good, and its number is never reused.
+A deleted version keeps its bytes until it is purged.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ class Versions:
     # Writing
 
     def put(self, ref: AdapterRef, package: Package) -> str:
-        """Write *ref* and return its digest; `Conflict` where it has other bytes already."""
+        """Write *ref* and return its digest; raises `Conflict` if it has other bytes already."""
         self.put_many({ref: package})
         return package.digest
 
@@ -60,7 +60,7 @@ class Versions:
         *,
         signed: Mapping[AdapterRef, Signed] | None = None,
     ) -> None:
-        """Write all of them as `put` does, or none."""
+        """Write all *packages* as `put` does, or none."""
         owners = {ref.tenant for ref in packages}
         owner = owners.pop() if len(owners) == 1 else ""
         with self._changes.writing(Kind.ADAPTER, owner) as writing:
@@ -83,7 +83,7 @@ class Versions:
         upload: str | None = None,
         signed: Signed | None = None,
     ) -> AdapterRef:
-        """Write *package* as *version*, or as the next one of *name*; an *upload* does so once."""
+        """Write *package* as *version* or the next one of *name*, only once for an *upload* key."""
         with self._changes.writing(Kind.ADAPTER, tenant, package.digest) as writing:
             if upload and (made := self._uploads.made_by(writing.db, tenant, upload)):
                 writing.is_change = False
@@ -98,12 +98,12 @@ class Versions:
         self, tenant: str, candidates: Sequence[Candidate]
     ) -> list[Published | Refused]:
         """
-        Write in one transaction all that can be; say of each where it is, or why it is not.
+        Write all valid candidates in one transaction; returns where each is stored, or why not.
 
         Bytes that a name has already are not written again, so repeating a call changes nothing.
         """
         with self._changes.writing(Kind.ADAPTER, check_name("tenant", tenant)) as writing:
-            shelf = self._shelf(writing.db, tenant, {one.name for one in candidates})
+            shelf = self._shelf(writing.db, tenant, {candidate.name for candidate in candidates})
             placed = [shelf.place(candidate) for candidate in candidates]
             new = {
                 where.ref: what
@@ -117,9 +117,9 @@ class Versions:
 
     def delete(self, ref: AdapterRef, *, digest: str | None = None, keep: bool = True) -> None:
         """
-        Delete a version; until it is purged, `undelete` brings it back.
+        Delete a version; until it is purged, `undelete` restores it.
 
-        Raises `Conflict` while an alias points to it, or where it is not of that *digest*. Without
+        Raises `Conflict` while an alias points to it, or if it is not of that *digest*. Without
         *keep* it is purged at once.
         """
         with self._changes.writing(Kind.DELETION, ref.tenant) as writing:
@@ -127,7 +127,7 @@ class Versions:
             if digest is not None and digest != entry.digest:
                 raise Conflict(f"{ref} is {entry.digest}, not {digest[:80]}")
             if names := sorted(writing.db.scalars(pointing(ref))):
-                raise Conflict(f"{ref} is what alias {', '.join(names)} points to")
+                raise Conflict(f"alias {', '.join(names)} points to {ref}")
             writing.db.execute(adapters.update().where(is_version(ref)).values(deleted=now()))
             writing.change = replace(writing.change, name=entry.digest)
             note(adapter=str(ref), digest=entry.digest, purged=not keep)
@@ -135,7 +135,7 @@ class Versions:
                 self._purge(writing.db, is_version(ref))
 
     def undelete(self, ref: AdapterRef) -> Entry:
-        """Bring back a version that was deleted and not yet purged."""
+        """Restore a version that was deleted and not yet purged; raises `NotFound`."""
         with self._changes.writing(Kind.ADAPTER, ref.tenant) as writing:
             there = sa.and_(is_version(ref), adapters.c.deleted.is_not(None), HAS_BYTES)
             back = adapters.update().where(there).values(deleted=None, change=writing.number)
@@ -147,7 +147,7 @@ class Versions:
             return entry
 
     def purge(self, older: timedelta) -> int:
-        """Drop the bytes of what was deleted longer ago; return of how many."""
+        """Drop the bytes of versions deleted longer ago than *older*; returns their number."""
         with self._changes.writing(Kind.DELETION, "") as writing:
             num = self._purge(writing.db, adapters.c.deleted < now() - older)
             writing.is_change = num > 0
@@ -162,12 +162,12 @@ class Versions:
     # Reading
 
     def check_free(self, ref: AdapterRef, digest: str) -> None:
-        """Raise `Conflict` where *ref* could not be written with these bytes."""
+        """Raise `Conflict` if *ref* could not be written with these bytes."""
         with self._database.reading() as db:
             _check_same(db, ref, digest)
 
     def get(self, ref: AdapterRef) -> Package:
-        """Return the package; raises `Unavailable` where its bytes are damaged."""
+        """Return the package; raises `Unavailable` if its bytes are damaged."""
         query = live(adapters.c.digest, adapters.c.payload).where(is_version(ref))
         with self._database.reading() as db:
             row = db.execute(query).first()
@@ -187,7 +187,7 @@ class Versions:
         limit: int = 100,
         are_deleted: bool = False,
     ) -> list[Entry]:
-        """Return *limit* of the tenant's versions by name and number, from the one *after*."""
+        """Return *limit* of the tenant's versions by name and number, after the one *after*."""
         place = sa.tuple_(adapters.c.name, adapters.c.version)
         query = deleted(*ENTRY) if are_deleted else live(*ENTRY)
         query = query.where(adapters.c.tenant == tenant)
@@ -246,7 +246,7 @@ class Versions:
 
     def _put_new(self, writing: Writing, tenant: str, new: Mapping[AdapterRef, Candidate]) -> None:
         """Write versions that are known to be new."""
-        rows = [row_of(r, one.package, one.signed, writing.number) for r, one in new.items()]
+        rows = [row_of(ref, c.package, c.signed, writing.number) for ref, c in new.items()]
         if rows:
             writing.db.execute(adapters.insert(), rows)
             num_bytes = sum(row["num_bytes"] for row in rows)
@@ -291,7 +291,7 @@ def _describe(db: sa.Connection, ref: AdapterRef) -> Entry:
 
 
 def _check_same(db: sa.Connection, ref: AdapterRef, digest: str) -> None:
-    """Raise `Conflict` where *ref* is taken by other bytes, or was deleted."""
+    """Raise `Conflict` if *ref* has other bytes, or was deleted."""
     row = db.execute(
         sa.select(adapters.c.digest, adapters.c.deleted).where(is_version(ref))
     ).first()

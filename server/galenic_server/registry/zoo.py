@@ -1,5 +1,5 @@
 """
-The zoo: adapters that a server shares with every tenant when it starts.
+Publishes the zoo: adapters that a server shares with every tenant.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from galenic_adapters.errors import RejectedUpload
 from galenic_adapters.package.file import Fit, Package
-from galenic_adapters.package.zoo import DEFAULTS, METAPROMPT
+from galenic_adapters.package.zoo import DEFAULTS, is_metaprompt
 from galenic_adapters.refs import SHARED, AdapterRef
 from galenic_server.registry.aliases import Aliases
 from galenic_server.registry.versions import Versions
@@ -24,7 +24,7 @@ class Sharing:
     fit: Fit
 
     def share(self, folder: Path, say: Callable[[str], None]) -> list[AdapterRef]:
-        """Publish what is not there yet, name each task's default; return the new versions."""
+        """Publish adapters that are new, and set each task's default; returns the new versions."""
         new = []
         for path in _packages(folder):
             try:
@@ -63,12 +63,12 @@ class Sharing:
     def _is_outdated(self, current: AdapterRef, ref: AdapterRef) -> bool:
         manifest = self.versions.describe(current).manifest
         is_older = current.name == ref.name and current.version < ref.version
-        return is_older or manifest.misfit(self.fit.backbone, self.fit.metaprompts) is not None
+        return is_older or self.fit.misfit(manifest) is not None
 
 
 def _packages(folder: Path) -> list[Path]:
     """List the folder's packages; those that are to be their task's default come first."""
     listed = folder / DEFAULTS
     defaults = json.loads(listed.read_text("utf-8")) if listed.is_file() else []
-    paths = (path for path in folder.glob("*.safetensors") if path.name != METAPROMPT)
+    paths = (path for path in folder.glob("*.safetensors") if not is_metaprompt(path))
     return sorted(paths, key=lambda path: (path.stem not in defaults, path.stem))

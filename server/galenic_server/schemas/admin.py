@@ -1,5 +1,5 @@
 """
-What travels over HTTP for the admin API. Unknown fields are refused by name.
+Bodies of the admin API. Unknown fields are refused by name.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ Bound = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 
 def _no_number(value: Any) -> Any:
     if isinstance(value, int | float):
-        raise ValueError("seconds since when?")
+        raise ValueError("is a number, not a date and time with its zone")
     return value
 
 
@@ -39,7 +39,7 @@ MAX_SECONDS = 10 * 366 * 24 * 3600
 
 
 class SignatureInfo(BaseModel):
-    """What this server has verified of a package's signature, and whose it is."""
+    """Says whether this server verified a package's signature, and whose it is."""
 
     policy: Policy
     is_verified: bool
@@ -47,7 +47,7 @@ class SignatureInfo(BaseModel):
 
 
 class AdapterInfo(BaseModel):
-    """A published version, without its tensors. state: ready once every replica knows it."""
+    """Describes a published version. state: ready once every replica knows it."""
 
     tenant: str
     name: str
@@ -82,21 +82,21 @@ class AdapterInfo(BaseModel):
 
 
 class AdapterPage(BaseModel):
-    """next: what to send as *after* for the rest; null on the last page."""
+    """A page of adapters. next: what to send as *after* for the next page; null on the last."""
 
     adapters: list[AdapterInfo]
     next: str | None
 
 
 class FaultInfo(BaseModel):
-    """path: a JSON path into the package's header and manifest, or what was sent with it."""
+    """Describes a fault. path: a JSON path into the package, or the name of a part beside it."""
 
     path: str
     problem: str
 
 
 class TriedOut(BaseModel):
-    """What an upload of this package would be refused for; accepted where for nothing."""
+    """The result of a dry run: accepted, or the faults that would reject the upload."""
 
     accepted: bool
     digest: str
@@ -104,14 +104,16 @@ class TriedOut(BaseModel):
 
     @classmethod
     def of(cls, digest: str, faults: Sequence[Fault]) -> Self:
-        told = [FaultInfo(path=fault.path, problem=fault.problem) for fault in faults]
-        return cls(accepted=not told, digest=digest, faults=told)
+        listed = [FaultInfo(path=fault.path, problem=fault.problem) for fault in faults]
+        return cls(accepted=not listed, digest=digest, faults=listed)
 
 
 class BulkLine(BaseModel):
     """
-    What became of one line of a bulk: *new*; *there*, as the name has these bytes already; or
-    *failed*, with the error that an upload of it alone would be answered with.
+    The outcome of one line of a bulk upload.
+
+    state: *new*; *there*, if the name has these bytes already; or *failed*, with the error that an
+    upload of it alone would get.
     """
 
     line: int
@@ -123,7 +125,7 @@ class BulkLine(BaseModel):
 
 
 class BulkEnd(BaseModel):
-    """The last line: how many there were of each; without it the bulk was cut."""
+    """The last line, with the numbers of outcomes; without it the response was cut."""
 
     kind: Literal["end"] = "end"
     new: int
@@ -132,7 +134,7 @@ class BulkEnd(BaseModel):
 
 
 class UploadInfo(BaseModel):
-    """id: the Idempotency-Key that came with it. adapter: the version that it made."""
+    """Describes an upload. id: its Idempotency-Key.   adapter: the version that it made."""
 
     id: str
     name: str
@@ -151,12 +153,12 @@ class UploadInfo(BaseModel):
             state=State.READY if is_ready else upload.state,
             created=upload.created,
             adapter=str(upload.ref) if upload.ref else None,
-            faults=[FaultInfo(path=one.path, problem=one.problem) for one in upload.faults],
+            faults=[FaultInfo(path=fault.path, problem=fault.problem) for fault in upload.faults],
         )
 
 
 class CanaryBody(Body):
-    """weight: of a hundred requests, so many are answered by this version."""
+    """Sets a canary. weight: how many of a hundred requests it answers."""
 
     adapter: RefText
     weight: Annotated[int, Field(ge=1, le=99, strict=True)]
@@ -177,8 +179,10 @@ class CanaryInfo(BaseModel):
 
 class AliasInfo(BaseModel):
     """
-    etag: what If-Match takes.   converged: every replica answers by this; until then those in
-    waiting_for may answer by what it was before.
+    Describes an alias.
+
+    etag: the value for If-Match.   converged: every replica answers by this; until then, those in
+    waiting_for may answer by its old target.
     """
 
     tenant: str
@@ -208,7 +212,7 @@ class AliasInfo(BaseModel):
 
 
 class KeyBody(Body):
-    """expires: a moment with its zone; never where it is null. label: one line, for people."""
+    """Creates a key. expires: a time with its zone, or null for never.   label: one line."""
 
     tenant: TenantName
     role: Role = Role.CALLER
@@ -218,8 +222,10 @@ class KeyBody(Body):
 
 class RotateBody(Body):
     """
-    grace_seconds: how long the old key goes on opening. expires: of the new one, which without it
-    lasts as long as the old one was made for.
+    Rotates a key.
+
+    grace_seconds: how long the old key stays valid.   expires: of the new key; without it, the new
+    key lasts as long as the old one was made for.
     """
 
     grace_seconds: Annotated[int, Field(ge=0, le=30 * 24 * 3600, strict=True)] = 24 * 3600
@@ -231,7 +237,7 @@ class ExpireBody(Body):
 
 
 class KeyInfo(BaseModel):
-    """replaced_by: the id of the key that a rotation has made instead."""
+    """Describes a key. replaced_by: the id of the key that replaced it in a rotation."""
 
     id: str
     tenant: str
@@ -248,14 +254,14 @@ class KeyInfo(BaseModel):
 
 
 class KeyPage(BaseModel):
-    """next: what to send as *after* for the rest; null on the last page."""
+    """A page of keys. next: what to send as *after* for the next page; null on the last."""
 
     keys: list[KeyInfo]
     next: str | None
 
 
 class NewKey(KeyInfo):
-    """key: shown this once."""
+    """Describes a new key. key: the secret, shown only once."""
 
     key: str
 
@@ -265,7 +271,7 @@ class NewKey(KeyInfo):
 
 
 class TenantBody(Body):
-    """All that is set for a tenant; what is left out is the server's usual quota."""
+    """Sets a tenant's own settings; quotas that are left out are the server's."""
 
     max_adapters: Bound | None = None
     max_bytes: Bound | None = None
@@ -276,7 +282,11 @@ class TenantBody(Body):
 
 
 class TenantInfo(BaseModel):
-    """suspended: since when its keys open nothing. Deleted versions count until they are purged."""
+    """
+    Describes a tenant and its usage, which includes deleted versions until they are purged.
+
+    suspended: the time since which its keys are refused.
+    """
 
     tenant: str
     created: datetime
@@ -300,20 +310,20 @@ class TenantInfo(BaseModel):
 
 
 class TenantPage(BaseModel):
-    """next: what to send as *after* for the rest; null on the last page."""
+    """A page of tenants. next: what to send as *after* for the next page; null on the last."""
 
     tenants: list[TenantInfo]
     next: str | None
 
 
 class ShareBody(Body):
-    """tenants: who may ask it, and nobody else; ["*"] for everyone, [] for nobody any more."""
+    """Sets the tenants that may use a name: ["*"] for everyone, [] for nobody."""
 
     tenants: Annotated[list[TenantName | Literal["*"]], Field(max_length=10_000)]
 
 
 class ShareInfo(BaseModel):
-    """name: an adapter of *owner*'s, or an alias; others ask for it as ``owner/name``."""
+    """Describes a share. name: an adapter or alias of *owner*; others use ``owner/name``."""
 
     owner: str
     name: str
@@ -331,7 +341,7 @@ class ShareInfo(BaseModel):
 
 
 class ReplicaInfo(BaseModel):
-    """seen: the number of the last change that it knows; heard: when it last said so."""
+    """Describes a replica. seen: number of its last known change.   heard: its last report."""
 
     id: str
     place: str
@@ -345,7 +355,7 @@ class ReplicaInfo(BaseModel):
 
 
 class BroughtInfo(BaseModel):
-    """What an archive held; what was there already is counted too."""
+    """Counts an archive's items, including those that existed already."""
 
     num_adapters: int
     num_deleted: int
@@ -354,7 +364,7 @@ class BroughtInfo(BaseModel):
 
     @classmethod
     def of(cls, counts: Counter[str]) -> Self:
-        """*counts*: how many items the archive had of each kind."""
+        """Convert the numbers of items by kind."""
         return cls(
             num_adapters=counts["adapter"],
             num_deleted=counts["deleted"],
@@ -365,8 +375,9 @@ class BroughtInfo(BaseModel):
 
 class LoadBody(Body):
     """
-    As vLLM has it. lora_path: ``name@version``, a name, or a digest in the registry; never a path
-    or an address.
+    A request to load an adapter, in vLLM's form.
+
+    lora_path: ``name@version``, a name, or a digest in the registry; never a path or an address.
     """
 
     lora_name: Annotated[str, Field(min_length=1, max_length=64)]
@@ -384,7 +395,7 @@ Rate = Annotated[int, Field(ge=1, le=MOST, strict=True)] | None
 
 
 class LimitsBody(Body):
-    """All of a tenant's limits; what is left out or null is no bound."""
+    """Sets all of a tenant's limits; null or a missing one is no bound."""
 
     requests_per_minute: Rate = None
     tokens_per_minute: Rate = None

@@ -1,22 +1,22 @@
 """
-What OpenAI's clients send: which fields are taken, within which bounds, and what becomes of others.
+Bodies of OpenAI's API: the fields that are accepted with their bounds, ignored, or refused.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from galenic_adapters.errors import BadInput, Unsupported
-from galenic_adapters.tasks.base import check_text
+from galenic_adapters.tasks.base import check_characters, check_text
 from galenic_server.engine.contract import Api
-from galenic_server.schemas.tasks import Body, Flag, Real
+from galenic_server.schemas.json_schema import check_schemas
+from galenic_server.schemas.tasks import Body, Flag, Real, at_most
 
-MAX_SCHEMA_BYTES = 64 << 10
-MAX_SCHEMA_LEVELS = 128
 MAX_ANSWERS = 16
 MAX_TOKENS = 10**6
+MAX_PROMPT_IDS = 1 << 17
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's and vLLM's
 
 REFUSED = frozenset(
@@ -58,7 +58,19 @@ REFUSED = frozenset(
         "watermarking",
     ]
 )
-"""Fields of vLLM's, and stored conversations: they would reach past adapter, cache or tenant."""
+"""Refused fields: vLLM's, and stored conversations. They could bypass adapter, cache or tenant."""
+
+HARMLESS: dict[str, Any] = {
+    "add_generation_prompt": True,
+    "background": False,
+    "chat_template_kwargs": {},
+    "continue_final_message": False,
+    "return_prompt_text": False,
+    "return_token_ids": False,
+    "return_tokens_as_token_ids": False,
+    "use_beam_search": False,
+}
+"""Defaults of refused fields: clients that write all fields out may send them."""
 
 OTHERS = frozenset(
     [
@@ -98,21 +110,54 @@ OTHERS = frozenset(
         "web_search_options",
     ]
 )
-"""OpenAI's names. Where a body has none such, a reply may tell so without repeating a caller."""
+"""OpenAI's field names. A body may not have them all; ignored ones may be named in a reply."""
 
 Count = Annotated[int, Field(ge=0, le=MAX_TOKENS, strict=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Penalty = Annotated[Real, Field(ge=-2, le=2)]
 Bias = Annotated[Real, Field(ge=-100, le=100)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
-TokenIds = Annotated[list[TokenId], Field(max_length=4096)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, max_length=4096)]
+Prompt = Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_PROMPT_IDS)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def _an_object(sent: Any) -> Any:
+    """Read no text at all as a call without arguments."""
+    return "{}" if isinstance(sent, str) and not sent.strip() else sent
+
+
+Arguments = Annotated[str, BeforeValidator(_an_object)]
+"""The arguments of a call, as the JSON of an object."""
+
+
+def check_arguments(path: str, arguments: str) -> None:
+    """Raise `BadInput` where *arguments* are no JSON object."""
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise BadInput(path, "is not a JSON object")
+
+
+def without_nulls(sent: Any) -> Any:
+    """Return *sent* without the fields that are null: each is then what it is by default."""
+    if not isinstance(sent, dict):
+        return sent
+    return {name: value for name, value in sent.items() if value is not None}
 
 
 class Lenient(Body):
-    """Inner objects: what is not known of them is passed over, as OpenAI's servers do."""
+    """Validates an inner object; its unknown fields are ignored, as by OpenAI's servers."""
 
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_nulls(cls, sent: Any) -> Any:
+        return without_nulls(sent)
 
 
 class TextPart(Lenient):
@@ -120,9 +165,21 @@ class TextPart(Lenient):
     text: str
 
 
+class RefusalPart(Lenient):
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+Parts = Annotated[list[TextPart | RefusalPart], Field(fail_fast=True), at_most(1000)]
+
+
 class CalledFunction(Lenient):
     name: ToolName
-    arguments: str = "{}"
+    arguments: Arguments = "{}"
 
 
 class ToolCall(Lenient):
@@ -130,35 +187,34 @@ class ToolCall(Lenient):
     type: Literal["function"] = "function"
     function: CalledFunction
 
-    def check(self, path: str) -> None:
-        try:
-            is_object = isinstance(json.loads(self.function.arguments), dict)
-        except ValueError:
-            is_object = False
-        if not is_object:
-            raise BadInput(f"{path}.function.arguments", "is not a JSON object")
-
 
 class Turn(Lenient):
+    """One message; also one that says nothing, as clients send them."""
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
+    content: (
+        str | Annotated[list[TextPart | RefusalPart], Field(fail_fast=True), at_most(1000)] | None
+    ) = None
+    refusal: str | None = None
     name: Annotated[str, Field(max_length=64)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True), at_most(128)] | None = None
     tool_call_id: Annotated[str, Field(max_length=200)] | None = None
 
     @property
     def text(self) -> str:
-        content = self.content or ""
+        content = self.content or self.refusal or ""
         return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
     def check(self, path: str) -> None:
-        """Raises `BadInput`: what is asked has to be a text."""
-        if self.role in ("system", "developer", "user"):
-            check_text(f"{path}.content", self.text)
-        elif "\0" in self.text:
-            raise BadInput(f"{path}.content", "holds a NUL character")
+        """Raise `BadInput` if the turn's text is no Unicode text, or its tool calls are no JSON."""
+        check_characters(f"{path}.content", self.text)
         for i, call in enumerate(self.tool_calls or ()):
-            call.check(f"{path}.tool_calls[{i}]")
+            check_arguments(f"{path}.tool_calls[{i}].function.arguments", call.function.arguments)
+
+    def fields(self) -> dict[str, Any]:
+        """Return the turn for vLLM: its text in one piece, or its calls alone."""
+        asked = self.model_dump(exclude_none=True, exclude={"content", "refusal"})
+        return asked if self.tool_calls and not self.text else asked | {"content": self.text}
 
 
 class StreamOptions(Lenient):
@@ -180,7 +236,7 @@ class ResponseFormat(Lenient):
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise BadInput(f"{path}.json_schema", f"does not go with type {self.type!r}")
         if self.json_schema:
-            check_schema(f"{path}.json_schema.schema", self.json_schema.schema_)
+            check_schemas({f"{path}.json_schema.schema": self.json_schema.schema_})
 
 
 class Function(Lenient):
@@ -206,7 +262,7 @@ class ToolChoice(Lenient):
 
 class OpenAIBody(Body):
     """
-    What every kind of request may hold.
+    The fields of every kind of request.
 
     model: an adapter (``name``, ``name@version`` or an alias) or the backbone's own name.
     temperature: 0 unless given, so the same note gets the same answer.
@@ -221,21 +277,28 @@ class OpenAIBody(Body):
     top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
     stream: Flag | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[str, str], at_most(16)] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def refuse_by_name(cls, data: Any) -> Any:
+    def refuse_by_name(cls, sent: Any) -> Any:
+        data = without_nulls(sent)
         named = data.keys() if isinstance(data, dict) else ()
         for field in sorted(REFUSED.intersection(named) - cls.model_fields.keys()):
-            raise Unsupported(field, "is not taken from a caller")
+            if field not in HARMLESS or data[field] != HARMLESS[field]:
+                raise Unsupported(field, "is not taken from a caller")
         return data
 
     def check(self) -> None:
-        """Raises `BadInput` for what no single field shows."""
+        """Raise `BadInput` for faults that involve several fields."""
+
+    @property
+    def num_characters(self) -> int:
+        """Count the characters of the longest text."""
+        raise NotImplementedError
 
     def fields(self) -> dict[str, Any]:
-        """What vLLM is asked; what is open here is not left to the backbone's own defaults."""
+        """Return the fields for vLLM; unset ones get our defaults, not the backbone's."""
         given = self.model_dump(
             exclude_none=True, by_alias=True, include=set(type(self).model_fields) - UNUSED
         )
@@ -244,11 +307,11 @@ class OpenAIBody(Body):
     @property
     def ignored(self) -> str:
         """
-        What nothing was done with, for a header: OpenAI's names, and how many others there were.
+        List ignored fields for a header: OpenAI's by name, and the number of others.
 
         Proxies log headers, and a name that a caller made up may be a patient's.
         """
-        unknown = self.model_extra or {}
+        unknown = (self.model_extra or {}).keys() - HARMLESS
         names = sorted(OTHERS.intersection(unknown))
         others = len(unknown) - len(names)
         return ", ".join([*names, *([f"{others} more"] if others else [])])
@@ -260,7 +323,7 @@ DEFAULTS_OF_SAMPLING = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class SampledBody(OpenAIBody):
-    """How tokens are picked; the last ones are vLLM's."""
+    """Adds the fields that control sampling: OpenAI's, then vLLM's."""
 
     max_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS, strict=True)] | None = None
@@ -268,7 +331,7 @@ class SampledBody(OpenAIBody):
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Bias], at_most(1024)] | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
 
@@ -301,7 +364,7 @@ class SampledBody(OpenAIBody):
 
     def fields(self) -> dict[str, Any]:
         asked = DEFAULTS_OF_SAMPLING | super().fields()
-        if self.logit_bias:  # one of 0 changes nothing, whatever its key
+        if self.logit_bias:  # a bias of 0 changes nothing, so its key need not be valid
             asked["logit_bias"] = {key: bias for key, bias in self.logit_bias.items() if bias}
         if not self.stream:
             asked.pop("stream_options", None)
@@ -309,19 +372,19 @@ class SampledBody(OpenAIBody):
 
 
 class ChatBody(SampledBody):
-    """OpenAI's chat. *logprobs* come with those of the *top_logprobs* likeliest tokens."""
+    """A request of OpenAI's chat. top_logprobs: how many alternatives *logprobs* include."""
 
     api: ClassVar = Api.CHAT
     text_field: ClassVar = "messages"
 
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[Turn], Field(min_length=1), at_most(1000)]
     max_completion_tokens: Count | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: Flag | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     include_reasoning: Flag | None = None
 
     def check(self) -> None:
@@ -341,8 +404,13 @@ class ChatBody(SampledBody):
             raise BadInput("tool_choice", "needs tools")
         if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
             raise BadInput("tool_choice.function.name", "is none of the tools")
-        for i, tool in enumerate(self.tools or ()):
-            check_schema(f"tools[{i}].function.parameters", tool.function.parameters)
+        check_schemas(
+            {
+                f"tools[{i}].function.parameters": tool.function.parameters
+                for i, tool in enumerate(self.tools or ())
+                if tool.function.parameters is not None
+            }
+        )
 
     @property
     def max_wanted(self) -> int | None:
@@ -357,17 +425,26 @@ class ChatBody(SampledBody):
             tool["function"]["strict"] = True  # arguments keep their schema, whatever is asked
         if not self.tools:  # an empty list is as none at all, which vLLM does not know
             asked.pop("tools", None)
-        asked["messages"] = [turn.model_dump(exclude_none=True) for turn in self.messages]
+        asked["messages"] = [turn.fields() for turn in self.messages]
         if self.max_wanted is not None:
             asked["max_tokens"] = self.max_wanted
         return asked
 
     @property
+    def num_characters(self) -> int:
+        return sum(len(turn.text) for turn in self.messages)
+
+    @property
+    def spoken(self) -> list[Turn]:
+        """Return the messages without empty instructions, which many clients send."""
+        return [turn for turn in self.messages if turn.text or turn.role == "user"]
+
+    @property
     def is_plain(self) -> bool:
-        """A user's text and nothing else: no earlier turns, tools or format of the caller's own."""
+        """Tell whether it is a single user turn without tools or a response format."""
         form = self.response_format
         return (
-            [turn.role for turn in self.messages] == ["user"]
+            [turn.role for turn in self.spoken] == ["user"]
             and self.n in (None, 1)
             and not self.tools
             and (form is None or form.type == "text")
@@ -375,16 +452,16 @@ class ChatBody(SampledBody):
 
 
 class CompletionBody(SampledBody):
-    """OpenAI's completions: the answer goes on from *prompt*, which no chat template is put to."""
+    """A request of OpenAI's completions, which continue *prompt* without a chat template."""
 
     api: ClassVar = Api.COMPLETIONS
     text_field: ClassVar = "prompt"
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=256)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[list[TokenId]], Field(min_length=1, max_length=256)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=256)]
+        | Annotated[Prompt, Field(min_length=1)]
+        | Annotated[list[Prompt], Field(fail_fast=True, min_length=1, max_length=256)]
     )
     echo: Flag | None = None
     logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
@@ -398,31 +475,10 @@ class CompletionBody(SampledBody):
     def max_wanted(self) -> int:
         return DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
 
+    @property
+    def num_characters(self) -> int:
+        return max(map(len, self._texts()), default=0)
+
     def _texts(self) -> Iterator[str]:
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return (prompt for prompt in prompts if isinstance(prompt, str))
-
-
-def check_schema(path: str, schema: Any) -> None:
-    """Raises `BadInput` for more than a compiler is asked to take: 300 levels keep it for 7 s."""
-    if _is_deeper(schema, MAX_SCHEMA_LEVELS):
-        raise BadInput(path, f"is nested more deeply than {MAX_SCHEMA_LEVELS} levels of JSON")
-    num_bytes = len(json.dumps(schema))
-    if num_bytes > MAX_SCHEMA_BYTES:
-        problem = f"is {num_bytes:,} bytes of JSON; at most {MAX_SCHEMA_BYTES:,} are taken"
-        raise BadInput(path, problem)
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Without recursion: it is a stranger's."""
-    level = [value]
-    while level and levels:
-        level = [inner for outer in level for inner in _inside(outer)]
-        levels -= 1
-    return bool(level)
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()

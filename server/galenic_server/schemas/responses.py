@@ -1,23 +1,26 @@
 """
-OpenAI's Responses, as far as they need no store: each request brings its whole conversation.
+Bodies of OpenAI's Responses, without stored state: each request has its whole conversation.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from galenic_adapters.errors import BadInput
-from galenic_adapters.tasks.base import check_text
+from galenic_adapters.tasks.base import check_characters, check_text
 from galenic_server.engine.contract import Api
+from galenic_server.schemas.json_schema import check_schemas
 from galenic_server.schemas.openai import (
     DEFAULTS_OF_SAMPLING,
+    Arguments,
     Count,
+    Effort,
     Lenient,
     OpenAIBody,
     ToolName,
-    check_schema,
+    check_arguments,
 )
-from galenic_server.schemas.tasks import Flag
+from galenic_server.schemas.tasks import Flag, at_most
 
 
 class InputText(Lenient):
@@ -25,28 +28,94 @@ class InputText(Lenient):
     text: str
 
 
-class InputMessage(Lenient):
-    type: Literal["message"] = "message"
-    role: Literal["user", "system", "developer", "assistant"]
-    content: str | Annotated[list[InputText], Field(min_length=1)]
+class InputRefusal(Lenient):
+    type: Literal["refusal"]
+    refusal: str
 
     @property
     def text(self) -> str:
-        content = self.content
-        return content if isinstance(content, str) else "\n".join(part.text for part in content)
+        return self.refusal
+
+
+Parts = Annotated[list[InputText | InputRefusal], Field(fail_fast=True), at_most(1000)]
+
+
+def text_of(content: str | list[InputText | InputRefusal]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+class InputMessage(Lenient):
+    type: Literal["message"] = "message"
+    role: Literal["user", "system", "developer", "assistant"]
+    content: str | Parts
+
+    @property
+    def said(self) -> str | list[InputText | InputRefusal]:
+        return self.content
+
+    def check(self, path: str) -> None:
+        check_characters(f"{path}.content", text_of(self.content))
+
+    def fields(self) -> dict[str, Any]:
+        return {"type": self.type, "role": self.role, "content": text_of(self.content)}
 
 
 class FunctionCall(Lenient):
     type: Literal["function_call"]
     call_id: Annotated[str, Field(max_length=200)]
     name: ToolName
-    arguments: str
+    arguments: Arguments = "{}"
+
+    @property
+    def said(self) -> str:
+        return self.arguments
+
+    def check(self, path: str) -> None:
+        check_arguments(f"{path}.arguments", self.arguments)
+
+    def fields(self) -> dict[str, Any]:
+        return self.model_dump()
 
 
 class FunctionOutput(Lenient):
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(max_length=200)]
-    output: str
+    output: str | Parts = ""
+
+    @property
+    def said(self) -> str | list[InputText | InputRefusal]:
+        return self.output
+
+    def check(self, path: str) -> None:
+        check_characters(f"{path}.output", text_of(self.output))
+
+    def fields(self) -> dict[str, Any]:
+        return {"type": self.type, "call_id": self.call_id, "output": text_of(self.output)}
+
+
+class ReasoningItem(Lenient):
+    """What a model thought before, which agents send back; it is passed over."""
+
+    type: Literal["reasoning"]
+
+
+def _kind_of(item: Any) -> str:
+    if isinstance(item, Lenient):
+        return str(getattr(item, "type", ""))
+    return str(item.get("type") or "message") if isinstance(item, dict) else ""
+
+
+Item = Annotated[
+    Annotated[InputMessage, Tag("message")]
+    | Annotated[FunctionCall, Tag("function_call")]
+    | Annotated[FunctionOutput, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="unknown_item",
+        custom_error_message="is of an unknown type",
+    ),
+]
 
 
 class TextFormat(Lenient):
@@ -64,7 +133,8 @@ class TextConfig(Lenient):
             return
         if (self.format.type == "json_schema") != (self.format.schema_ is not None):
             raise BadInput("text.format.schema", f"does not go with type {self.format.type!r}")
-        check_schema("text.format.schema", self.format.schema_)
+        if self.format.schema_ is not None:
+            check_schemas({"text.format.schema": self.format.schema_})
 
 
 class FunctionTool(Lenient):
@@ -81,21 +151,16 @@ class NamedTool(Lenient):
 
 
 class Reasoning(Lenient):
-    effort: Literal["minimal", "low", "medium", "high"] | None = None
+    effort: Effort | None = None
 
 
 class ResponsesBody(OpenAIBody):
-    """OpenAI's Responses. Nothing is stored, so nothing earlier can be referred to."""
+    """A request of OpenAI's Responses. Nothing is stored, so it cannot refer to earlier ones."""
 
     api: ClassVar = Api.RESPONSES
     text_field: ClassVar = "input"
 
-    input: (
-        str
-        | Annotated[
-            list[InputMessage | FunctionCall | FunctionOutput], Field(min_length=1, max_length=1000)
-        ]
-    )
+    input: str | Annotated[list[Item], Field(min_length=1), at_most(1000)]
     instructions: str | None = None
     max_output_tokens: Annotated[Count, Field(ge=1)] | None = None
     text: TextConfig | None = None
@@ -109,21 +174,40 @@ class ResponsesBody(OpenAIBody):
         if isinstance(self.input, str):
             check_text("input", self.input)
         else:
-            for i, item in enumerate(self.input):
-                if isinstance(item, InputMessage):
-                    check_text(f"input[{i}].content", item.text)
-        if self.instructions is not None:
-            check_text("instructions", self.instructions)
+            for i, item in self._items:
+                item.check(f"input[{i}]")
+            if not self._items:
+                raise BadInput("input", "has nothing to answer")
+        check_characters("instructions", self.instructions or "")
         if self.text:
             self.text.check()
         names = [tool.name for tool in self.tools or ()]
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.name not in names:
             raise BadInput("tool_choice.name", "is none of the tools")
-        for i, tool in enumerate(self.tools or ()):
-            check_schema(f"tools[{i}].parameters", tool.parameters)
+        check_schemas(
+            {
+                f"tools[{i}].parameters": tool.parameters
+                for i, tool in enumerate(self.tools or ())
+                if tool.parameters is not None
+            }
+        )
+
+    @property
+    def num_characters(self) -> int:
+        if isinstance(self.input, str):
+            return len(self.input)
+        return sum(len(text_of(item.said)) for _, item in self._items)
+
+    @property
+    def _items(self) -> list[tuple[int, InputMessage | FunctionCall | FunctionOutput]]:
+        """The items that are not passed over, with their places."""
+        items = () if isinstance(self.input, str) else self.input
+        return [(i, one) for i, one in enumerate(items) if not isinstance(one, ReasoningItem)]
 
     def fields(self) -> dict[str, Any]:
         asked = DEFAULTS_OF_SAMPLING | {"store": False} | super().fields()
+        if not isinstance(self.input, str):
+            asked["input"] = [item.fields() for _, item in self._items]
         for tool in asked.get("tools", ()):
             tool["strict"] = True  # arguments keep their schema, whatever is asked
         return asked

@@ -1,11 +1,12 @@
 """
-What travels over HTTP for the clinical tasks. Unknown fields are refused by name.
+Bodies of the clinical tasks' routes. Unknown fields are refused by name.
 """
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Answer, Completion, Reading, Relation, Span
@@ -15,32 +16,55 @@ from galenic_adapters.tasks.qa import QaFields
 from galenic_adapters.tasks.re import ReFields
 from galenic_adapters.tasks.summarization import SummarizationFields
 from galenic_server.registry.names import Resolved
+from galenic_server.settings import MOST_DOCUMENTS
+
+MAX_FIELDS = 256
+
+
+def at_most(most: int) -> BeforeValidator:
+    """A list or an object of no more; it is counted before any of it is looked at."""
+
+    def counted(sent: Any) -> Any:
+        if isinstance(sent, list | dict) and len(sent) > most:
+            raise PydanticCustomError("too_long", "is too long", {"max_length": most})
+        return sent
+
+    return BeforeValidator(counted)
+
 
 Flag = Annotated[bool, Field(strict=True)]
 Real = Annotated[float, Field(strict=True)]
-"""As in JSON: nothing that could be read as one is taken for one."""
+"""A JSON number; strings and booleans are not converted."""
 
 
 class Body(BaseModel):
-    """JSON from a caller: nothing unknown, no NaN, and no value ever in an error."""
+    """Validates JSON from a caller: no unknown fields, no NaN, and no values in errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, sent: Any) -> Any:
+        """Refuse more fields than anyone needs, each of which would be one more fault to tell."""
+        if isinstance(sent, dict) and len(sent) > MAX_FIELDS:
+            raise PydanticCustomError("too_long", "has many fields", {"max_length": MAX_FIELDS})
+        return sent
+
 
 class Document(Body):
-    """One text of a batch; *id* comes back with its answer, its place in the batch if not given."""
+    """One document of a batch; its answer has its *id*, or by default its place in the batch."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
     def fields(self) -> Any:
-        """The task's fields; raises `BadInput`."""
+        """Return the task's fields; raises `BadInput`."""
         raise NotImplementedError
 
 
 class Offsets(Body):
-    """Code points start to end (exclusive) of the text."""
+    """Delimits a part of the text, in code points, end-exclusive."""
 
     start: Annotated[int, Field(ge=0, strict=True)]
     end: Annotated[int, Field(ge=1, strict=True)]
@@ -57,7 +81,7 @@ class NerDocument(Document):
 
 
 class ReDocument(Document):
-    """With *head* and *tail*, how these two relate; without, every relation in the text."""
+    """Asks how *head* and *tail* relate or, without them, for every relation in the text."""
 
     text: str
     head: Offsets | None = None
@@ -70,11 +94,11 @@ class ReDocument(Document):
 
 
 class QaDocument(Document):
-    """With *options* (letter to text) the answer is one of the letters."""
+    """Asks a question; with *options* (letter to text), the answer is one of the letters."""
 
     question: str
     context: str | None = None
-    options: Annotated[dict[str, str], Field(min_length=2, max_length=26)] | None = None
+    options: Annotated[dict[str, str], Field(min_length=2), at_most(26)] | None = None
 
     def fields(self) -> QaFields:
         return QaFields(self.question, self.context, self.options)
@@ -100,16 +124,18 @@ D = TypeVar("D", bound=Document)
 
 class Batch(Body, Generic[D]):
     """
+    A batch of documents for one task.
+
     adapter: ``name``, ``name@version`` or an alias; the task's default if not given.
-    max_tokens: room for each answer, where the task's own is too small.
+    max_tokens: the longest answer, if the task's own limit does not suit.
     """
 
-    documents: Annotated[list[D], Field(min_length=1)]
+    documents: Annotated[list[D], Field(min_length=1), at_most(MOST_DOCUMENTS)]
     adapter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
 
     def fields(self) -> list[Any]:
-        """Each document's fields; raises `BadInput` with the document's place."""
+        """Return each document's fields; raises `BadInput` with the document's place."""
         return [_fields(i, document) for i, document in enumerate(self.documents)]
 
     def ids(self) -> list[str]:
@@ -124,7 +150,7 @@ def _fields(i: int, document: Document) -> Any:
 
 
 class AnsweredBy(BaseModel):
-    """The adapter that answered."""
+    """Names the adapter that answered."""
 
     name: str
     version: int
@@ -136,7 +162,7 @@ class AnsweredBy(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens of texts and answers; an adapter's virtual prompt is not counted."""
+    """Counts tokens of texts and answers, without the adapter's prompt."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -145,10 +171,10 @@ class Usage(BaseModel):
 
     @classmethod
     def of(cls, completions: Iterable[Completion]) -> Self:
-        told = [
+        counts = [
             (c.num_prompt_tokens, c.num_completion_tokens, c.num_cached_tokens) for c in completions
         ]
-        prompt, completion, cached = map(sum, zip(*told, strict=True))
+        prompt, completion, cached = map(sum, zip(*counts, strict=True))
         return cls(
             prompt_tokens=prompt,
             completion_tokens=completion,
@@ -159,8 +185,10 @@ class Usage(BaseModel):
 
 class Read(BaseModel):
     """
-    reading: whether the answer could be read; what could not be read is null, never a guess.
-    confidence: the model's probability for the answer among those allowed, where it was measured.
+    The answer to one document.
+
+    reading: whether the answer could be read; if not, its value is null, never a guess.
+    confidence: the model's probability for the answer among those allowed, if measured.
     """
 
     id: str
@@ -170,7 +198,7 @@ class Read(BaseModel):
 
     @classmethod
     def of(cls, id_: str, answer: Answer[Any]) -> Self:
-        """The document's answer as it travels."""
+        """Convert a document's answer."""
         return cls(
             id=id_,
             reading=answer.reading,
@@ -181,12 +209,12 @@ class Read(BaseModel):
 
     @classmethod
     def told(cls, answer: Answer[Any]) -> dict[str, Any]:
-        """The task's own part of it."""
+        """Return the fields of the task's own."""
         raise NotImplementedError
 
 
 class Argument(BaseModel):
-    """``text[start:end]`` of the document, in code points."""
+    """Holds ``text[start:end]`` of the document, in code points."""
 
     start: int
     end: int
@@ -231,11 +259,11 @@ class ReRead(Read):
     def told(cls, answer: Answer[tuple[Relation, ...]]) -> dict[str, Any]:
         if answer.value is None:
             return {"relations": None}
-        return {"relations": [Related.of(one, answer.confidence) for one in answer.value]}
+        return {"relations": [Related.of(found, answer.confidence) for found in answer.value]}
 
 
 class QaRead(Read):
-    """answer: the option's letter where options were given."""
+    """The answer to a question. answer: the option's letter if options were given."""
 
     answer: str | None
 
@@ -264,7 +292,7 @@ R = TypeVar("R", bound=Read)
 
 
 class Reply(BaseModel, Generic[R]):
-    """Answers in the order of the documents. model: the backbone."""
+    """Answers in the order of the documents. model: the backbone's name."""
 
     adapter: AnsweredBy
     model: str

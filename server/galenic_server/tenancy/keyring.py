@@ -1,5 +1,5 @@
 """
-Who a request's key belongs to: 256-bit keys, of which the database holds only an HMAC.
+Finds the holder of a request's key. Keys have 256 bits; the database holds only their HMAC.
 """
 
 import base64
@@ -26,7 +26,7 @@ REMEMBERED_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a request's key, and what the key opens."""
+    """Names the holder of a request's key, and the key's role."""
 
     tenant: str
     role: Role
@@ -39,11 +39,11 @@ def new_key() -> str:
 
 class Keyring:
     """
-    Makes keys of *keys*, hashed under *secret*, and finds the holder of one.
+    Creates keys, hashed under *secret*, and finds their holders.
 
-    A key that was found is remembered for two seconds: a revocation on another replica is heard
-    of soon, and a busy caller does not ask the database each time. While the database is away, a
-    key seen in the last *stale_seconds* opens on, until it expires: nobody can revoke one then.
+    A key that was found is cached for two seconds: a revocation on another replica takes effect
+    soon, and a busy caller does not query the database each time. While the database is away, keys
+    seen in the last *stale_seconds* stay valid until they expire, since none can be revoked then.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Keyring:
     def create(
         self, tenant: str, role: Role, *, expires: datetime | None = None, label: str = ""
     ) -> tuple[str, Key]:
-        """Make a key; return its text, which is not kept anywhere, and its record."""
+        """Create a key; return its text, which is stored nowhere, and its record."""
         _check_ahead(expires)
         text = new_key()
         made = self._keys.add(tenant, role, self._hash(text), expires=expires, label=label)
@@ -87,7 +87,7 @@ class Keyring:
         expires: datetime | None = None,
         tenant: str | None = None,
     ) -> tuple[str, Key]:
-        """Make a key to replace *key_id*, which goes on opening for *grace*."""
+        """Create a key to replace *key_id*, which stays valid for *grace*."""
         _check_ahead(expires)
         text = new_key()
         made = self._keys.rotate(
@@ -99,7 +99,7 @@ class Keyring:
         return self._keys.expire(key_id, at, tenant=tenant)
 
     def find(self, text: str) -> Caller | None:
-        """Return who holds the key *text*; None where it is unknown, revoked or no key at all."""
+        """Return the holder of the key *text*; None if it is unknown, revoked or no key at all."""
         if self._tokens and is_token(text):
             return self._holder(self._tokens.read(text))
         if len(text) > 256 or not text.isascii():
@@ -116,7 +116,7 @@ class Keyring:
         return _caller(key)
 
     def recall(self, text: str) -> Caller | None:
-        """Do as `find` for a key that was seen a moment ago, without asking the database."""
+        """Return the holder of a freshly cached key, else None; never queries the database."""
         if not KEY.fullmatch(text):
             return None
         key = self._remembered.recall(self._hash(text))
@@ -137,12 +137,12 @@ class Keyring:
         return self._keys.page(tenant, after=after, limit=limit)
 
     def has_admin(self) -> bool:
-        """Whether there is an admin's key: one that still opens, or the environment's."""
+        """Tell whether there is an admin key, in the database or from the environment."""
         return bool(self._admin_hash) or self._keys.has_open(SHARED, Role.ADMIN)
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
-        """Forget what is remembered when keys or tenants change, here or on another replica."""
-        if changes is None or any(one.kind in (Kind.KEY, Kind.TENANT) for one in changes):
+        """Clear the caches when keys or tenants change, here or on another replica."""
+        if changes is None or any(change.kind in (Kind.KEY, Kind.TENANT) for change in changes):
             self._remembered.forget()
             self._open.forget()
 
@@ -152,10 +152,10 @@ class Keyring:
 
 def _check_ahead(expires: datetime | None) -> None:
     if expires is not None and expires <= datetime.now(UTC):
-        raise BadInput("expires", "is past; the key would open nothing")
+        raise BadInput("expires", "is in the past")
 
 
 def _caller(key: Key) -> Caller | None:
-    """Return who holds it, unless it has expired since."""
+    """Return the key's holder, unless it has expired since it was cached."""
     is_expired = key.expires is not None and key.expires <= datetime.now(UTC)
     return None if is_expired else Caller(key.tenant, key.role, key.id)

@@ -1,5 +1,5 @@
 """
-API keys as rows. A row holds the key's HMAC, never the key: a stolen database opens nothing.
+Stores API keys. A row holds the key's HMAC, never the key, so a stolen database opens nothing.
 """
 
 import secrets
@@ -27,7 +27,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key as the database knows it; the secret itself is nowhere."""
+    """Describes an API key; the secret itself is stored nowhere."""
 
     id: str
     tenant: str
@@ -56,7 +56,7 @@ class Keys:
         expires: datetime | None = None,
         label: str = "",
     ) -> Key:
-        """Remember a key by its HMAC (64 hex digits). *label*: one line, for people."""
+        """Store a key by its HMAC (64 hex digits). *label*: one line, for people."""
         if len(label) > 100 or not (label.isprintable() or not label):
             raise BadInput("label", "is not one line of at most 100 characters")
         key = Key(
@@ -83,10 +83,10 @@ class Keys:
         tenant: str | None = None,
     ) -> Key:
         """
-        Make a new key for the holder of *key_id*, which goes on opening for *grace*.
+        Create a new key for the holder of *key_id*, which stays valid for *grace*.
 
         Without *expires* it lasts as long as the old one was made for.
-        Raises `NotFound` where that was revoked, `Conflict` where it has ended or was rotated.
+        Raises `NotFound` if that was revoked, `Conflict` if it has expired or was rotated.
         """
         with self._changes.writing(Kind.KEY, tenant or "", key_id) as writing:
             old = _unrevoked(writing.db, key_id, tenant)
@@ -105,7 +105,7 @@ class Keys:
         return new
 
     def expire(self, key_id: str, at: datetime, *, tenant: str | None = None) -> Key:
-        """Let the key end at *at*, which may not be later than its end was."""
+        """Let the key expire at *at*; raises `BadInput` if that is later than it would now."""
         with self._changes.writing(Kind.KEY, tenant or "", key_id) as writing:
             was = _unrevoked(writing.db, key_id, tenant)
             if was.expires is not None and at > was.expires:
@@ -119,7 +119,7 @@ class Keys:
         """
         Return the key of that HMAC.
 
-        Raises `NotFound` where there is none, or it is revoked, expired or a suspended tenant's.
+        Raises `NotFound` if there is none, or it is revoked, expired or a suspended tenant's.
         """
         query = sa.select(*KEY).join(tenants, tenants.c.name == api_keys.c.tenant)
         query = query.where(api_keys.c.hmac_sha256 == hmac_sha256, _opens(), NOT_SUSPENDED)
@@ -135,7 +135,7 @@ class Keys:
         """
         Return *limit* keys of *tenant*, or of all, the oldest first; revoked ones too.
 
-        They begin behind the key *after*; raises `NotFound` where there is no such key.
+        They begin after the key *after*; raises `NotFound` if there is no such key.
         """
         query = sa.select(*KEY).order_by(*AGE).limit(limit)
         if tenant is not None:
@@ -147,14 +147,14 @@ class Keys:
             return [_key(row) for row in db.execute(query)]
 
     def has_open(self, tenant: str, role: Role) -> bool:
-        """Whether the tenant has a key of that role that opens now."""
+        """Tell whether the tenant has a valid key of that role."""
         is_its = sa.and_(api_keys.c.tenant == tenant, api_keys.c.role == role.value)
         query = sa.select(sa.exists().where(is_its, _opens()))
         with self._database.reading() as db:
             return bool(db.scalar(query))
 
     def revoke(self, key_id: str, *, tenant: str | None = None) -> None:
-        """Let the key open nothing from now on."""
+        """Revoke the key at once; raises `NotFound`."""
         first = sa.func.coalesce(api_keys.c.revoked, sa.literal(now(), api_keys.c.revoked.type))
         change = api_keys.update().where(_is(key_id, tenant)).values(revoked=first)
         with self._changes.writing(Kind.KEY, tenant or "", key_id[:64]) as writing:
@@ -181,7 +181,7 @@ AGE = (api_keys.c.created, api_keys.c.id)
 
 
 def _age(key: Key) -> Iterator[sa.ColumnElement[Any]]:
-    """The position of *key* in the order by `AGE`."""
+    """Yield the position of *key* in the order by `AGE`."""
     for column, value in zip(AGE, (key.created, key.id), strict=True):
         yield sa.literal(value, column.type)
 

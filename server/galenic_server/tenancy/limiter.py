@@ -1,9 +1,9 @@
 """
-What a tenant has left of its limits: requests and tokens a minute, and requests open at once.
+Limits tenants by token buckets: requests and tokens per minute, and concurrent requests.
 
-Counted in this process. A replica behind a gateway counts what reaches it, so a fleet's limit is
-the sum of its replicas'; nothing is asked of a database for a request. Tokens are known only once
-they are made: they are charged as they come and may run into debt, which the next request meets.
+Everything is counted in this process, without a database. Each replica of a fleet counts what
+reaches it, so the fleet's limit is the sum of its replicas'. Tokens are charged as they are
+generated and may run into debt, for which the next request is refused.
 """
 
 import math
@@ -20,7 +20,7 @@ UNBOUNDED = Limits()
 
 
 class Bucket:
-    """A minute's worth at most, filled evenly, from which *take* and *spend* draw."""
+    """Fills evenly up to one minute's worth; `spend` draws from it."""
 
     def __init__(self, per_minute: int, clock: Clock) -> None:
         self.per_minute = per_minute
@@ -30,7 +30,7 @@ class Bucket:
 
     @property
     def level(self) -> float:
-        """What is left just now; below zero where more was spent than there was."""
+        """Return what is left now; below zero if more was spent than there was."""
         now = self._clock()
         filled = self._level + (now - self._at) * self.per_minute / 60
         self._level, self._at = min(float(self.per_minute), filled), now
@@ -45,7 +45,7 @@ class Bucket:
 
 @dataclass(slots=True)
 class Meter:
-    """One tenant's buckets under *limits*, and how many of its requests are open."""
+    """Holds one tenant's buckets under *limits*, and its number of open requests."""
 
     limits: Limits = UNBOUNDED
     requests: Bucket | None = None
@@ -54,7 +54,7 @@ class Meter:
 
 
 class Limiter:
-    """Holds every tenant to its limits; of one event loop."""
+    """Holds every tenant to its limits; for use in one event loop."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -63,7 +63,7 @@ class Limiter:
     @contextmanager
     def open(self, tenant: str, limits: Limits) -> Iterator[dict[str, str]]:
         """
-        One request of *tenant*, open until the block ends; gives headers that tell what is left.
+        Count a request of *tenant* as open until the block ends; yields rate-limit headers.
 
         Raises `LimitReached`.
         """
@@ -87,12 +87,12 @@ class Limiter:
         return meter.limits.weight if meter else 1.0
 
     def headers(self, tenant: str) -> dict[str, str]:
-        """As OpenAI names them; none where there is no bound."""
+        """Return rate-limit headers under OpenAI's names; none for unbounded limits."""
         meter = self._meters.get(tenant)
-        told = {"requests": meter.requests, "tokens": meter.tokens} if meter else {}
+        buckets = {"requests": meter.requests, "tokens": meter.tokens} if meter else {}
         return {
             f"x-ratelimit-{what}-{kind}": text
-            for kind, bucket in told.items()
+            for kind, bucket in buckets.items()
             if bucket
             for what, text in _told(bucket).items()
         }
@@ -132,7 +132,7 @@ def _told(bucket: Bucket) -> dict[str, str]:
 
 
 def _duration(seconds: float) -> str:
-    """As OpenAI writes it: 6m0s, 1.5s, 20ms."""
+    """Format a duration as OpenAI does: 6m0s, 1s, 20ms."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     minutes, rest = divmod(math.ceil(seconds), 60)

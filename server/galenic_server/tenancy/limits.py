@@ -1,5 +1,5 @@
 """
-Limits as rows: how much an admin lets a tenant use.
+Stores the limits that an admin sets for tenants.
 """
 
 import math
@@ -19,9 +19,9 @@ MOST = 2**31 - 1
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    How much one tenant may use; None is no bound.
+    Limits what one tenant may use; None is no bound.
 
-    concurrent: requests open at once.   weight: its share of the engine beside another's.
+    concurrent: requests open at once.   weight: its share of the engine relative to other tenants.
     """
 
     requests_per_minute: int | None = None
@@ -39,7 +39,7 @@ class Limits:
 
 
 class LimitRows:
-    """Keeps the limits of tenants that have their own; for others, methods raise `NotFound`."""
+    """Stores the limits of tenants that have their own; for others, methods raise `NotFound`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,5 +1,5 @@
 """
-The server's secret, made at its first start.
+Reads the server's secret, which is made at the first start.
 """
 
 import os
@@ -10,13 +10,14 @@ from pathlib import Path
 
 
 def read_secret(home: Path, given: str | None) -> bytes:
-    """The server's secret: *given*, or the file in *home* that the first start makes."""
+    """Return *given*, or the secret in *home*, which the first start creates."""
     if given:
         return given.encode()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = home / "secret"
     if not path.exists():
-        # Written whole under another name, and 0600: a second first start reads what this made.
+        # Written under another name (mode 0600) and linked, so that of two servers which start at
+        # the same time, one makes the secret and the other reads it whole.
         with tempfile.NamedTemporaryFile(dir=home) as made:
             made.write(secrets.token_bytes(32))
             made.flush()

@@ -1,5 +1,5 @@
 """
-The limits of each tenant: what its rows say, remembered, and what is left of it.
+Looks up each tenant's limits in a cache, and counts what is left of them.
 """
 
 from anyio.to_thread import run_sync
@@ -13,7 +13,7 @@ LIMITS_SECONDS = 5.0
 
 
 class TenantLimits:
-    """What each tenant may use, and what it has left; a change is heard of within five seconds."""
+    """Caches each tenant's limits; a change elsewhere takes effect within five seconds."""
 
     def __init__(
         self, rows: LimitRows, limiter: Limiter, *, default: Limits, stale_seconds: float

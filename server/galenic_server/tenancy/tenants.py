@@ -1,7 +1,7 @@
 """
-Tenants as rows: each one's quota, how much it keeps, and whether it is suspended.
+Stores tenants: each one's quota, its usage, and whether it is suspended.
 
-A tenant exists from its first key or adapter on; nobody has to make one first.
+A tenant exists from its first key or adapter on; it need not be created first.
 """
 
 from contextlib import suppress
@@ -20,7 +20,7 @@ from galenic_server.database.tables import tenants
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """The most versions, and the most bytes of them; None is no bound."""
+    """Bounds a tenant's number of versions and their bytes; None is no bound."""
 
     max_adapters: int | None = None
     max_bytes: int | None = None
@@ -31,7 +31,12 @@ UNBOUNDED = Quota()
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """quota: its own, where it has one. Deleted versions are counted until they are purged."""
+    """
+    Describes a tenant and its usage.
+
+    quota: its own, if it has one.   num_adapters, num_bytes: include deleted versions until they
+    are purged.
+    """
 
     name: str
     created: datetime
@@ -41,14 +46,14 @@ class Tenant:
     num_bytes: int
 
     def with_one_more(self, num_bytes: int) -> "Tenant":
-        """Return the tenant as it will be once it keeps one more adapter, of that size."""
+        """Return the tenant with one more adapter of that size counted."""
         return replace(
             self, num_adapters=self.num_adapters + 1, num_bytes=self.num_bytes + num_bytes
         )
 
 
 class Tenants:
-    """Counts what tenants keep, against their own quota or else the server's *default_quota*."""
+    """Counts what tenants store, against their own quota or else the server's *default_quota*."""
 
     def __init__(self, changes: Changes, default_quota: Quota = UNBOUNDED) -> None:
         self._changes = changes
@@ -56,7 +61,7 @@ class Tenants:
         self._default_quota = default_quota
 
     def put(self, name: str, *, quota: Quota = UNBOUNDED, is_suspended: bool = False) -> Tenant:
-        """Make the tenant, or change it. A suspended one's keys open nothing."""
+        """Create or change the tenant. Keys of a suspended tenant are refused."""
         with self._changes.writing(Kind.TENANT, check_name("tenant", name)) as writing:
             note(
                 of=name,
@@ -85,7 +90,7 @@ class Tenants:
         return _tenant(row)
 
     def page(self, *, after: str | None = None, limit: int = 100) -> list[Tenant]:
-        """Return *limit* tenants by name, from the one *after*."""
+        """Return *limit* tenants in order of names, from the one after *after*."""
         query = sa.select(tenants).order_by(tenants.c.name).limit(limit)
         if after is not None:
             query = query.where(tenants.c.name > after)
@@ -93,12 +98,12 @@ class Tenants:
             return [_tenant(row) for row in db.execute(query)]
 
     def check_room(self, name: str, num_bytes: int) -> None:
-        """Raise `QuotaExceeded` where one adapter more of that size would be too much."""
+        """Raise `QuotaExceeded` if one more adapter of that size would exceed the quota."""
         with suppress(NotFound):
             self.check_quota(self.get(name).with_one_more(num_bytes))
 
     def is_open(self, name: str) -> bool:
-        """Whether there is such a tenant, and it is not suspended."""
+        """Tell whether there is such a tenant, and it is not suspended."""
         query = sa.select(tenants.c.name).where(tenants.c.name == name, NOT_SUSPENDED)
         with self._database.reading() as db:
             return NAME.fullmatch(name) is not None and db.execute(query).first() is not None
@@ -106,16 +111,16 @@ class Tenants:
     # For the other stores, within their transactions
 
     def ensure(self, db: sa.Connection, name: str) -> None:
-        """Make the tenant unless it is there."""
+        """Create the tenant unless it exists."""
         self._database.insert_new(db, tenants, {"name": name, "created": now()})
 
     def ensured(self, db: sa.Connection, name: str) -> Tenant:
-        """Return the tenant, made if need be."""
+        """Return the tenant, creating it if needed."""
         self.ensure(db, name)
         return _tenant(db.execute(sa.select(tenants).where(tenants.c.name == name)).one())
 
     def charge(self, db: sa.Connection, name: str, num_adapters: int, num_bytes: int) -> None:
-        """Add to what *name* keeps; raises `QuotaExceeded` where it would be too much."""
+        """Add to the usage of *name*; raises `QuotaExceeded` if it exceeds the quota."""
         self.ensure(db, name)
         change = tenants.update().where(tenants.c.name == name)
         change = change.values(
@@ -127,7 +132,7 @@ class Tenants:
             self.check_quota(kept)
 
     def check_quota(self, kept: Tenant) -> None:
-        """Raise `QuotaExceeded` where *kept* is more than the tenant's quota."""
+        """Raise `QuotaExceeded` if the usage in *kept* exceeds the tenant's quota."""
         if kept.name == SHARED:
             return
         own, usual = kept.quota, self._default_quota

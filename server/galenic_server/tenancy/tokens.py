@@ -1,8 +1,8 @@
 """
-Callers by token: a JWT of an OpenID Connect provider, mapped to a tenant and a role.
+Authenticates callers by a JWT of an OpenID Connect provider, mapped to a tenant and a role.
 
-Only the provider's own public keys count, by signature algorithms that need one; what a token says
-about where its key is (``jku``, ``jwk``, ``x5u``) is not looked at.
+Only the provider's public keys and asymmetric signature algorithms are accepted. Headers of a token
+that say where its key is (``jku``, ``jwk``, ``x5u``) are ignored.
 """
 
 import hashlib
@@ -29,10 +29,11 @@ HIGHEST_FIRST = (Role.ADMIN, Role.TENANT_ADMIN, Role.CALLER)
 @dataclass(frozen=True, slots=True)
 class Provider:
     """
-    Who makes tokens for this server, and what they say.
+    Describes the provider of tokens for this server, and its claims.
 
-    tenant_claim, role_claim: dots lead inwards.   roles: the provider's name of a role to ours.
-    keys_seconds: how long its keys are kept.   new_keys_seconds: how soon it is asked for new ones.
+    tenant_claim, role_claim: paths of claims; dots lead inwards.   roles: the provider's role names
+    to ours.   keys_seconds: how long its keys are cached.   new_keys_seconds: the shortest time
+    between two fetches of its keys.
     """
 
     issuer: str
@@ -47,7 +48,7 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """Whom a good token stands for."""
+    """Names the holder of a valid token."""
 
     subject: str
     tenant: str
@@ -55,7 +56,7 @@ class Bearer:
 
 
 class Tokens:
-    """The tokens of one provider, its keys fetched when they are needed and kept for a while."""
+    """Verifies the tokens of one provider; its keys are fetched on demand and cached."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -68,22 +69,22 @@ class Tokens:
 
     def read(self, text: str) -> Bearer | None:
         """
-        Whose token it is; none where it is no good one. May block for the provider's keys.
+        Return the token's holder, or None if it is not valid. May block to fetch keys.
 
-        Raises `Unavailable` where these cannot be had.
+        Raises `Unavailable` if the provider's keys cannot be fetched.
         """
         if len(text) > MAX_TOKEN_BYTES or not text.isascii():
             return None
         try:
             return self._bearer(self._claims(text))
         except jwt.PyJWKClientConnectionError:
-            raise Unavailable("the token issuer's keys cannot be had") from None
+            raise Unavailable("the token issuer's keys cannot be fetched") from None
         except jwt.PyJWTError:
             return None
 
     def _claims(self, text: str) -> dict[str, Any]:
         if jwt.get_unverified_header(text).get("alg") not in ALGORITHMS:
-            raise jwt.InvalidAlgorithmError  # before anything is fetched for it
+            raise jwt.InvalidAlgorithmError  # before keys are fetched for it
         claims: dict[str, Any] = jwt.decode(
             text,
             self._keys.get_signing_key_from_jwt(text),
@@ -103,15 +104,15 @@ class Tokens:
             return None
         return Bearer(_subject(str(claims["sub"])), tenant, role)
 
-    def _role(self, said: Any) -> Role:
-        """The highest of those it names; an ordinary caller's where it names none of ours."""
-        names = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+    def _role(self, claim: Any) -> Role:
+        """Return the highest role in *claim*, or CALLER if it names none of ours."""
+        names = [claim] if isinstance(claim, str) else claim if isinstance(claim, list) else []
         known = {self._provider.roles.get(name) for name in names if isinstance(name, str)}
         return next((role for role in HIGHEST_FIRST if role in known), Role.CALLER)
 
 
 def is_token(text: str) -> bool:
-    """Whether it has a JWT's three parts."""
+    """Tell whether *text* has a JWT's three parts."""
     return text.count(".") == 2
 
 
@@ -122,6 +123,6 @@ def _at(claims: Any, path: str) -> Any:
 
 
 def _subject(text: str) -> str:
-    """As log and audit name it: as it is where it is an ordinary name, else by its hash."""
+    """Return the subject's name for log and audit: itself if it is a plain name, else a hash."""
     plain = text if SUBJECT.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:32]
     return f"jwt:{plain}"

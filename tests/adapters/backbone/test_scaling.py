@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from galenic_adapters.backbone.scaling import INPUTS, OUTPUTS, scaled, to_offset
 from galenic_adapters.backbone.weights import shape_of
-from galenic_adapters.factor import PLACES
+from galenic_adapters.shape import PLACES
 from tests.support.tiny_models import tiny_gpt_oss, tiny_llama
 
 IDS = torch.tensor([[5, 9, 7, 12], [5, 9, 7, 12], [40, 41, 42, 43]])

@@ -449,8 +449,16 @@ class TestFits:
         package = alone({"scales.o": torch.ones(2, D), "scales.q": torch.ones(2, D)})
         self.fits(package)
         said = self.problem(package, places=("o", "f"))
-        assert "tensors.scales.q: scales what this server does not: o, f here" in said
+        assert "tensors.scales.q: has no place: this server scales o, f; GALENIC_PLACES" in said
         assert "scales.o" not in said
+
+    def test_a_place_of_the_metaprompt_that_the_server_does_not_scale(self) -> None:
+        """Whoever acts on that metaprompt scales there too."""
+        shared = Metaprompt(make_metaprompt().rows_PD, {"q": torch.ones(2, D)})
+        package = alone({"scales.o": torch.ones(2, D)}, metaprompt=shared.digest)
+        self.fits(package, shared)
+        said = self.problem(package, metaprompt=shared, places=("o", "f"))
+        assert "metaprompt.scales.q: has no place: this server scales o, f; GALENIC_PLACES" in said
 
     def test_a_deep_prompt_for_other_heads(self) -> None:
         """Keys and values are as wide as all key heads together."""

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from galenic_adapters.factor import BackboneShape, Factor, Metaprompt, compose
+from galenic_adapters.factor import Factor, Metaprompt, compose
+from galenic_adapters.shape import BackboneShape
 from galenic_adapters.training.modules import (
     DensePrompts,
     Factors,

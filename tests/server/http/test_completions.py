@@ -79,16 +79,17 @@ class TestACompletion:
 
     def test_tells_how_likely_the_text_was(self, running: Running):
         """
-        Each token of the text given the adapter's prompt and what stands before it; with the prompt
-        before it the first one has a probability too.
+        Each token of the text but the first has a probability, given the adapter's prompt and the
+        tokens before it.
         """
         told = ask(running, echo=True, logprobs=1, max_tokens=2)["choices"][0]["logprobs"]
         bare = ask(running, model="tiny-llama", echo=True, logprobs=1, max_tokens=2)["choices"][0]
 
         assert [*NOTE] == told["tokens"][: len(NOTE)]
         assert len(NOTE) + 2 == len(told["token_logprobs"])
-        assert all(one < 0 for one in told["token_logprobs"])
-        assert bare["logprobs"]["token_logprobs"][0] is None
+        for first, *others in (told["token_logprobs"], bare["logprobs"]["token_logprobs"]):
+            assert first is None
+            assert all(logprob < 0 for logprob in others)
         assert told["token_logprobs"][1:] != bare["logprobs"]["token_logprobs"][1:]
 
     @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ class TestResponses:
         body = {"model": "tiny-ner", "input": NOTE, "max_output_tokens": 640, "stream": stream}
         reply = running.client("north").post("/v1/responses", json=body)
 
-        assert 413 == reply.status_code, reply.text
+        assert 400 == reply.status_code, reply.text
         assert "input" == reply.json()["error"]["param"]
 
     @pytest.mark.parametrize("field", ["previous_response_id", "conversation", "background"])

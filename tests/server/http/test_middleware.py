@@ -277,6 +277,17 @@ class Gate:
         await self._engine.start()
 
 
+class TestAProbe:
+    @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics"])
+    def test_may_use_head(self, running: Running, path: str):
+        """
+        The status alone, as load balancers ask for it.
+        """
+        reply = running.anyone.head(path)
+
+        assert (200, b"") == (reply.status_code, reply.content)
+
+
 class TestAClientThatLeaves:
     LONG: ClassVar = {
         "model": "tiny-llama",

@@ -5,11 +5,12 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from galenic_server.http.protocol import MAX_HEAD_BYTES
+from galenic_server.http.protocol import MAX_HEAD_BYTES, Crowd
 from tests.support.serving import Running, eventually, make_parts, package, serving
 
 PATIENCE_SECONDS = 0.5
@@ -110,6 +111,82 @@ class TestASlowHead:
                 connection.sendall(b"a" * 4096)
                 time.sleep(0.001)
             pytest.fail("256 KiB of a head were taken")
+
+    def test_is_cut_off_after_an_answer_too(self, impatient: Running):
+        """
+        Bytes that begin no request move no hour: line ends, or what is left of a body.
+        """
+        asked = b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n"
+        refused = (
+            b"POST /v1/ner HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n"
+        )
+        for request, more in ((asked, b"\r\n"), (refused, b"1\r\na\r\n")):
+            with connected(impatient) as connection:
+                connection.sendall(request)
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1")
+
+                assert send_until_cut_off(connection, more, 80, PATIENCE_SECONDS / 10)
+
+    def test_is_no_burden_where_one_follows_another(self, impatient: Running):
+        """
+        A connection is kept for the next request, also for longer than a head may take.
+        """
+        with connected(impatient) as connection:
+            for _ in range(2):
+                connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+                time.sleep(2 * PATIENCE_SECONDS)
+
+
+class TestTrailers:
+    @pytest.mark.parametrize("path", ["/v1/ner", "/health/live", "/nowhere"])
+    def test_are_refused(self, impatient: Running, path: str):
+        """
+        Nothing reads them, and they would be kept as long as the connection.
+        """
+        lines = [f"POST {path} HTTP/1.1", "host: a", "transfer-encoding: chunked", "", "0", ""]
+        with connected(impatient) as connection:
+            connection.sendall("\r\n".join(lines).encode())
+
+            assert send_until_cut_off(connection, b"x-a: " + b"b" * 9000 + b"\r\n", 200, 0.001)
+
+    def test_without_an_end_fill_no_memory(self, impatient: Running):
+        """
+        One line of more than 64 KiB is cut off like a head.
+        """
+        lines = ["POST /v1/ner HTTP/1.1", "host: a", "transfer-encoding: chunked", "", "0", "x: "]
+        with connected(impatient) as connection:
+            connection.sendall("\r\n".join(lines).encode())
+
+            assert send_until_cut_off(connection, b"b" * 4096, 64, 0.001)
+
+
+class TestACrowd:
+    def test_of_one_peer_leaves_room_for_others(self):
+        """
+        Each address has its most, and all together too; who leaves makes room.
+        """
+        crowd = Crowd(most=4, most_of_peer=2)
+
+        assert [True, True, False] == [crowd.enter("a") for _ in range(3)]
+        crowd.leave("a")
+        assert [True, True, False] == [crowd.enter(peer) for peer in "bcd"]
+        crowd.leave("a")
+        crowd.leave("d")
+        assert crowd.enter("a")
+
+    def test_is_cut_off_where_it_grows(self, backbone: str, tmp_path: Path):
+        """
+        One more connection than may be is ended at once, and the others are answered.
+        """
+        parts = make_parts(backbone, tmp_path, max_connections_of_peer=8)
+        with serving(parts) as server, contextlib.ExitStack() as held:
+            eventually(lambda: server.anyone.get("/health/ready").is_success)
+            many = [held.enter_context(connected(server)) for _ in range(12)]
+
+            assert is_cut_off(many[-1])
+            many[0].sendall(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert many[0].recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
 class TestASlowBody:

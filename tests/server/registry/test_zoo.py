@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from galenic_adapters.errors import NotFound
-from galenic_adapters.factor import BackboneShape, Metaprompt
+from galenic_adapters.factor import Metaprompt
 from galenic_adapters.package.file import Fit, write_metaprompt
 from galenic_adapters.package.manifest import BackboneId
-from galenic_adapters.package.zoo import folder_of, metaprompt_of
+from galenic_adapters.package.zoo import folder_of, metaprompt_of, metaprompts_of
 from galenic_adapters.refs import SHARED, AdapterRef
+from galenic_adapters.shape import BackboneShape
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
 from tests.support.serving import BACKBONE, metaprompt, package
@@ -124,6 +125,24 @@ class TestTheMetaprompt:
 
         assert metaprompt().digest == metaprompt_of(BACKBONE, zoo=folder.parent).digest
         assert other.digest == metaprompt_of(BACKBONE, given, zoo=folder.parent).digest
+
+    def test_of_an_earlier_zoo_stands_beside_it(self, store: Store, folder: Path):
+        """
+        And beside those that an operator names; none of them is taken for an adapter.
+        """
+        earlier, given = (Metaprompt(torch.full((2, WIDTH), n)) for n in (1.0, 2.0))
+        (folder / "metaprompt-2026.safetensors").write_bytes(write_metaprompt(earlier))
+        named = folder.parent / "given.safetensors"
+        named.write_bytes(write_metaprompt(given))
+        said: list[str] = []
+        Sharing(store.versions, store.aliases, fit(BACKBONE)).share(folder, said.append)
+
+        found = metaprompts_of(BACKBONE, [named], zoo=folder.parent)
+
+        assert {one.digest for one in (metaprompt(), earlier, given)} == set(found)
+        assert {} == metaprompts_of(OTHER, zoo=folder.parent)
+        assert metaprompt().digest == metaprompt_of(BACKBONE, zoo=folder.parent).digest
+        assert [] == said
 
     def test_of_a_backbone_without_a_zoo_has_to_be_given(self, folder: Path):
         """

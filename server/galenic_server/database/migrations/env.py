@@ -1,4 +1,4 @@
-"""Run by Alembic for each migration, on the connection that `database.migrate` holds."""
+"""Runs migrations for Alembic on the connection that `Database.open` passes in."""
 
 from alembic import context
 

@@ -1,5 +1,5 @@
 """
-One answer, token by token, on a plain transformers model.
+Decodes one answer token by token on a plain transformers model.
 
 Dimension key:  T tokens   V vocabulary   P prompt positions   D model width   L layers
                 W width of keys, or of a place
@@ -22,7 +22,7 @@ from galenic_server.engine.contract import Delta, Request, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A loaded model, and what ends and constrains its answers."""
+    """Holds a loaded model with its tokenizer, end tokens and constraint compiler."""
 
     model: Any
     tokenizer: Any
@@ -44,8 +44,10 @@ class Backbone:
 @dataclass(frozen=True, eq=False, slots=True)
 class Tuning:
     """
-    What an adapter makes of the backbone: a prompt, of ``rows`` (P, D) or of ``keys`` and
-    ``values`` (L, P, W), and at each place that it scales offsets (L, W) from one.
+    Holds an adapter in the engine's dtype.
+
+    prompt: ``rows`` (P, D), or ``keys`` and ``values`` (L, P, W).   offsets: scales minus 1 (L, W),
+    by place.
     """
 
     prompt: Mapping[str, Tensor] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class Tuning:
         return next((tensor.shape[-2] for tensor in self.prompt.values()), 0)
 
     def cache(self, model: Any) -> DynamicCache:
-        """Keys and values of the prompt, which no scale touches."""
+        """Make a cache with the prompt's keys and values; scales do not act on prompts."""
         cache = DynamicCache()  # one that knew of windows would drop what is before them
         if "rows" in self.prompt:
             model(inputs_embeds=self.prompt["rows"][None], past_key_values=cache, logits_to_keep=1)
@@ -73,7 +75,7 @@ def _by_head(x_PW: Tensor, num_heads: int) -> Tensor:
 
 
 class Decoding:
-    """A request under way; call `step` until *finish* is set."""
+    """Decodes one request; call `step` until *finish* is set."""
 
     def __init__(self, backbone: Backbone, request: Request, tuning: Tuning) -> None:
         self.finish: str | None = None
@@ -96,7 +98,7 @@ class Decoding:
 
     @torch.inference_mode()
     def step(self) -> Delta:
-        """The next token, and the text that it settles."""
+        """Generate the next token; returns the text that is certain after it."""
         logits_V = self._logits()
         if self._matcher is not None:
             logits_V = self._backbone.constrainer.mask(logits_V, self._matcher)
@@ -126,7 +128,7 @@ class Decoding:
         return output.logits[0, -1].float()
 
     def _embeds(self) -> Tensor:
-        """What the model has not seen yet: the text, or the last token."""
+        """Embed the tokens that the model has not read yet: the text, or the last token."""
         ids = self._request.text_ids if self._token is None else [self._token]
         embeds_TD: Tensor = self._backbone.model.get_input_embeddings()(torch.tensor(ids))
         return embeds_TD
@@ -141,7 +143,7 @@ class Decoding:
 
 
 def pick(logits_V: Tensor, sampling: Sampling, random: torch.Generator) -> int:
-    """The likeliest token, or one drawn from the smallest set that holds *top_p*."""
+    """Return the likeliest token, or sample from the smallest set with probability *top_p*."""
     if not sampling.temperature:
         return int(logits_V.argmax())
     probs_V, order_V = (logits_V / sampling.temperature).softmax(-1).sort(descending=True)
@@ -151,8 +153,9 @@ def pick(logits_V: Tensor, sampling: Sampling, random: torch.Generator) -> int:
 
 class Penalties:
     """
-    OpenAI's presence and frequency penalties, which count what was said, and the repetition penalty
-    (arXiv 1909.05858), which counts the text too. The adapter's prompt has no tokens.
+    Applies OpenAI's presence and frequency penalties, which count generated tokens, and the
+    repetition penalty (arXiv 1909.05858), which counts the text too. The adapter's prompt has no
+    tokens, so it is never counted.
     """
 
     def __init__(self, request: Request) -> None:
@@ -176,7 +179,7 @@ class Penalties:
 
 
 class _Text:
-    """Text as tokens make it; holds back what may yet turn out to begin a stop string."""
+    """Detokenizes incrementally, and holds back text that may be the start of a stop string."""
 
     def __init__(self, tokenizer: Any, request: Request) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
@@ -187,7 +190,7 @@ class _Text:
         self._num_taken = 0
 
     def add(self, token: int) -> bool:
-        """Whether a stop string is complete; the text then ends before it."""
+        """Add a token; returns whether a stop string is complete, before which the text ends."""
         before = len(self._text)
         self._text += self._stream.step(self._tokenizer, token) or ""
         window = max(0, before - self._held_back)

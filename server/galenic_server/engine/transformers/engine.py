@@ -1,8 +1,8 @@
 """
-The engine on plain transformers: one request's token at a time, its prompt in the cache before the
-text, scales as hooks.
+The engine on plain transformers: decodes one token of one request at a time.
 
-It is the reference that the other engine is measured against, and serves where vLLM does not run.
+Prompts are put into the KV cache, and scales are hooks. It is the reference that the vLLM engine is
+tested against, and serves where vLLM does not run.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from galenic_server.engine.transformers.decoding import Backbone, Decoding, Tuni
 
 
 class TransformersEngine:
-    """An `Engine`; see there for what it promises. Its slots are adapters kept composed."""
+    """Implements `Engine`; its slots are composed adapters that are kept in memory."""
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
         self._config, self._bounds, self._capacity = fit(config)
@@ -140,7 +140,7 @@ class TransformersEngine:
         return self._round(found[digest])
 
     def _round(self, adapter: Composed) -> Tuning:
-        """As vLLM rounds it."""
+        """Convert an adapter to the engine's dtype, rounding as the vLLM engine does."""
         return Tuning(
             {name: tensor.to(self._dtype) for name, tensor in adapter.prompt.items()},
             {place: to_offset(scale, self._dtype) for place, scale in adapter.scales.items()},

@@ -1,5 +1,5 @@
 """
-Where releases of vLLM differ, from 0.26 on: a name is taken from where the installed one has it.
+Names that releases of vLLM, from 0.26 on, keep in different places.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,6 +19,6 @@ except ImportError:  # before 0.30 nothing is sent while a stream is idle
 
 
 RequestRefused: type[Exception] = getattr(exceptions, "VLLMClientError", ValueError)
-"""What the caller got wrong; 0.26 raises a `ValueError` there."""
+"""The error for faulty requests; 0.26 raises `ValueError` instead."""
 
 __all__ = ["ErrorResponse", "RequestRefused", "with_sse_keep_alive"]

@@ -35,11 +35,10 @@ NOWHERE = -1  # a slot that vLLM's kernels skip
 
 def put_before(text_ids: Sequence[int], prompt: Prompt, params: SamplingParams) -> list[int]:
     """
-    Token ids that stand for *prompt* before the text, and then those of the text; *params* are made
-    to say which prompt it is.
+    Return placeholder ids for *prompt* followed by the text's ids, and name it in *params*.
 
-    The placeholder is one of the text's own ids, so that what counts the ids of a request counts
-    the text's.
+    The placeholder is one of the text's own ids, so that penalties and the like, which count the
+    ids of a request, count only ids of the text.
     """
     named = {"kv_transfer_params": {PROMPT: (prompt.digest, prompt.num_positions)}}
     params.extra_args = (params.extra_args or {}) | named
@@ -49,10 +48,10 @@ def put_before(text_ids: Sequence[int], prompt: Prompt, params: SamplingParams) 
 @dataclass(frozen=True, slots=True)
 class Load:
     """
-    Positions of a prompt to write into a request's blocks.
+    Describes positions of a prompt to write into a request's blocks.
 
-    block_ids: for each KV cache group, those that hold the prompt; none for a block that no layer
-    of the group reads any more, being outside its window.
+    block_ids: for each KV cache group, the blocks that hold the prompt; None for a block outside
+    the group's window, which no layer reads any more.
     """
 
     digest: str
@@ -60,7 +59,7 @@ class Load:
     block_ids: tuple[list[int | None], ...]
 
     def slots(self, group: int, block_size: int) -> Iterator[int]:
-        """Where each position goes in the cache of *group*."""
+        """Yield the slot of each position in the cache of *group*."""
         block_ids = self.block_ids[group]
         for position in self.positions:
             block = block_ids[position // block_size]
@@ -69,16 +68,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Loads(KVConnectorMetadata):
-    """What the scheduler asks of the workers in one step."""
+    """Carries the loads of one step from the scheduler to the workers."""
 
     loads: list[Load]
 
 
 class PromptConnector(KVConnectorBase_V1, SupportsHMA):
     """
-    Made once in the scheduler and once in each worker; *prompts* are a worker's.
+    Loads prompts as a KV connector; there is one in the scheduler and one in each worker.
 
-    prompts: keys and values (L, 2, P, W) by digest, in host memory, the keys rotated.
+    prompts: a worker's keys and values (L, 2, P, W) by digest, in host memory, keys rotated.
     """
 
     requires_kv_delivery = False  # nobody waits for a request's blocks once it is done
@@ -135,12 +134,12 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
         self.layers = layers_of(self._vllm_config, self._kv_cache_config)
 
     def keep(self, digest: str, kv_L2PW: Tensor) -> None:
-        """Keep a prompt, in memory that a device can copy from meanwhile."""
+        """Store a prompt in host memory, pinned if possible so that copies are asynchronous."""
         host = torch.empty(kv_L2PW.shape, dtype=kv_L2PW.dtype, pin_memory=self._may_pin)
         self.prompts[digest] = host.copy_(kv_L2PW)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Write what the step needs. vLLM ends a request whose prompt is not here."""
+        """Write the prompts that the step needs; vLLM ends requests whose prompt is missing."""
         metadata = self._get_connector_metadata()
         assert isinstance(metadata, Loads)
         here = []
@@ -164,7 +163,7 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
             layer.write(keys_TW, values_TW, slots_T[layer.group])
 
     def _slots(self, loads: Sequence[Load]) -> Iterator[list[int]]:
-        """Where the positions of all *loads* go, for each KV cache group."""
+        """Yield the slots of all positions of *loads*, for each KV cache group."""
         for i, group in enumerate(self._kv_cache_config.kv_cache_groups):
             size = group.kv_cache_spec.block_size
             yield [slot for load in loads for slot in load.slots(i, size)]
@@ -179,6 +178,6 @@ class PromptConnector(KVConnectorBase_V1, SupportsHMA):
 
 
 def _prompt_of(request: Any) -> tuple[str, int]:
-    """The digest and positions of the prompt of vLLM's *request*; nobody's, and 0, without one."""
+    """Return digest and positions of the prompt of vLLM's *request*; "" and 0 without one."""
     digest, num_positions = (request.kv_transfer_params or {}).get(PROMPT, ("", 0))
     return digest, num_positions

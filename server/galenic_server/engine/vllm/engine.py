@@ -1,10 +1,10 @@
 """
-The engine on vLLM: a request's adapter is held in a slot. Its scales are read from tables inside
-the layers, its prompt's keys and values are written before the text's.
+The engine on vLLM. A request holds its adapter's slot: scales are read from tables inside the
+layers, and the prompt's keys and values are written before the text's.
 
-vLLM's engine core is a process of its own. When it dies, every request in flight ends with
-`Unavailable`, and a supervisor starts another core and puts every resident back before the engine
-is healthy again.
+vLLM's engine core is a process of its own. When it crashes, every request in flight ends with
+`Unavailable`, and a supervisor starts another core and reloads every resident before the engine is
+healthy again.
 """
 
 import asyncio
@@ -62,6 +62,7 @@ from galenic_server.engine.vllm.plugin import PLUGIN, SCALES_KEY
 from galenic_server.engine.vllm.sampling import sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
+from galenic_server.engine.vllm.trial import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ BARE = Place(slot=0, prompt=None)
 
 
 class VllmEngine:
-    """An `Engine`; see there for what it promises."""
+    """Implements `Engine`."""
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
         self._config, self._bounds, self._capacity = fit(config)
@@ -101,6 +102,7 @@ class VllmEngine:
             load=self._loader.load,
             prompt_of=self._capacity.prompt_of,
         )
+        self._trials = Trials(self._tokenizer, self._bounds.vocab_size)
         self._llm: AsyncLLM | None = None
         self._surface: Surface | None = None
         self._making: asyncio.Task[AsyncLLM] | None = None
@@ -127,6 +129,7 @@ class VllmEngine:
             await self._start_core()
         except BaseException:
             await self._stop_core()
+            await self._trials.stop()
             raise
         self._supervisor = asyncio.create_task(self._supervise())
 
@@ -136,12 +139,13 @@ class VllmEngine:
             with suppress(asyncio.CancelledError):
                 await self._supervisor
         await self._stop_core()
+        await self._trials.stop()
 
     async def healthy(self) -> bool:
         return self._is_ready and self._llm is not None and not self._llm.errored
 
     async def _start_core(self) -> None:
-        """A fresh core with all residents, that has answered a request."""
+        """Start a core, reload all residents, and let it answer a request."""
         making = asyncio.to_thread(_make_llm, self._config, self._layout)
         self._making = asyncio.create_task(making)
         self._llm = await asyncio.shield(self._making)
@@ -171,7 +175,7 @@ class VllmEngine:
         await asyncio.to_thread(llm.shutdown)
 
     async def _supervise(self) -> None:
-        """Replace a core that died, waiting longer after each that did not last."""
+        """Restart the core when it crashes, with a longer backoff after each short life."""
         backoff_seconds = FIRST_BACKOFF_SECONDS
         loop = asyncio.get_running_loop()
         while True:
@@ -229,10 +233,11 @@ class VllmEngine:
         **more: Any,
     ) -> AsyncGenerator[RequestOutput]:
         """
-        vLLM's outputs for a text with the adapter's prompt before it, and without it in them.
+        Yield vLLM's outputs for a text with the adapter's prompt before it, and hide the prompt.
 
-        field: how the caller names the text.   may_shorten: the answer, to what the context holds.
+        field: the caller's name for the text.   may_shorten: shorten the answer to fit the context.
         """
+        await self._trials.check(work.tenant, params.structured_outputs)
         async with AsyncExitStack() as held:
             turn = await held.enter_async_context(self._gate.enter(work))
             place = BARE
@@ -257,7 +262,7 @@ class VllmEngine:
                     yield shown
 
     def _prompt(self, work: Work, place: Place, params: SamplingParams) -> TokensInput:
-        """What vLLM is given to read; *params* are made to say which adapter it is read by."""
+        """Make vLLM's input, and name the adapter's slot and prompt in *params*."""
         ids = list(work.text_ids)
         params.extra_args = None  # nobody else's
         if self._config.places and work.adapter is not None:
@@ -269,7 +274,7 @@ class VllmEngine:
     async def _run(
         self, id_: str, prompt: TokensInput, params: SamplingParams, **more: Any
     ) -> AsyncGenerator[RequestOutput]:
-        """vLLM's outputs, and its errors as ours."""
+        """Yield vLLM's outputs, and translate its errors into ours."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
@@ -287,7 +292,7 @@ class VllmEngine:
             raise Unavailable("the engine failed on this request") from failure
 
     def _cache_salt(self, tenant: str, adapter: str | None) -> str:
-        """Keeps apart what tenants and adapters leave in the prefix cache, wherever they sat."""
+        """Separate tenants and adapters in the prefix cache, whatever slots they had."""
         owner = f"{len(tenant)}:{tenant}:{adapter or 'bare'}"
         return hmac.new(self._config.secret, owner.encode(), hashlib.sha256).hexdigest()
 
@@ -310,8 +315,9 @@ class VllmEngine:
 
     def _at_hand(self, adapters: Mapping[str, Composed]) -> dict[str, Composed]:
         """
-        Those of *adapters* whose prompts the backbone need not run through, and a few of the rest:
-        thousands would keep it from whoever asks.
+        Return the adapters whose prompts need no pass of the backbone, and a few of the others.
+
+        Passes for thousands of prompts would delay live requests.
         """
         new = dict.fromkeys(
             adapter.prompt_digest
@@ -350,7 +356,7 @@ class VllmEngine:
         return self._capacity.fitting(self._adapters_of(digests))
 
     async def _put_back(self, send: Send) -> None:
-        """What was resident in the core before this one, as far as it still exists."""
+        """Reload the residents of the previous core that still exist."""
         residents = self._slots.seated()
         for some in _parts(list(residents)):
             adapters = await asyncio.to_thread(self._fetch_fitting, some)
@@ -359,7 +365,7 @@ class VllmEngine:
             await send([Seated(digest, residents[digest], one) for digest, one in adapters.items()])
 
     async def _call(self, method: str, *args: Any) -> list[Any]:
-        """Ask the workers; vLLM leaves a call unanswered when its core dies, so watch it."""
+        """Call the workers; raises `Unavailable` if the core dies, as vLLM would never answer."""
         llm = self._llm
         if llm is None:
             raise Unavailable("the engine is starting")
@@ -373,7 +379,7 @@ class VllmEngine:
 
 
 def _check_memory(config: EngineConfig, table_bytes: int) -> None:
-    """Raises `BadInput` where no memory holds the tables of scales, or all prompts."""
+    """Raise `BadInput` if tables of scales, or prompts, need more than half of the memory."""
     there = memory_bytes()
     device = there if current_platform.is_cpu() else current_platform.get_device_total_memory()
     for name, needed, available in (
@@ -400,7 +406,9 @@ def _make_llm(config: EngineConfig, layout: ScaleLayout) -> AsyncLLM:
         worker_extension_cls="galenic_server.engine.vllm.worker.AdapterWorker",
         kv_transfer_config=_connector(),
         additional_config={SCALES_KEY: asdict(layout)} if layout.places else {},
-        structured_outputs_config={"backend": "xgrammar"} | _reasoning_of(config.backbone),
+        # Free to put space between tokens, a small model does so to the end.
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True}
+        | _reasoning_of(config.backbone),
     )
     # Here tensors are an upload's, and small; the workers have been given threads of their own.
     torch.set_num_threads(1)
@@ -417,7 +425,7 @@ def _connector() -> KVTransferConfig:
 
 
 def make_vllm(config: EngineConfig, **more: Any) -> AsyncLLM:
-    """vLLM over *config*'s backbone as this machine runs it; *more* is what it is made for."""
+    """Make vLLM over *config*'s backbone with arguments for this machine, then those of *more*."""
     arguments: dict[str, Any] = {
         "model": config.backbone,
         "dtype": config.dtype,
@@ -435,16 +443,16 @@ def make_vllm(config: EngineConfig, **more: Any) -> AsyncLLM:
 
 
 def _reasoning_of(backbone: str) -> dict[str, str]:
-    """How the engine tells when a backbone's reasoning is over, and a format begins to bind."""
+    """Name vLLM's parser of the backbone's reasoning; constraints apply after its end."""
     is_harmony = AutoConfig.from_pretrained(backbone).model_type == "gpt_oss"
     return {"reasoning_parser": "openai_gptoss"} if is_harmony else {}
 
 
 def _share_the_cpu(num_workers: int) -> None:
     """
-    Leave a core to the server and bind none, on a single NUMA node; what is set already stays.
+    Leave a core to the server and bind no threads, on a single NUMA node; set variables are kept.
 
-    vLLM would bind its threads to cores, and one core that is busy holds up all of them.
+    vLLM would bind its threads to cores, and one busy core would delay all of them.
     """
     if Path("/sys/devices/system/node/node1").exists():
         return
@@ -472,9 +480,10 @@ def _delta(request: Request, output: RequestOutput) -> Delta:
 
 def _check_end(output: RequestOutput, *, is_bound: bool) -> None:
     """
-    Raises where vLLM gave up on a request.
+    Raise an error if vLLM gave up on a request.
 
-    One that is bound ends so where its grammar allows no token: a schema that is only itself.
+    That of a constrained request may be a grammar that allows no token, such as a schema that is
+    only itself.
     """
     for reason in {said.finish_reason for said in output.outputs} - {None, "stop", "length"}:
         if reason == "error" and is_bound:
@@ -483,7 +492,7 @@ def _check_end(output: RequestOutput, *, is_bound: bool) -> None:
 
 
 def _without_prompt(output: RequestOutput, num_positions: int) -> RequestOutput:
-    """*output* as if the text were all that there is."""
+    """Remove the prompt's positions from *output*."""
     if not num_positions:
         return output
     output.num_cached_tokens = max(0, (output.num_cached_tokens or 0) - num_positions)

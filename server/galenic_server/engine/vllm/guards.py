@@ -1,13 +1,12 @@
 """
-What vLLM's older runner (V1) must not meet, kept from it. The newer one needs none of this.
+Guards against crashes of vLLM's older runner (V1). The newer one needs none of this.
 
-A seed's generator, where a long text is read in parts: the token drawn after each part but the last
-is thrown away, and the generator wound back, by an offset that CPU generators do not have. That
-would end the engine.
+Seeded generators: when a long text is read in chunks, the token sampled after each chunk but the
+last is discarded and its generator rewound, by an offset that CPU generators do not have.
 
-How likely a text is, where a prompt stands before it: of the prompt's positions, which no pass
-computes, the runner would tell what its memory holds. The server looks up the names of those ids,
-and one that is no id would end it.
+Prompt log-probabilities: no pass computes those of the adapter's prompt, so the runner would return
+uninitialized memory for its positions. The server looks up the tokens of these ids, and an invalid
+id would crash it.
 """
 
 from typing import Any
@@ -17,7 +16,7 @@ from vllm.v1.outputs import LogprobsTensors
 
 
 def guard(runner: Any) -> None:
-    """From now on, where *runner* is V1."""
+    """Install the guards if *runner* is V1."""
     if not hasattr(runner, "discard_request_mask"):
         return
     LogprobsTensors.empty_cpu = staticmethod(_zeros)
@@ -35,7 +34,7 @@ def _zeros(num_positions: int, num_tokens: int) -> LogprobsTensors:
 
 
 def _guard_generators(runner: Any) -> None:
-    """Wound back by their state; the runner does not see those that it would wind back itself."""
+    """Rewind discarded generators by their state, and hide them from the runner's own rewinding."""
     sample, keep_books = runner._sample, runner._bookkeeping_sync
 
     def wound_back(*args: Any, **named: Any) -> Any:
@@ -59,7 +58,7 @@ def _guard_generators(runner: Any) -> None:
 
 
 def _thrown_away(runner: Any) -> dict[int, torch.Generator]:
-    """The generators of requests whose prompt is not read to its end, by place in the batch."""
+    """Return the generators of requests that are still being read, by place in the batch."""
     batch = runner.input_batch
     mask = runner.discard_request_mask.np[: batch.num_reqs]
     return {i: drawn for i, drawn in batch.generators.items() if i < len(mask) and mask[i]}

@@ -1,8 +1,8 @@
 """
-A worker's attention layers: what their keys and values for a prompt are, and writing them.
+Computes and writes the keys and values of prompts in a worker's attention layers.
 
-A deep prompt brings keys and values along. Those of an input prompt are what the backbone makes of
-its rows, in one pass that neither scales nor reads nor fills vLLM's cache: without metadata vLLM
+A deep prompt has keys and values. Those of an input prompt are computed from its rows, in one pass
+of the backbone without scales that does not touch vLLM's cache: without attention metadata vLLM
 skips attention, as when it profiles, and a hook on each layer attends instead.
 
 Dimension key:  L layers of this worker   N prompts side by side   P prompt positions
@@ -28,20 +28,20 @@ from galenic_server.engine.vllm.scales import unscaled
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """vLLM's *attention*, the number of its layer in the backbone, and its KV cache group."""
+    """Holds vLLM's *attention*, the index of its layer in the backbone, and its KV cache group."""
 
     attention: Any
     index: int
     group: int
 
     def write(self, keys_TW: Tensor, values_TW: Tensor, slots_T: Tensor) -> None:
-        """Write into the cache, laid out and rounded as the attention backend does it."""
+        """Write into the cache in the attention backend's layout and precision."""
         at = self.attention
         keys, values = (kv.view(-1, at.num_kv_heads, at.head_size) for kv in (keys_TW, values_TW))
         at.impl.do_kv_cache_update(at, keys, values, at.kv_cache, slots_T)
 
     def shard(self, whole_LPW: Tensor) -> Tensor:
-        """This layer's heads of this tensor-parallel worker (P, W), of all layers' and heads'."""
+        """Return this layer's heads on this tensor-parallel worker (P, W), from all layers'."""
         whole_PW = whole_LPW[self.index]
         heads = whole_PW.view(len(whole_PW), -1, self.attention.head_size)
         rank, size = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
@@ -50,7 +50,7 @@ class Layer:
 
 
 def layers_of(vllm_config: VllmConfig, kv_cache_config: Any) -> list[Layer]:
-    """The backbone's layers of this worker, in order; a draft model's are left out."""
+    """Return the backbone's layers of this worker, in order, without a draft model's."""
     attentions = vllm_config.compilation_config.static_forward_context
     layers = (
         Layer(attentions[name], extract_layer_index(name), group)
@@ -67,7 +67,7 @@ def layers_of(vllm_config: VllmConfig, kv_cache_config: Any) -> list[Layer]:
 def keys_and_values(
     rows_NPD: Tensor, model: nn.Module, layers: Sequence[Layer], vllm_config: VllmConfig
 ) -> Tensor:
-    """What the backbone makes of the rows of N prompts: (N, L, 2, P, W), the keys rotated."""
+    """Compute the keys and values (N, L, 2, P, W) of N prompts from their rows; keys rotated."""
     num_prompts, num_positions, _ = rows_NPD.shape
     positions_T = torch.arange(num_positions, device=rows_NPD.device).repeat(num_prompts)
     rows_TD = rows_NPD.flatten(0, 1)
@@ -103,9 +103,9 @@ def attend(
     attention: Any, query_TW: Tensor, key_TW: Tensor, value_TW: Tensor, num_prompts: int
 ) -> Tensor:
     """
-    What *attention* makes of N prompts side by side, each position seeing those before it.
+    Compute causal attention (T, W) of N prompts side by side.
 
-    An attention sink is one more key of no value, of which every query has the same score.
+    An attention sink is one more key without a value, with the same score for every query.
     """
     query, key, value = (
         x_TW.view(num_prompts, len(x_TW) // num_prompts, -1, attention.head_size).transpose(1, 2)
@@ -128,7 +128,7 @@ def attend(
 
 
 def _unseen(attention: Any, like_PP: Tensor) -> Tensor:
-    """Which positions (query, key) come later, or are past the window."""
+    """Return the mask (query, key) of keys that come later, or are outside the window."""
     everything_PP = torch.ones_like(like_PP, dtype=torch.bool)
     later_PP = everything_PP.triu(1)
     window = attention.sliding_window

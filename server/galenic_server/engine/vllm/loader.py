@@ -1,5 +1,5 @@
 """
-Brings adapters into vLLM's workers, as few messages as they fit in.
+Sends adapters to vLLM's workers in as few messages as they fit in.
 """
 
 import asyncio
@@ -13,15 +13,16 @@ from galenic_server.engine.slots import Seated, Shelf
 from galenic_server.engine.vllm.worker import messages, pack_prompts, pack_scales, prompt_size
 
 Call = Callable[..., Awaitable[Any]]
-"""Asks every worker for a method of `AdapterWorker`, by name."""
+"""Calls a method of `AdapterWorker`, by name, on every worker."""
 Send = Callable[[Sequence[Seated]], Awaitable[None]]
 
 
 class Loader:
     """
-    Of one engine, over all its cores. *shapes*: of the scales that have tables.
+    Loads adapters for one engine, over all its cores.
 
-    shelf: the prompts of those who sit; what is not on it leaves the workers with the next message.
+    shapes: of the scales that have tables.   shelf: the prompts of residents; workers forget all
+    others with the next message.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Loader:
         self._sending = asyncio.Lock()
 
     async def load(self, seated: Sequence[Seated]) -> None:
-        """Write adapters into the workers; those that come meanwhile share the next message."""
+        """Load adapters into the workers; those that arrive meanwhile share the next message."""
         self._unsent += seated
         if self._next is None:
             self._next = asyncio.create_task(self._send_unsent())
@@ -49,7 +50,7 @@ class Loader:
 
     @asynccontextmanager
     async def filling(self) -> AsyncIterator[Send]:
-        """Inside, a fresh core is filled by what it yields; who else loads has to wait."""
+        """Yield a function that fills a fresh core; other loads wait until the block ends."""
         async with self._sending:
             self._kept.clear()
             yield self._send

@@ -1,5 +1,5 @@
 """
-The architectures that vLLM serves, each with scales in its layers.
+The architectures that vLLM serves, with scales in their layers.
 
 The classes keep vLLM's names, because vLLM looks settings up by the name of the architecture.
 """
@@ -15,7 +15,7 @@ from galenic_server.engine.vllm.scales import ScaleLayout, Scales
 
 
 class Scaled:
-    """Scales the layers of the model beside it, once built; no places, no effect."""
+    """Mixin that adds scales to a model's layers once they are built, if there are places."""
 
     attention_name = "self_attn"
     model: nn.Module
@@ -33,7 +33,7 @@ class Scaled:
             )
 
     def get_model_state_cls(self) -> type:
-        """What vLLM's V2 runner asks a model for."""
+        """Return the class of the model's state, for vLLM's V2 runner."""
         from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
         if self.scales is None:

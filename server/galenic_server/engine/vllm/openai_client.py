@@ -1,6 +1,6 @@
 """
-Our engine as vLLM's OpenAI handlers see it: they bring a rendered text and a `Call`, and hear
-vLLM's outputs. The adapter's prompt comes in on the way to vLLM, and nothing of it comes out.
+Presents our engine to vLLM's OpenAI handlers: they pass a rendered text and a `Call`, and get
+vLLM's outputs. The adapter's prompt is added on the way in and removed on the way out.
 """
 
 import copy
@@ -23,15 +23,15 @@ NO_BOUND = 2**31 - 1
 DEFAULT_ANSWER_TOKENS = 1024
 
 Run = Callable[..., AsyncGenerator[RequestOutput]]
-"""`VllmEngine.run`."""
+"""The type of `VllmEngine.run`."""
 
 
 class PromptingClient:
     """
-    What vLLM's handlers use of its ``EngineClient``.
+    Implements the part of ``EngineClient`` that vLLM's handlers use.
 
-    They are told of no bound on the context: they know nothing of the adapter's share of it, so our
-    engine measures every text.
+    The handlers see an unbounded context: they do not know the adapter's share of it, so our engine
+    checks every text itself.
     """
 
     def __init__(self, llm: AsyncLLM, run: Run, bounds: Bounds) -> None:
@@ -69,6 +69,7 @@ class PromptingClient:
         **_: Any,
     ) -> AsyncGenerator[RequestOutput]:
         call, ids = lora_request, prompt["prompt_token_ids"]
+        call.num_prompt_tokens += len(ids)
         try:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
@@ -85,23 +86,22 @@ class PromptingClient:
                 reasoning_ended=True if call.is_task else reasoning_ended,
                 reasoning_parser_kwargs=reasoning_parser_kwargs,
             )
-            call.num_prompt_tokens += len(ids)
             async with aclosing(outputs):
                 async for output in outputs:
                     _note(output, call)
                     yield output
         except GalenicError as failure:
-            call.failure = _by_openais_name(failure)
+            call.failure = _by_openais_name(failure, call)
             raise call.failure from None
 
 
 def _is_open(params: SamplingParams, num_ids: int) -> bool:
-    """Whether the caller left the length of the answer to us."""
+    """Tell whether the caller left the length of the answer open."""
     return params.max_tokens is None or params.max_tokens >= NO_BOUND - num_ids
 
 
 def _fill_in(params: SamplingParams, call: Call, *, is_open: bool) -> None:
-    """What the caller left open, and what a task asks for."""
+    """Set what the caller left open, and what a task needs."""
     if is_open:
         params.max_tokens = DEFAULT_ANSWER_TOKENS
     if call.constraint is not None:
@@ -116,14 +116,17 @@ def _work(call: Call, ids: Sequence[int], params: SamplingParams) -> Work:
     return Work(call.tenant, call.adapter, ids, max_tokens, repr(params))
 
 
-def _by_openais_name(failure: GalenicError) -> GalenicError:
-    if isinstance(failure, BadInput) and failure.field == "constraint":
-        return BadInput("response_format", failure.problem)
-    return failure
+def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
+    if not isinstance(failure, BadInput) or failure.field != "constraint":
+        return failure
+    if call.body.get("tools"):
+        return BadInput("tools", failure.problem)
+    is_responses = call.text_field == "input"
+    return BadInput("text.format" if is_responses else "response_format", failure.problem)
 
 
 def _note(output: RequestOutput, call: Call) -> None:
-    """Count what came; an answer of no tokens costs one that is made and not shown."""
+    """Record an output in *call*; of a silent call, the one generated token is hidden."""
     for said in output.outputs:
         if call.is_silent:
             said.text, said.token_ids, said.finish_reason = "", [], "length"

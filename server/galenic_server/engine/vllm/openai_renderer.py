@@ -1,5 +1,5 @@
 """
-vLLM's chat rendering for our engine: what callers wrote is tokenized as text, as in training.
+Renders chats for vLLM's handlers: what callers wrote is tokenized as text, as in training.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from galenic_adapters.backbone.encode import Sealed
 
 
 class PromptedRenderer(HfRenderer):
-    """A `HfRenderer` whose chats come as token ids, not as one text to be tokenized."""
+    """A `HfRenderer` that renders chats as token ids, not as one text to be tokenized."""
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
         super().__init__(config, tokenizer)
@@ -21,7 +21,7 @@ class PromptedRenderer(HfRenderer):
 def encode_chat(
     model_config: Any, tokenizer: Any, conversation: list[dict[str, Any]], **template: Any
 ) -> list[int]:
-    """The ids of *conversation* under the backbone's template, called as vLLM calls it."""
+    """Encode *conversation* under the backbone's template, applied as vLLM applies it."""
     sealed = Sealed(tokenizer)
     rendered = safe_apply_chat_template(
         model_config,

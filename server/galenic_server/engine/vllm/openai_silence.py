@@ -1,5 +1,5 @@
 """
-An answer of no tokens as a stream: what was asked about is echoed or not, and each choice ends.
+Streams an answer of no tokens: the prompt, if echoed, and the end of each choice.
 """
 
 import json
@@ -10,7 +10,7 @@ KEPT_OF_CHOICE = ("index", "logprobs", "finish_reason")
 
 
 async def silence(whole: Mapping[str, Any], asked: Mapping[str, Any]) -> AsyncGenerator[str]:
-    """The events of *whole*, a reply of chat or completions, as the request *asked* for them."""
+    """Yield *whole*, a reply of chat or completions, as events in the form that was *asked* for."""
     head = {name: whole[name] for name in ("id", "object", "created", "model")}
     if "message" in whole["choices"][0]:
         head["object"] = "chat.completion.chunk"

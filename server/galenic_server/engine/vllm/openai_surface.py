@@ -1,8 +1,8 @@
 """
-The OpenAI API by vLLM's own handlers, over our engine.
+Serves the OpenAI API by vLLM's own handlers, over our engine.
 
-vLLM looks a request's model up among its LoRA adapters and hands what it finds to the engine. Here
-it finds the request's `Call`, which says whose it is and which adapter answers.
+vLLM looks up a request's model among its LoRA adapters and passes what it finds to the engine. Here
+it finds the request's `Call`, which names the tenant and the adapter.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ Create = Callable[[Any], Awaitable[Any]]
 
 
 class Calls:
-    """The calls under way, where vLLM's handlers look for LoRA adapters; each goes by its id."""
+    """Holds the calls in progress by id, where vLLM's handlers look up LoRA adapters."""
 
     base_model_paths = ()
 
@@ -58,7 +58,7 @@ class Calls:
 
 
 class Surface:
-    """An `OpenAI` over one core of vLLM's; the next core has another."""
+    """Implements `OpenAI` over one core of vLLM; every core has its own."""
 
     def __init__(self, client: PromptingClient, *, tool_parser: str) -> None:
         self._calls = Calls()
@@ -106,7 +106,7 @@ _TEMPLATE = _TEMPLATE_OF_CHAT | {"request_logger": None}
 
 
 def _plain_chat(client: PromptingClient, calls: Calls, told: dict[str, Any]) -> OpenAIServingChat:
-    """For tasks: rendered as in training also where chats are not, and nothing is parsed."""
+    """Make the handler for tasks: it renders as in training for any backbone, parsing nothing."""
     renderer = OnlineRenderer(client.model_config, client.renderer, **_TEMPLATE)
     renderer.use_harmony, renderer.parser = False, None
     chat = OpenAIServingChat(
@@ -117,13 +117,13 @@ def _plain_chat(client: PromptingClient, calls: Calls, told: dict[str, Any]) -> 
 
 
 def _asked(call: Call) -> dict[str, Any]:
-    """vLLM streams nothing at all of an answer without tokens, not even its end."""
+    """Ask for a silent call's answer whole: vLLM streams nothing of an answer without tokens."""
     whole = {"stream": False, "stream_options": None} if call.is_silent else {}
     return {**call.body, **whole}
 
 
 async def _events(reply: AsyncIterator[Any], call: Call) -> AsyncGenerator[str]:
-    """vLLM's events, and the error itself in place of an event that tells of one."""
+    """Yield vLLM's events as text; an error event is raised as the error itself."""
     async with aclosing(reply):  # type: ignore[type-var]  # vLLM's are generators
         async for event in reply:
             text = event if isinstance(event, str) else _event_of(event)
@@ -146,7 +146,7 @@ async def _joined(heard: list[str], rest: AsyncGenerator[str]) -> AsyncGenerator
 
 @contextmanager
 def _our_errors(call: Call) -> Iterator[None]:
-    """What vLLM says of a request may quote it, so only the field's name is kept."""
+    """Translate vLLM's errors, keeping only the field's name: messages may quote the request."""
     try:
         yield
     except ValidationError as error:

@@ -1,8 +1,8 @@
 """
-What vLLM loads in each of its processes, by the entry point ``vllm.general_plugins``.
+The plugin that vLLM loads in each of its processes, by the entry point ``vllm.general_plugins``.
 
-Architectures are registered by name, so nothing is imported until a backbone asks for it; an
-engine that brings no layout of scales gets vLLM's own model unchanged.
+Architectures are registered by name, so nothing is imported until a backbone needs it. Without a
+layout of scales, vLLM's own model is unchanged.
 """
 
 ARCHITECTURES = (
@@ -14,7 +14,7 @@ ARCHITECTURES = (
 )
 PLUGIN = "galenic"
 SCALES_KEY = "galenic_scales"
-"""In vLLM's additional_config, which reaches every worker and names its compile cache."""
+"""Our key in vLLM's additional_config, which reaches every worker and its compile cache's name."""
 
 
 def register() -> None:
@@ -27,11 +27,10 @@ def register() -> None:
 
 def _keep_compiled_graphs() -> None:
     """
-    Let vLLM use a graph that it compiled and saved at an earlier start.
+    Let vLLM reuse a graph that it compiled and saved at an earlier start.
 
-    It asks what it has loaded to `finalize_loading`, which its own backend knows. On CPUs it
-    compiles by inductor's, whose loaded graph is ready as it is and has no such method; vLLM then
-    throws it away and compiles anew, at every start.
+    vLLM calls `finalize_loading` on a loaded graph. On CPUs it compiles by inductor, whose loaded
+    graph is ready and lacks that method, so vLLM would discard it and recompile at every start.
     """
     from torch._dynamo.aot_compile_types import BundledAOTAutogradSerializableCallable as Loaded
 

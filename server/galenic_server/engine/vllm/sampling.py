@@ -1,5 +1,5 @@
 """
-Our words for how to pick tokens, in vLLM's.
+Converts our sampling parameters and constraints to vLLM's.
 """
 
 from vllm import SamplingParams

@@ -1,14 +1,14 @@
 """
-Adapters as scales inside vLLM's layers: each token's activations times its own adapter's vectors.
+Scales activations inside vLLM's layers: each token's by its own adapter's vectors.
 
     x[t] -> x[t] * (1 + offset[slot[t]])        slot 0 is the bare backbone: its offsets are zero
 
 Tables are static and written in place, and no branch depends on data, so compiled and captured
-graphs read what is in them now. Offsets are told from one, see `backbone.scaling`, which scales a
-transformers model at the same places.
+graphs read their current content. Offsets are scales minus 1; see `backbone.scaling`, which scales
+a transformers model at the same places.
 
-Hooks put the scales to work; modules keep their names and weights, so checkpoints, quantization
-and the binding of KV caches are untouched.
+Scales are applied by hooks: modules keep their names and weights, so checkpoints, quantization and
+the binding of KV caches are untouched.
 
 Dimension key:  T tokens   S slots   L layers   W width of a place   K adapters loaded at once
 """
@@ -30,22 +30,22 @@ from galenic_server.engine.vllm.steps import BARE, StepSlots
 @dataclass(frozen=True, slots=True)
 class ScaleLayout:
     """
-    The places that have tables, of so many slots; the same in the server and in every worker.
+    Lists the places that have tables of *num_slots* slots, for the server and every worker.
 
-    A place without one costs nothing.
+    A place without a table costs nothing.
     """
 
     places: tuple[str, ...]
     num_slots: int
 
     def num_bytes(self, shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> int:
-        """Size of all tables, on all tensor-parallel ranks together."""
+        """Return the size of all tables, on all tensor-parallel ranks together."""
         numbers = sum(num_layers * width for num_layers, width in shapes.values())
         return self.num_slots * numbers * dtype.itemsize
 
 
 class Scale(nn.Module):
-    """Scales what passes through one place of one layer, whose part of a table *offset_SW* is."""
+    """Scales the activations at one place of one layer; *offset_SW* is its part of the table."""
 
     offset_SW: Tensor
     slot_T: Tensor
@@ -65,7 +65,7 @@ class Scale(nn.Module):
 
 @contextmanager
 def unscaled(model: nn.Module) -> Iterator[None]:
-    """Inside, layers of *model* that run uncompiled are those of the bare backbone."""
+    """Turn off the scales of *model*'s layers, as far as they run uncompiled, for the block."""
     scales = [module for module in model.modules() if isinstance(module, Scale)]
     for scale in scales:
         scale.is_on = False
@@ -77,7 +77,7 @@ def unscaled(model: nn.Module) -> Iterator[None]:
 
 
 class ScaleQKV(nn.Module):
-    """Scales the parts of what one linear layer gives for queries, keys and values."""
+    """Scales the parts of a fused QKV projection's output."""
 
     def __init__(self, qkv: Any, scales: Mapping[str, Scale]) -> None:
         super().__init__()
@@ -91,14 +91,14 @@ class ScaleQKV(nn.Module):
 
 
 class Scales(nn.Module):
-    """The tables of one worker: of its layers, and of its shard of each place's width."""
+    """Holds the tables of one worker, for its layers and its shard of each place's width."""
 
     slot_T: Tensor
 
     def __init__(
         self, model: Any, layout: ScaleLayout, vllm_config: VllmConfig, *, attention_name: str
     ) -> None:
-        """*model* holds ``layers``, those of this pipeline stage from start_layer to end_layer."""
+        """Attach scales to *model*'s ``layers`` of this pipeline stage."""
         super().__init__()
         _check_order_of_tokens(vllm_config)
         num_tokens = vllm_config.scheduler_config.max_num_batched_tokens
@@ -124,14 +124,16 @@ class Scales(nn.Module):
             _attach(layer, getattr(layer, attention_name), scales)
 
     def table(self, place: str) -> Tensor:
-        """The offsets of all slots (S, L, W)."""
+        """Return the offsets of all slots (S, L, W) at *place*."""
         return self.get_buffer(_table(place))
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """
-        Write adapters: their slots (K,) and versions (K,), and at each place offsets (K, L, W) of
-        all layers and the whole width.
+        Write adapters into the tables.
+
+        tensors: ``slots`` (K,), ``versions`` (K,) and, by place, offsets (K, L, W) of all layers
+        and the whole width.
         """
         device, slots_K = self.slot_T.device, tensors["slots"]
         at_K = async_tensor_h2d(slots_K, device)
@@ -146,7 +148,7 @@ def _table(place: str) -> str:
 
 
 def _check_order_of_tokens(vllm_config: VllmConfig) -> None:
-    """Raises `ValueError` where tokens come to the layers otherwise than `StepSlots` has them."""
+    """Raise `ValueError` for modes in which layers see tokens in another order than `StepSlots`."""
     parallel = vllm_config.parallel_config
     for name, is_on in (
         ("microbatches", parallel.use_ubatching),
@@ -158,7 +160,7 @@ def _check_order_of_tokens(vllm_config: VllmConfig) -> None:
 
 
 def shard_of(place: str, mlp: Any, attention: Any, rank: int) -> slice:
-    """The part of a place's width that this tensor-parallel *rank* computes."""
+    """Return the part of a place's width that this tensor-parallel *rank* computes."""
     qkv = attention.qkv_proj
     if place == "q":
         width = qkv.num_heads * qkv.head_size

@@ -1,5 +1,5 @@
 """
-What vLLM's newer runner (V2, for GPUs) keeps for a model with scales; see `steps`.
+The state of a model with scales in vLLM's newer runner (V2, for GPUs); see `steps`.
 
 vLLM asks the model for this class, tells it of every request that comes and goes, and calls
 `prepare_inputs` before each pass, also before one that replays a captured graph.

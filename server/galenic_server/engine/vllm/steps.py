@@ -1,7 +1,7 @@
 """
-Which slot each token of a step reads, written into a static buffer before each forward pass.
+Writes the slot that each token of a step reads into a static buffer, before each forward pass.
 
-A request brings its slot and the version of what it expects there in vLLM's
+A request carries its slot, and the version that it expects there, in vLLM's
 ``SamplingParams.extra_args``, which reach the worker with it. vLLM's runners pack a step's requests
 one after another, in an order of their own, so the worker asks its runner for that order:
 
@@ -12,6 +12,7 @@ Dimension key:  B requests of a step, in the runner's order   T tokens   S slots
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,19 +26,19 @@ BARE = 0
 
 
 class Seat(NamedTuple):
-    """Where a request's adapter is, and the version that has to be there."""
+    """Names the slot of a request's adapter, and the version that must be there."""
 
     slot: int
     version: int
 
     @property
     def extra_args(self) -> dict[str, Any]:
-        """How vLLM's `SamplingParams` carry it."""
+        """Return the seat in the form that vLLM's `SamplingParams` carry."""
         return {EXTRA: list(self)}
 
     @classmethod
     def of(cls, params: Any) -> "Seat":
-        """The seat that `SamplingParams` carry."""
+        """Return the seat that `SamplingParams` carry."""
         carried = (params.extra_args or {}).get(EXTRA)
         return cls(*carried) if carried else NOWHERE
 
@@ -46,12 +47,12 @@ NOWHERE = Seat(BARE, version=0)
 
 
 def version_of(digest: str) -> int:
-    """60 bits of an adapter's digest: another adapter in its slot has another version."""
-    return int(digest.rpartition(":")[2][:15], 16)
+    """Return 60 bits that tell adapters in one slot apart, whatever their digests look like."""
+    return int(sha256(digest.encode()).hexdigest()[:15], 16)
 
 
 class StepSlots:
-    """The buffer *slot_T*, and what is in each slot."""
+    """Holds the buffer *slot_T*, and the version in each slot."""
 
     def __init__(self, slot_T: Tensor, num_slots: int) -> None:
         self.slot_T = slot_T
@@ -60,9 +61,9 @@ class StepSlots:
 
     def write(self, seats: Sequence[Seat], num_tokens_B: NDArray[np.int32]) -> None:
         """
-        The next step's tokens read these slots; whatever is behind them reads `BARE`.
+        Write the slots of the next step's tokens; positions after them read `BARE`.
 
-        Raises `RuntimeError` where a slot holds another version than its request expects.
+        Raises `RuntimeError` if a slot holds another version than its request expects.
         """
         slot_B, version_B = np.array(seats, dtype=np.int64).T
         if (wrong := self.version_S[slot_B] != version_B).any():
@@ -76,7 +77,7 @@ class StepSlots:
 
 
 def follow(runner: Any) -> bool:
-    """Whether *runner* is known here; then each of its steps is written from now on."""
+    """Write every step of *runner* from now on; returns False if its kind is unknown."""
     if hasattr(runner, "model_state"):
         from galenic_server.engine.vllm.state_v2 import ScaledModelState  # only GPUs have it
 

@@ -1,8 +1,8 @@
 """
-What the server tells vLLM's workers: which adapters sit where, and the prompts that they have.
+The server's messages to vLLM's workers: adapters for slots, and their prompts.
 
-Tensors travel as safetensors bytes, and no message is of more than some megabytes or costs more
-than some hundred milliseconds: the engine answers nobody while it reads one.
+Tensors are sent as safetensors bytes. A message has at most some megabytes and takes at most some
+hundred milliseconds, since the engine answers nobody while it reads one.
 
 Dimension key:  L layers   N prompts side by side   P prompt positions   D model width
                 W width of keys, or of a place   K adapters loaded at once
@@ -29,17 +29,17 @@ T = TypeVar("T")
 
 MESSAGE_BYTES = 8 << 20
 MESSAGE_ROWS = 256
-"""Of input prompts, which are run through: what vLLM reads in one step on a CPU."""
+"""The most rows of input prompts in a message; running them takes as long as one step on a CPU."""
 
 
 class AdapterWorker:
-    """Joined to vLLM's worker class (``worker_extension_cls``); called by ``collective_rpc``."""
+    """Extends vLLM's worker class (``worker_extension_cls``); called by ``collective_rpc``."""
 
     model_runner: Any
     vllm_config: Any
 
     def prepare(self) -> bool:
-        """Guard the runner; whether each token's slot is known to its scales from now on."""
+        """Guard the runner; returns whether scales will know each token's slot."""
         if not isinstance(get_kv_transfer_group(), PromptConnector):
             raise RuntimeError("prompts need vLLM's KV connector for themselves")
         guard(self.model_runner)
@@ -50,8 +50,9 @@ class AdapterWorker:
 
     def load_prompts(self, packed: Mapping[str, bytes], forgotten: Sequence[str]) -> None:
         """
-        Forget some prompts, and keep those that are packed, by digest, as keys and values of this
-        worker's layers and heads.
+        Forget some prompts, and store the packed ones by digest.
+
+        They are stored as keys and values of this worker's layers and heads.
         """
         for digest in forgotten:
             get_kv_transfer_group().prompts.pop(digest, None)
@@ -78,7 +79,7 @@ class AdapterWorker:
         )
 
     def _computed(self, rows: Sequence[Tensor]) -> Tensor:
-        """For each as many positions as for the longest: those past its end are of no meaning."""
+        """Compute keys and values of prompts, padded to the longest; padding holds junk."""
         layers = get_kv_transfer_group().layers
         rows_NPD = pad_sequence(list(rows), batch_first=True).to(
             layers[0].attention.kv_cache.device, self.vllm_config.model_config.dtype
@@ -90,8 +91,9 @@ def pack_scales(
     seated: Sequence[Seated], shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype
 ) -> bytes:
     """
-    The message for `AdapterWorker.load_scales`: offsets at every place of *shapes*, zero where an
-    adapter scales nothing, so that nothing is left of who sat there before.
+    Make the message for `AdapterWorker.load_scales`: offsets at every place of *shapes*.
+
+    They are zero where an adapter does not scale, which overwrites the slot's previous adapter.
     """
     tensors = {
         "slots": torch.tensor([one.place.slot for one in seated]),
@@ -105,7 +107,7 @@ def pack_scales(
 
 
 def pack_prompts(adapters: Mapping[str, Composed], dtype: torch.dtype) -> dict[str, bytes]:
-    """The message for `AdapterWorker.load_prompts`: adapters' prompts, by the prompts' digests."""
+    """Make the message for `AdapterWorker.load_prompts`: prompts by their digests."""
     return {
         digest: safetensors.torch.save(
             {name: tensor.to(dtype).contiguous() for name, tensor in adapter.prompt.items()}
@@ -115,14 +117,14 @@ def pack_prompts(adapters: Mapping[str, Composed], dtype: torch.dtype) -> dict[s
 
 
 def prompt_size(adapter: Composed, dtype: torch.dtype) -> int:
-    """The share of `MESSAGE_BYTES` that a prompt takes."""
+    """Return the share of `MESSAGE_BYTES` that a prompt takes."""
     if adapter.rows_PD is not None:
         return adapter.num_positions * MESSAGE_BYTES // MESSAGE_ROWS
     return sum(tensor.numel() for tensor in adapter.prompt.values()) * dtype.itemsize
 
 
 def messages(parts: Sequence[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """*parts* in messages of `MESSAGE_BYTES`, or of one part."""
+    """Group *parts* into messages of at most `MESSAGE_BYTES`, or of one part."""
     message: list[T] = []
     num_bytes = 0
     for part in parts:

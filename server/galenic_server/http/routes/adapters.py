@@ -1,5 +1,5 @@
 """
-Versions of adapters: uploaded, tried out, listed, fetched, deleted and brought back.
+Routes for versions of adapters: upload, try out, list, fetch, delete, restore.
 """
 
 import base64
@@ -52,7 +52,7 @@ async def _package_bytes(request: Request) -> bytes:
 
 
 def _bundle(x_galenic_signature: Annotated[str | None, Header()] = None) -> bytes | None:
-    """The signature's bundle, which travels as base64 beside the package."""
+    """Decode the signature's bundle, which is sent as base64 in a header."""
     if x_galenic_signature is None:
         return None
     try:
@@ -68,7 +68,7 @@ async def _offer(
     bundle: Annotated[bytes | None, Depends(_bundle)],
     idempotency_key: Annotated[str | None, Header(max_length=128)] = None,
 ) -> Offer:
-    """Read what was sent; the version, if it names one, is the route's."""
+    """Collect the upload; a route with a version in its path adds that."""
     return Offer(tenant, name, data, upload=idempotency_key, bundle=bundle)
 
 
@@ -117,9 +117,9 @@ async def publish(
     offer: OfferDep, publisher: PublisherDep, describer: DescriberDep, response: Response
 ) -> AdapterInfo:
     """
-    Publish a package as the next version of *name*; it answers at once.
+    Publish a package as the next version of *name*; it answers requests at once.
 
-    Under one Idempotency-Key it makes one version, however often it is sent.
+    With an Idempotency-Key, repeated uploads make one version.
     """
     return await _publish(offer, publisher, describer, response)
 
@@ -132,7 +132,7 @@ async def put(
     describer: DescriberDep,
     response: Response,
 ) -> AdapterInfo:
-    """Publish a package as this version; the same bytes again change nothing, others are a 412."""
+    """Publish a package as this version. Repeating it changes nothing; other bytes get a 412."""
     return await _publish(replace(offer, version=version), publisher, describer, response)
 
 
@@ -142,7 +142,7 @@ async def try_out(
     publisher: PublisherDep,
     version: Annotated[int | None, Query(ge=1, lt=10**9)] = None,
 ) -> TriedOut:
-    """Every fault that an upload of this package would be refused for; nothing is written."""
+    """List every fault that would reject an upload of this package; nothing is written."""
     faults = await run_sync(publisher.try_out, replace(offer, version=version))
     return TriedOut.of(package_digest(offer.data), faults)
 
@@ -156,7 +156,7 @@ async def list_adapters(
     limit: Limit = 100,
     deleted: bool = False,
 ) -> AdapterPage:
-    """A tenant's adapters by name and version; with *deleted*, those that can be brought back."""
+    """List a tenant's adapters by name and version; with *deleted*, those that can be restored."""
     last = AdapterRef.parse(tenant, after) if after else None
     entries = await run_sync(
         lambda: versions.of_tenant(tenant, after=last, limit=limit + 1, are_deleted=deleted)
@@ -171,7 +171,7 @@ async def list_adapters(
 async def get_current(
     name: str, tenant: TenantDep, names: NamesDep, describer: DescriberDep, response: Response
 ) -> AdapterInfo:
-    """What *name* means to the tenant just now: its alias, or its newest version."""
+    """Describe the version that *name* means now: its alias's target, or the newest version."""
     found = await run_sync(names.resolve, tenant, name)
     return _tagged(await describer.one(found.ref), response)
 
@@ -185,7 +185,7 @@ async def describe(
 
 @router.get("/adapters/{name}/{version:int}/package", response_class=Response)
 async def download(name: str, version: int, tenant: TenantDep, versions: VersionsDep) -> Response:
-    """The package's bytes, as they were published."""
+    """Download the package's bytes as they were published."""
     package = await run_sync(versions.get, AdapterRef(tenant, name, version))
     return Response(package.data, media_type=MEDIA[0], headers={"etag": f'"{package.digest}"'})
 
@@ -200,9 +200,9 @@ async def delete(
     purge: bool = False,
 ) -> None:
     """
-    Delete a version; its number stays taken. A 412 while an alias points to it.
+    Delete a version; its number stays taken. Answers 412 while an alias points to it.
 
-    It can be brought back until its retention ends; with *purge* it is gone at once.
+    It can be restored until its retention ends; with *purge* it is gone at once.
     """
     await publisher.delete(AdapterRef(tenant, name, version), digest=digest, keep=not purge)
 
@@ -211,7 +211,7 @@ async def delete(
 async def undelete(
     name: str, version: int, tenant: TenantDep, versions: VersionsDep, describer: DescriberDep
 ) -> AdapterInfo:
-    """Bring back a deleted version, as it was."""
+    """Restore a deleted version as it was."""
     back = await run_sync(versions.undelete, AdapterRef(tenant, name, version))
     return await describer.one(back.ref)
 
@@ -220,7 +220,7 @@ async def undelete(
 async def list_uploads(
     tenant: TenantDep, uploads: UploadsDep, limit: Limit = 100
 ) -> list[UploadInfo]:
-    """The tenant's uploads of the last days, the newest first; those that failed say why."""
+    """List the tenant's recent uploads, the newest first; failed ones have their faults."""
     found = await run_sync(uploads.newest, tenant, limit)
     return [UploadInfo.of(upload) for upload in found]
 
@@ -229,7 +229,7 @@ async def list_uploads(
 async def get_upload(
     upload_id: str, tenant: TenantDep, uploads: UploadsDep, describer: DescriberDep
 ) -> UploadInfo:
-    """One upload by its Idempotency-Key: received, checked, ready everywhere, or failed."""
+    """Describe an upload by its Idempotency-Key: received, checked, ready everywhere, or failed."""
     upload = await run_sync(uploads.get, tenant, upload_id)
     if upload.ref is None or upload.state is not State.CHECKED:
         return UploadInfo.of(upload)

@@ -1,5 +1,5 @@
 """
-What the admin API's routes share.
+The router of the admin API's routes.
 """
 
 from fastapi import APIRouter, Depends
@@ -8,7 +8,7 @@ from galenic_server.http.auth import AdminRoute, bearer
 
 
 class StreamedRoute(AdminRoute):
-    """Reads its body itself, piece by piece."""
+    """Leaves its body to the route, which reads it piece by piece."""
 
     reads_body_first = False
 

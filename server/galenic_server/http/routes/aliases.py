@@ -1,5 +1,5 @@
 """
-Aliases: pointed to a version, with a canary beside, promoted, rolled back; and whom names are lent.
+Routes for aliases (point to a version, with a canary, promote, roll back) and for shares.
 """
 
 from collections.abc import Iterable
@@ -20,14 +20,14 @@ router = admin_router()
 
 
 class Describer:
-    """Describes aliases, with the replicas that may still answer by what one was before."""
+    """Describes aliases, with the replicas that may still answer by an alias's old target."""
 
     def __init__(self, replicas: ReplicasDep, response: Response) -> None:
         self._replicas = replicas
         self._response = response
 
     async def one(self, alias: Alias) -> AliasInfo:
-        """Describe *alias*, and give the response its ETag."""
+        """Describe *alias*, and set the response's ETag."""
         info = AliasInfo.of(alias, await run_sync(self._replicas.behind, alias.change))
         self._response.headers["etag"] = info.etag
         return info
@@ -35,7 +35,7 @@ class Describer:
     async def many(self, aliases: Iterable[Alias]) -> list[AliasInfo]:
         replicas = await run_sync(self._replicas.all)
         return [
-            AliasInfo.of(alias, [one.id for one in replicas if one.seen < alias.change])
+            AliasInfo.of(alias, [r.id for r in replicas if r.seen < alias.change])
             for alias in aliases
         ]
 
@@ -55,9 +55,9 @@ async def get_alias(
     alias: str, tenant: TenantDep, aliases: AliasesDep, describer: DescriberDep
 ) -> AliasInfo:
     """
-    Where it points, and whether every replica answers by that already (*converged*).
+    Show where an alias points, and whether every replica answers by that (*converged*).
 
-    Requests sent after that are answered by no other version.
+    Requests sent after convergence are answered by no other version.
     """
     return await describer.one(await run_sync(aliases.get, tenant, alias))
 
@@ -72,9 +72,9 @@ async def move_alias(
     describer: DescriberDep,
 ) -> AliasInfo:
     """
-    Point an alias to a version; the task's name as alias makes it that task's default.
+    Point an alias to a version. An alias with a task's name sets that task's default.
 
-    One that exists moves only with If-Match: its ETag, or * for whatever it is (428 without).
+    An existing alias needs If-Match: its ETag, or * for any (428 without).
     """
     ref = AdapterRef.parse(tenant, body.adapter)
     canary = body.canary.canary(tenant) if body.canary else None
@@ -86,7 +86,7 @@ async def move_alias(
 async def promote(
     alias: str, tenant: TenantDep, aliases: AliasesDep, match: MatchDep, describer: DescriberDep
 ) -> AliasInfo:
-    """The canary takes over; a rollback goes back to what was before. Takes If-Match."""
+    """Point the alias to its canary; a rollback returns to the old target. Takes If-Match."""
     moved = await run_sync(lambda: aliases.promote(tenant, alias, match=match))
     return await describer.one(moved)
 
@@ -95,27 +95,27 @@ async def promote(
 async def roll_back(
     alias: str, tenant: TenantDep, aliases: AliasesDep, match: MatchDep, describer: DescriberDep
 ) -> AliasInfo:
-    """The canary is off; where there is none, the version before answers. Takes If-Match."""
+    """Remove the canary; if there is none, return to the previous version. Takes If-Match."""
     moved = await run_sync(lambda: aliases.roll_back(tenant, alias, match=match))
     return await describer.one(moved)
 
 
 @router.delete("/aliases/{alias}", status_code=204, response_class=Response)
 async def drop_alias(alias: str, tenant: TenantDep, aliases: AliasesDep, match: MatchDep) -> None:
-    """Takes If-Match."""
+    """Drop the alias; its version stays. Takes If-Match."""
     await run_sync(lambda: aliases.drop(tenant, alias, match=match))
 
 
 @router.get("/shares")
 async def list_shares(tenant: TenantDep, shares: SharesDep) -> list[ShareInfo]:
-    """What the tenant lets others ask."""
-    return [ShareInfo.of(one) for one in await run_sync(shares.of, tenant)]
+    """List the names that the tenant shares with others."""
+    return [ShareInfo.of(shared) for shared in await run_sync(shares.of, tenant)]
 
 
 @router.put("/shares/{name}")
 async def share(name: str, body: ShareBody, tenant: TenantDep, shares: SharesDep) -> ShareInfo:
     """
-    Let these tenants, and no others, ask an adapter or an alias of this name, as ``owner/name``.
+    Let these tenants, and no others, use an adapter or an alias of this name, as ``owner/name``.
 
     They see its answers and its card, never its package.
     """

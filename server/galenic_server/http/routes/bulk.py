@@ -1,9 +1,9 @@
 """
-Adapters in bulk: lines in, and for each a line out, as it is written and seated.
+Publishes adapters in bulk: one line per package in, one line per outcome out.
 
-A bulk is many uploads, not one: what is refused is told with its line, and the others go on. It is
-received whole before the first is looked at, written some hundred in a transaction, and each is
-found again by its bytes: after a connection or a server that broke, the same bulk is sent again.
+A bulk is many uploads, not one: a line that is refused does not stop the others. It is received
+whole before the first line is parsed, and written in transactions of some hundred lines. Packages
+are recognized by their bytes, so after a broken connection the same bulk can be sent again.
 """
 
 from collections import Counter
@@ -39,11 +39,11 @@ async def publish_many(
     tenant: TenantDep, request: Request, publisher: PublisherDep
 ) -> StreamingResponse:
     """
-    Publish many packages: ``{"name", "package": base64, "version"?, "signature"?}`` a line.
+    Publish many packages, one per line: ``{"name", "package": base64, "version"?, "signature"?}``.
 
-    Answers with a line for each, ``{"line", "state": "new" | "there" | "failed", "name", "version",
-    "digest", "error"}``, as they are written, and at last one of kind *end*. One that fails leaves
-    the others. Bytes that a name has already are not written again, so twice is as once.
+    Answers with a line for each as it is written, ``{"line", "state": "new" | "there" | "failed",
+    "name", "version", "digest", "error"}``, and a last line of kind *end*. A failed line does not
+    stop the others. Bytes that a name has already are not written again, so a bulk can be repeated.
     """
     file = await received(request)
     if not file.tell():
@@ -75,8 +75,8 @@ async def _publish(publisher: Publisher, tenant: str, batch: Sequence[Numbered])
     except Unavailable as away:
         placed = iter([away] * len(offers))
     return [
-        _line(number, one, next(placed) if isinstance(one, Offer) else one)
-        for (number, _), one in zip(batch, read, strict=True)
+        _line(number, offer, next(placed) if isinstance(offer, Offer) else offer)
+        for (number, _), offer in zip(batch, read, strict=True)
     ]
 
 
@@ -103,7 +103,7 @@ def _text(line: BulkLine | BulkEnd) -> bytes:
 
 
 def _batches(lines: Iterable[bytes]) -> Iterator[list[Numbered]]:
-    """Numbered from 1, some hundred lines or some megabytes at a time."""
+    """Number lines from 1, and batch them by number and size."""
     batch: list[Numbered] = []
     num_bytes = 0
     for number, text in enumerate(lines, 1):

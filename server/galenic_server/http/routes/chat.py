@@ -1,5 +1,5 @@
 """
-The OpenAI API: an adapter, or the bare backbone, as the model; replies whole or streamed.
+Routes of the OpenAI API. A model is an adapter or the bare backbone; replies may be streamed.
 """
 
 import json
@@ -26,7 +26,6 @@ router = APIRouter(
 log = structlog.get_logger(__name__)
 
 DONE = "data: [DONE]\n\n"
-NO_CHOICES = '"choices":[]'
 REPLIES: dict[str, Any] = {
     "response_model": None,
     "responses": {200: {"model": dict[str, Any], "content": {"text/event-stream": {}}}},
@@ -34,7 +33,7 @@ REPLIES: dict[str, Any] = {
 
 
 class EventStream(StreamingResponse):
-    """Closes its events when the client leaves, so that the engine stops working for it."""
+    """Closes its events when the client disconnects, so that the engine stops working for it."""
 
     media_type = "text/event-stream"
 
@@ -48,12 +47,11 @@ async def chat_completions(
     body: ChatBody, request: Request, origin: OriginDep, parts: PartsDep
 ) -> Response:
     """
-    OpenAI's chat, as vLLM answers it. With an adapter as the model, its prompt stands before the
-    conversation.
+    Answer OpenAI's chat by vLLM. With an adapter as the model, its prompt comes first.
 
-    One user's message to an adapter, without tools or a format, is a question to the adapter's
-    task: it gets the task's template and constraint, and `metadata` holds the structured answer.
-    A streamed reply that fails midway ends with an event that holds the error.
+    A single user message to an adapter, without tools or a format, asks the adapter's task: it gets
+    the task's template and constraint, and `metadata` holds the structured answer. A streamed reply
+    that fails midway ends with an event that holds the error.
     """
     return await _answer(request, origin, parts, body)
 
@@ -62,7 +60,7 @@ async def chat_completions(
 async def completions(
     body: CompletionBody, request: Request, origin: OriginDep, parts: PartsDep
 ) -> Response:
-    """OpenAI's completions: the answer goes on where the prompt ends."""
+    """Answer OpenAI's completions: the answer continues the prompt."""
     return await _answer(request, origin, parts, body)
 
 
@@ -70,7 +68,7 @@ async def completions(
 async def responses(
     body: ResponsesBody, request: Request, origin: OriginDep, parts: PartsDep
 ) -> Response:
-    """OpenAI's Responses, of which none is stored."""
+    """Answer OpenAI's Responses; none is stored."""
     return await _answer(request, origin, parts, body)
 
 
@@ -106,12 +104,12 @@ async def _events(
     try:
         async with aclosing(reply):
             async for event in reply:
-                if is_untold and (event == DONE or NO_CHOICES in event):
+                if is_untold and talk.call.finish is not None and _is_last(event):
                     is_untold = False
-                    yield _with_answer(event, talk)
+                    yield _event(_data(event) | talk.told())
                 else:
                     yield event
-    except Exception as error:  # noqa: BLE001 the status is sent, so it is told in the stream
+    except Exception as error:  # noqa: BLE001 the status is sent, so the stream carries the error
         log.warning("stream failed", **logs.where(error))
         yield _event(faults.body_of(error))
         yield DONE
@@ -119,13 +117,16 @@ async def _events(
         _count(parts, origin, talk)
 
 
-def _with_answer(event: str, talk: Talk) -> str:
-    """The structured answer, in the chunk that tells the usage or in one of its own."""
-    call = talk.call
-    if event != DONE:
-        return _event(json.loads(event.removeprefix("data: ")) | talk.told())
-    head = {"id": call.id, "object": "chat.completion.chunk", "created": call.created}
-    return _event(head | {"model": call.model, "choices": []} | talk.told()) + DONE
+def _is_last(event: str) -> bool:
+    """Tell whether *event* ends the answer: only its usage and the end of the stream follow."""
+    if not event.startswith("data: {"):
+        return False
+    return any(one.get("finish_reason") for one in _data(event).get("choices", ()))
+
+
+def _data(event: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(event.removeprefix("data: "))
+    return data
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -1,5 +1,5 @@
 """
-If-Match and If-None-Match (RFC 9110), as what a writer means to change.
+Reads If-Match and If-None-Match (RFC 9110) as preconditions of writes.
 """
 
 import re
@@ -16,7 +16,7 @@ IfMatch = Annotated[str | None, Header(max_length=1000)]
 
 
 def _alias_match(if_match: IfMatch = None, if_none_match: IfMatch = None) -> Match:
-    """An alias by its ETag, any with ``*``, none yet with If-None-Match ``*``."""
+    """Match an alias by its ETag, any by ``*``, or none by If-None-Match ``*``."""
     if if_none_match is not None:
         if if_none_match.strip() != "*" or if_match is not None:
             raise BadInput("if-none-match", "is taken as * only, and without If-Match")
@@ -27,7 +27,7 @@ def _alias_match(if_match: IfMatch = None, if_none_match: IfMatch = None) -> Mat
 
 
 def _digest(if_match: IfMatch = None) -> str | None:
-    """The one digest that a version has to be of; none where any will do."""
+    """Return the digest that a version must have, or None if any will do."""
     if if_match is None or if_match.strip() == "*":
         return None
     digests = _tags(DIGEST, if_match)
@@ -37,7 +37,7 @@ def _digest(if_match: IfMatch = None) -> str | None:
 
 
 def _tags(form: re.Pattern[str], text: str) -> list[str]:
-    """The strong ETags of ours in a list; a weak or a foreign one matches nothing."""
+    """Return the strong ETags of our form in a list; weak and foreign ones match nothing."""
     found = (form.fullmatch(tag.strip()) for tag in text.split(","))
     return [match[1] for match in found if match]
 

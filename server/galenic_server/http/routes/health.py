@@ -1,5 +1,5 @@
 """
-Whether the server lives, whether it answers, and what it has counted.
+Routes for health checks and metrics.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -12,23 +12,26 @@ from galenic_server.http.deps import PartsDep
 router = APIRouter(tags=["health"])
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> dict[str, str]:
-    """The process answers; no key is needed."""
+    """Answer if the process is alive; no key is needed."""
     return {"status": "live"}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready")
 async def ready(parts: PartsDep) -> dict[str, str]:
-    """A request sent now would be answered; no key is needed."""
+    """Answer 200 if a request sent now would be answered, else 503; no key is needed."""
     if not await parts.replica.is_ready():
         raise Unavailable("the engine is not ready")
     return {"status": "ready", "backbone": str(parts.service.backbone)}
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request, parts: PartsDep) -> Response:
-    """Prometheus' text; open on a loopback bind, else for an admin's key."""
+    """Export metrics in Prometheus' text format; open on a loopback bind, else to admin keys."""
     if not parts.settings.shows_metrics:
         check_admin(await authenticate(request))
     page = parts.metrics.page(await parts.service.engine.stats())

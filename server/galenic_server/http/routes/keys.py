@@ -1,5 +1,5 @@
 """
-API keys: made, listed, rotated, given an end, revoked.
+Routes for API keys: create, list, rotate, expire, revoke.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ router = admin_router()
 
 @router.post("/keys", status_code=201)
 async def create_key(body: KeyBody, caller: CallerDep, parts: PartsDep) -> NewKey:
-    """A new key, shown this once. A tenant-admin makes keys of its own tenant, below admin."""
+    """Create a key, shown only once. A tenant-admin creates keys of its own tenant, below admin."""
     check_scope(caller, body.tenant)
     if body.role is Role.ADMIN:
         check_admin(caller)
@@ -47,7 +47,7 @@ async def list_keys(
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> KeyPage:
-    """Keys by what they open, the oldest first, revoked ones too; never the key itself."""
+    """List keys, the oldest first, revoked ones too; the keys themselves are never shown."""
     owner = reach if tenant is None else tenant
     found = await run_sync(lambda: parts.keys.of(owner, after=after, limit=limit + 1))
     page = [KeyInfo.of(key) for key in found[:limit]]
@@ -56,7 +56,7 @@ async def list_keys(
 
 @router.post("/keys/{key_id}/rotate", status_code=201)
 async def rotate_key(key_id: str, body: RotateBody, reach: ReachDep, parts: PartsDep) -> NewKey:
-    """A new key for the same tenant and role, shown this once; the old one opens for its grace."""
+    """Replace a key by a new one, shown only once; the old one stays valid for the grace period."""
     made = await run_sync(
         lambda: parts.keys.rotate(
             key_id,
@@ -70,12 +70,12 @@ async def rotate_key(key_id: str, body: RotateBody, reach: ReachDep, parts: Part
 
 @router.post("/keys/{key_id}/expire")
 async def expire_key(key_id: str, body: ExpireBody, reach: ReachDep, parts: PartsDep) -> KeyInfo:
-    """The key opens nothing from that moment on, which may only come nearer."""
+    """Let a key expire at a given time, which cannot be later than it expires already."""
     ended = await run_sync(lambda: parts.keys.expire(key_id, body.expires, tenant=reach))
     return KeyInfo.of(ended)
 
 
 @router.delete("/keys/{key_id}", status_code=204, response_class=Response)
 async def revoke_key(key_id: str, reach: ReachDep, parts: PartsDep) -> None:
-    """The key opens nothing from now on, here at once, on every replica within five seconds."""
+    """Revoke a key: at once on this server, and within five seconds on every replica."""
     await run_sync(lambda: parts.keys.revoke(key_id, tenant=reach))

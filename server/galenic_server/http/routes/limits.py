@@ -1,5 +1,5 @@
 """
-What an admin lets each tenant use: requests and tokens a minute, requests at once, and its share.
+Routes for tenants' limits: requests and tokens per minute, concurrent requests, and weight.
 """
 
 from dataclasses import asdict
@@ -17,7 +17,7 @@ router = admin_router("/admin/v1/tenants")
 
 @router.get("/{tenant}/limits")
 async def get_limits(tenant: NamedTenantDep, parts: PartsDep) -> LimitsInfo:
-    """What holds for the tenant: what was set for it, else what the server's settings say."""
+    """Show the tenant's limits: its own if set, else the server's settings."""
     return LimitsInfo(tenant=tenant, **asdict(await parts.limits.of(tenant)))
 
 
@@ -25,7 +25,7 @@ async def get_limits(tenant: NamedTenantDep, parts: PartsDep) -> LimitsInfo:
 async def set_limits(
     tenant: NamedTenantDep, body: LimitsBody, caller: AdminDep, parts: PartsDep
 ) -> LimitsInfo:
-    """Set all of them; null is no bound. Every replica keeps to it within five seconds."""
+    """Set all limits; null is no bound. Every replica applies them within five seconds."""
     limits = body.limits()
     await run_sync(parts.limits.rows.put, tenant, limits)
     parts.limits.forget()
@@ -34,6 +34,6 @@ async def set_limits(
 
 @router.delete("/{tenant}/limits", status_code=204, response_class=Response)
 async def drop_limits(tenant: NamedTenantDep, caller: AdminDep, parts: PartsDep) -> None:
-    """Back to what the server's settings say."""
+    """Drop the tenant's own limits; the server's settings apply again."""
     await run_sync(parts.limits.rows.drop, tenant)
     parts.limits.forget()

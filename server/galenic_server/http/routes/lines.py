@@ -1,5 +1,5 @@
 """
-Bodies that are a line after line: received whole, on disk once they are large, then gone through.
+Receives bodies of lines whole, on disk if they are large, and reads them line by line.
 """
 
 import re
@@ -12,8 +12,11 @@ from fastapi import Request
 
 from galenic_server.registry.archive import MAX_LINE_BYTES
 
-ARCHIVE_PATH = re.compile("/admin/v1/tenants/[^/]+/archive")
-ADAPTERS_PATH = re.compile("/admin/v1/adapters")
+STREAMED = (
+    ("PUT", re.compile("/admin/v1/tenants/[^/]+/archive")),
+    ("POST", re.compile("/admin/v1/adapters")),
+)
+"""The methods and paths of those routes."""
 LINES_MEDIA = "application/x-ndjson"
 LINES = {
     "requestBody": {
@@ -25,8 +28,8 @@ IN_MEMORY_BYTES = 1 << 20
 
 
 async def received(request: Request) -> IO[bytes]:
-    """The body as a file, for the caller to close."""
-    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  held on for the reply
+    """Receive the body into a file, which the caller has to close."""
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  kept open for the reply
     try:
         async for part in request.stream():
             await run_sync(file.write, part)
@@ -37,7 +40,7 @@ async def received(request: Request) -> IO[bytes]:
 
 
 def lines_of(file: IO[bytes]) -> Iterator[bytes]:
-    """From the start, none longer than an upload can be."""
+    """Yield the file's lines from its start, each cut at the longest line of an upload."""
     file.seek(0)
     while line := file.readline(MAX_LINE_BYTES):
         yield line

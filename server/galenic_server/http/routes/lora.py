@@ -1,8 +1,8 @@
 """
-The routes by which tools load adapters into vLLM: here they point an alias to what is registered.
+The routes by which tools load LoRA adapters into vLLM; here they move an alias.
 
-``lora_path`` is a reference, never a path on the server and never an address; bytes come by
-`PUT /admin/v1/adapters/{name}`.
+``lora_path`` is a reference to a registered adapter, never a path or an address. Packages are
+uploaded by `PUT /admin/v1/adapters/{name}`.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ TEXT: dict[str, Any] = {
 
 
 class AlreadyLoaded(Unsupported):
-    """In vLLM's words and with its status, which its tools look for."""
+    """Rejects a second load with vLLM's message and status, which its tools look for."""
 
 
 @router.post("/load_lora_adapter", **TEXT)

@@ -1,5 +1,5 @@
 """
-Which models a caller may name: the backbone, its own adapters and the shared ones.
+Lists the models that a caller may name: the backbone, its own adapters and shared ones.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ PAGE = 1000
 
 @router.get("/models")
 async def list_models(caller: CallerDep, service: ServiceDep, store: StoreDep) -> dict[str, Any]:
-    """Every version and every alias that this key may use, in OpenAI's form."""
+    """List every version and alias that this key may use, in OpenAI's format."""
     models = await run_sync(lambda: list(_models(store, caller.tenant)))
     return {"object": "list", "data": [_backbone(service.backbone.name), *models]}
 
@@ -34,7 +34,7 @@ async def list_models(caller: CallerDep, service: ServiceDep, store: StoreDep) -
 async def get_model(
     model: str, caller: CallerDep, service: ServiceDep, versions: VersionsDep
 ) -> dict[str, Any]:
-    """What *model* means just now; an alias answers under its own name."""
+    """Describe what *model* means now; an alias is described under its own name."""
     if model == service.backbone.name:
         return _backbone(model)
     found = await service.resolve(caller.tenant, model)
@@ -54,7 +54,7 @@ def _models(store: Store, tenant: str) -> Iterator[dict[str, Any]]:
 
 
 def _lent(store: Store, owner: str, name: str) -> Iterator[dict[str, Any]]:
-    """Yield what another tenant lends under *name*, as the borrower has to call it."""
+    """Yield what another tenant lends under *name*, with the names that a borrower uses."""
     if (alias := store.aliases.of(owner).get(name)) is not None:
         yield _model(f"{owner}/{name}", store.versions.describe(alias.ref))
     for entry in store.versions.of_name(owner, name):

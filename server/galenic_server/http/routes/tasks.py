@@ -1,5 +1,5 @@
 """
-The five clinical tasks: a batch of documents in, an answer for each of them out.
+Routes of the five clinical tasks: a batch of documents in, an answer for each out.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -37,7 +37,7 @@ R = TypeVar("R", bound=Read)
 
 
 class Asking:
-    """One request's batch, asked and told."""
+    """Answers one request's batch."""
 
     def __init__(
         self, request: Request, response: Response, origin: OriginDep, parts: PartsDep
@@ -51,15 +51,15 @@ class Asking:
         self.request.state.task = str(task)
         self._check_size(batch)
         ask = Ask(task, batch.fields(), batch.adapter, batch.max_tokens)
-        told = await while_there(self.request, self.parts.service.answer(self.origin, ask))
-        usage = Usage.of(told.completions)
+        answered = await while_there(self.request, self.parts.service.answer(self.origin, ask))
+        usage = Usage.of(answered.completions)
         self._count(usage)
-        self.headers["x-galenic-adapter"] = str(told.adapter.ref)
-        self.headers["x-galenic-digest"] = told.adapter.digest
+        self.headers["x-galenic-adapter"] = str(answered.adapter.ref)
+        self.headers["x-galenic-digest"] = answered.adapter.digest
         return Reply(
-            adapter=AnsweredBy.of(told.adapter),
+            adapter=AnsweredBy.of(answered.adapter),
             model=self.parts.service.backbone.name,
-            documents=[read.of(*pair) for pair in zip(batch.ids(), told.answers, strict=True)],
+            documents=[read.of(*pair) for pair in zip(batch.ids(), answered.answers, strict=True)],
             usage=usage,
         )
 
@@ -80,29 +80,29 @@ AskDep = Annotated[Asking, Depends()]
 
 @router.post("/ner")
 async def ner(body: Batch[NerDocument], ask: AskDep) -> Reply[NerRead]:
-    """Entities of the adapter's types, each where it stands in the text."""
+    """Find entities of the adapter's types, each with its place in the text."""
     return await ask(TaskName.NER, body, NerRead)
 
 
 @router.post("/re")
 async def re(body: Batch[ReDocument], ask: AskDep) -> Reply[ReRead]:
-    """How a head and a tail relate, or every relation in the text."""
+    """Label how a head and a tail relate, or list every relation in the text."""
     return await ask(TaskName.RE, body, ReRead)
 
 
 @router.post("/qa")
 async def qa(body: Batch[QaDocument], ask: AskDep) -> Reply[QaRead]:
-    """One of the options' letters, or a short text."""
+    """Answer with the letter of an option, or with a short text."""
     return await ask(TaskName.QA, body, QaRead)
 
 
 @router.post("/nli")
 async def nli(body: Batch[NliDocument], ask: AskDep) -> Reply[NliRead]:
-    """How the hypothesis relates to the premise, as one of the adapter's labels."""
+    """Label how the hypothesis relates to the premise."""
     return await ask(TaskName.NLI, body, NliRead)
 
 
 @router.post("/summarize")
 async def summarize(body: Batch[SummarizeDocument], ask: AskDep) -> Reply[SummarizeRead]:
-    """The text in fewer words."""
+    """Summarize the text."""
     return await ask(TaskName.SUMMARIZATION, body, SummarizeRead)

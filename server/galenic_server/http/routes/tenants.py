@@ -1,5 +1,5 @@
 """
-Tenants: made, bounded, suspended, listed, carried off and brought in; and the fleet's replicas.
+Routes for tenants (create, limit, suspend, list, export, import) and for the fleet's replicas.
 """
 
 from typing import Annotated
@@ -34,7 +34,7 @@ async def list_tenants(
     after: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> TenantPage:
-    """Tenants by name, with what each keeps."""
+    """List tenants by name, with their usage."""
     found = await run_sync(lambda: tenants.page(after=after, limit=limit + 1))
     page = [TenantInfo.of(tenant) for tenant in found[:limit]]
     return TenantPage(tenants=page, next=page[-1].tenant if len(found) > limit else None)
@@ -49,7 +49,7 @@ async def get_tenant(tenant: NamedTenantDep, tenants: TenantsDep) -> TenantInfo:
 async def set_tenant(
     tenant: NamedTenantDep, body: TenantBody, caller: AdminDep, tenants: TenantsDep
 ) -> TenantInfo:
-    """Make a tenant, or set all that is its own; while suspended, its keys open nothing."""
+    """Create a tenant, or replace its settings; while it is suspended, its keys are refused."""
     if body.suspended and tenant == SHARED:
         raise BadInput("suspended", f"{SHARED} holds the admins' keys")
     made = await run_sync(
@@ -60,7 +60,7 @@ async def set_tenant(
 
 @router.get("/tenants/{tenant}/archive", response_class=StreamingResponse)
 async def export(tenant: NamedTenantDep, store: StoreDep) -> StreamingResponse:
-    """Everything of the tenant but its keys, as one stream of JSON lines."""
+    """Export everything of the tenant but its keys as a stream of JSON lines."""
     await run_sync(store.tenants.get, tenant)
     lines = archive.write(store, tenant)
     name = f'attachment; filename="{tenant}.galenic.jsonl"'
@@ -70,9 +70,9 @@ async def export(tenant: NamedTenantDep, store: StoreDep) -> StreamingResponse:
 @streamed.put("/tenants/{tenant}/archive", openapi_extra=LINES)
 async def bring(tenant: NamedTenantDep, request: Request, publisher: PublisherDep) -> BroughtInfo:
     """
-    Bring in what an archive holds; what is there already stays as it is, so twice is as once.
+    Import an archive. Existing versions are kept, so importing twice changes nothing more.
 
-    All of it is received and checked, as uploads are, before the first of it is written.
+    All of it is received and checked, as uploads are, before anything is written.
     """
     with await received(request) as file:
         return BroughtInfo.of(await run_sync(publisher.bring, tenant, lambda: lines_of(file)))
@@ -80,11 +80,11 @@ async def bring(tenant: NamedTenantDep, request: Request, publisher: PublisherDe
 
 @router.get("/replicas")
 async def list_replicas(caller: AdminDep, replicas: ReplicasDep) -> list[ReplicaInfo]:
-    """The servers on this database, and how far each has followed its changes."""
-    return [ReplicaInfo.of(one) for one in await run_sync(replicas.all)]
+    """List the servers on this database, and how far each has followed its changes."""
+    return [ReplicaInfo.of(replica) for replica in await run_sync(replicas.all)]
 
 
 @router.delete("/replicas/{replica}", status_code=204, response_class=Response)
 async def forget_replica(replica: str, caller: AdminDep, replicas: ReplicasDep) -> None:
-    """Wait no longer for a replica that died; one that lives enters again by itself."""
+    """Stop waiting for a replica that died; one that is alive registers again by itself."""
     await run_sync(replicas.leave, replica)

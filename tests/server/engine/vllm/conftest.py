@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from galenic_adapters.factor import PLACES
+from galenic_adapters.shape import PLACES
 from tests.support.engines import RunningEngine, running
 
 NUM_SLOTS = 5

@@ -216,7 +216,7 @@ class TestACrash:
         before = stats(vllm_engine)
 
         async def read(adapter: str | None) -> str:
-            request = vllm_engine.request(adapter=adapter, max_tokens=400)
+            request = vllm_engine.request(adapter=adapter, max_tokens=350)
             async for _ in vllm_engine.engine.generate(request):
                 started.set()
             return "finished"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from galenic_adapters.factor import PLACES
+from galenic_adapters.shape import PLACES
 from tests.support.engines import RunningEngine, running
 from tests.support.tiny_models import tiny_gpt_oss, tiny_llama
 

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from galenic_adapters.backbone.scaling import scaled
-from galenic_adapters.factor import PLACES, Composed
+from galenic_adapters.factor import Composed
+from galenic_adapters.shape import PLACES
 from galenic_adapters.tasks.base import Choice
 from galenic_server.engine.contract import Api, Call
 from galenic_server.engine.transformers.decoding import Tuning

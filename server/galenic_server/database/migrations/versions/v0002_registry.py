@@ -37,7 +37,7 @@ def _extend() -> None:
 
 
 def _add_tenants() -> None:
-    """A row for whoever has an adapter or a key already, with what it uses."""
+    """Create a row for every tenant that has an adapter or a key already, with its usage."""
     op.create_table(
         "tenants",
         sa.Column("name", sa.String(64), primary_key=True),

@@ -1,0 +1,92 @@
+"""Grammars that would end a server or hold it up, tried where they end a child instead."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+from vllm.sampling_params import StructuredOutputsParams
+
+from galenic_adapters.errors import BadInput
+from galenic_server.engine.vllm.trial import Trials
+
+
+class Bench:
+    """Trials, asked from outside of their event loop."""
+
+    def __init__(self, runner: asyncio.Runner, tokenizer: Any) -> None:
+        self.runner = runner
+        self.trials = Trials(tokenizer, len(tokenizer))
+
+    def check(self, **asked: Any) -> None:
+        self.runner.run(self.trials.check("north", StructuredOutputsParams(**asked)))
+
+    def check_pattern(self, pattern: str) -> None:
+        self.check(json=json.dumps({"type": "string", "pattern": pattern}))
+
+
+@pytest.fixture(scope="module")
+def bench(llama: Path) -> Iterator[Bench]:
+    with asyncio.Runner() as runner:
+        made = Bench(runner, AutoTokenizer.from_pretrained(llama))
+        yield made
+        runner.run(made.trials.stop())
+
+
+class TestAGrammar:
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"json": '{"type": "object", "properties": {"a": {"type": "string"}}}'},
+            {"grammar": 'root ::= "yes" | "no"'},
+            {"json_object": True},
+        ],
+    )
+    def test_of_ordinary_kind_is_taken(self, bench: Bench, asked: dict[str, Any]):
+        """
+        Of every kind that a request may bring.
+        """
+        bench.check(**asked)
+
+    def test_that_does_not_parse_is_refused(self, bench: Bench):
+        """
+        By the compiler's own judgement, without its words, which quote it.
+        """
+        with pytest.raises(BadInput, match=r"constraint: is not taken by the engine$"):
+            bench.check(grammar='root ::= ("Wilhelmina"')
+
+    @pytest.mark.parametrize("pattern", ["a" + "+" * 40_000, "^(.{0,1000}){0,1000}$"])
+    def test_that_ends_or_holds_up_its_process_is_refused(self, bench: Bench, pattern: str):
+        """
+        The stack of one runs out, the time of the other; and others are taken afterwards.
+        """
+        with pytest.raises(BadInput, match="more time or memory than one request is given"):
+            bench.check_pattern(pattern)
+        bench.check_pattern("^[ab]{1,3}$")
+
+    def test_is_tried_once(self, bench: Bench):
+        """
+        The second time nothing has to run.
+        """
+        bench.check_pattern("^once$")
+        process, bench.trials._process = bench.trials._process, None
+        bench.check_pattern("^once$")
+
+        assert bench.trials._process is None
+        bench.trials._process = process
+
+
+class TestTheProcess:
+    def test_is_another_one_where_it_died(self, bench: Bench):
+        """
+        No grammar is blamed for that.
+        """
+        bench.check_pattern("^before$")
+        assert bench.trials._process is not None
+        os.kill(bench.trials._process.pid, signal.SIGKILL)
+        bench.check_pattern("^after$")
