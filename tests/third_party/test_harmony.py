@@ -70,7 +70,7 @@ def reasoner(
     encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
     reply_ids = encoding.encode(said, allowed_special="all")
     adapter = package("summarization", (), seed=5)
-    prompt_PD = compose(metaprompt(), adapter.factor)
+    prompt_PD = compose(metaprompt(), adapter.factor).rows_PD
     backbone = tiny_harmony(tmp_path_factory.mktemp("harmony"), vocabulary)
     teach(backbone, [Lesson(prompt, text_ids, reply_ids) for prompt in (None, prompt_PD)])
     parts = make_parts(backbone, tmp_path_factory.mktemp("home"), engine="vllm")

@@ -9,6 +9,12 @@ pytestmark = pytest.mark.third_party
 
 SUITE = "openai-suite"  # the client's source distribution, of the client's version
 RESOURCES = "tests/api_resources"
+# An echoed text's first token has no probability, as with OpenAI; the client's mock gives it one.
+FIRST_TOKENS = [
+    f"--deselect={RESOURCES}/test_completions.py::{suite}::{test}"
+    for suite in ("TestCompletions", "TestAsyncCompletions")
+    for test in ("test_method_create_with_all_params_overload_1",)
+]
 
 
 class TestItsSuite:
@@ -36,6 +42,7 @@ class TestItsSuite:
             *(f"{RESOURCES}/{name}" for name in files),
             "-k",
             chosen,
+            *FIRST_TOKENS,
             "-o",
             "addopts=",
             cwd=tools.folder / SUITE,

@@ -235,7 +235,7 @@ class TestHeader:
             "entry": text.replace('"dtype": "F32"', '"dtype": "F32", "dtype": "F32"', 1),
             "manifest": json.dumps(HEADER | {"__metadata__": {"galenic": manifest}}),
         }
-        assert "twice" in str(faults_of(file(twins[where].encode(), TENSORS)))
+        assert "repeated" in str(faults_of(file(twins[where].encode(), TENSORS)))
 
     def test_manifest_that_is_a_bomb(self) -> None:
         bomb = HEADER | {"__metadata__": {"galenic": "[" * 60_000}}

@@ -60,11 +60,11 @@ class TestATextThatIsWrong:
 
     def test_one_just_longer_than_the_context_is_refused(self, north: httpx.Client):
         """
-        The room for the answer and the adapter's prompt count too.
+        The room for the answer counts too.
         """
         error = error_of(north.post("/v1/ner", json=ner("a" * 300)), 400)
 
-        assert "8 of the adapter's prompt" in error["message"]
+        assert "of text, 256 for the answer" in error["message"]
 
     def test_a_body_larger_than_the_server_takes_is_refused(self, north: httpx.Client):
         """

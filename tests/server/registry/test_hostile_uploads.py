@@ -123,7 +123,7 @@ class TestTensors:
         """
         text = GOOD.data[8 : 8 + int.from_bytes(GOOD.data[:8], "little")]
         twins = text.replace(b'{"', b'{"u":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},"', 1)
-        assert "twice" in str(refused(running, file(twins, bytes(64))))
+        assert "repeated" in str(refused(running, file(twins, bytes(64))))
         assert any("u.shape" in path for path in refused(running, tensors(u=torch.ones(8, 0))))
         assert {"tensors.w"} == set(refused(running, tensors(w=torch.ones(1, 1))))
 
