@@ -22,7 +22,7 @@ class TestItsSuite:
         ("files", "chosen", "least"),
         [
             (["test_models.py"], "not delete", 35),
-            (["test_completions.py", "chat/test_completions.py"], "create", 80),
+            (["test_completions.py", "chat/test_completions.py"], "create", 75),
         ],
         ids=["models", "completions and chat"],
     )

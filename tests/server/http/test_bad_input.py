@@ -64,7 +64,7 @@ class TestATextThatIsWrong:
         """
         error = error_of(north.post("/v1/ner", json=ner("a" * 300)), 400)
 
-        assert "of text, 256 for the answer" in error["message"]
+        assert "256 for the answer); the context holds 640" in error["message"]
 
     def test_a_body_larger_than_the_server_takes_is_refused(self, north: httpx.Client):
         """
