@@ -60,13 +60,12 @@ class TestAGrammar:
         with pytest.raises(BadInput, match=r"constraint: is not taken by the engine$"):
             bench.check(grammar='root ::= ("Wilhelmina"')
 
-    @pytest.mark.parametrize("pattern", ["a" + "+" * 40_000, "^((.{0,1000}){0,1000}){0,1000}$"])
-    def test_that_ends_or_holds_up_its_process_is_refused(self, bench: Bench, pattern: str):
+    def test_that_ends_or_holds_up_its_process_is_refused(self, bench: Bench):
         """
-        The stack of one runs out, the time of the other; and others are taken afterwards.
+        Its stack runs out; and others are taken afterwards.
         """
         with pytest.raises(BadInput, match="more time or memory than one request is given"):
-            bench.check_pattern(pattern)
+            bench.check_pattern("a" + "+" * 40_000)
         bench.check_pattern("^[ab]{1,3}$")
 
     def test_is_tried_once(self, bench: Bench):
