@@ -32,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # each adapter is uploaded and asked alone first
 class TestAThousandAdapters:
     def test_each_answers_in_a_crowd_as_it_does_alone(
         self, server: RealServer, zoo: Zoo, record_property: Callable[[str, object], None]
