@@ -205,6 +205,7 @@ def _names_in(document: Any) -> Iterator[str]:
 PROBLEMS = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
+    "union_tag_not_found": "has no type",
     "unknown_item": "is no message, function_call, function_call_output or reasoning",
     "json_invalid": "is not JSON",
     "string_type": "is not a string",
@@ -222,7 +223,10 @@ PROBLEMS = {
     "model_attributes_type": "is not an object (is the content-type application/json?)",
 }
 
-LIMITS = ("ge", "gt", "le", "lt", "min_length", "max_length", "expected", "pattern")
+LIMITS = (
+    *("ge", "gt", "le", "lt", "min_length", "max_length"),
+    *("expected", "expected_tags", "pattern"),
+)
 
 
 def _limits(error: Mapping[str, Any]) -> str | None:

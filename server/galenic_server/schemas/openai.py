@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, model_validator
 
 from galenic_adapters.errors import BadInput, Unsupported
 from galenic_adapters.tasks.base import check_characters, check_text
@@ -174,7 +174,8 @@ class RefusalPart(Lenient):
         return self.refusal
 
 
-Parts = Annotated[list[TextPart | RefusalPart], Field(fail_fast=True), at_most(1000)]
+Part = Annotated[TextPart | RefusalPart, Discriminator("type")]
+Parts = Annotated[list[Part], Field(fail_fast=True), at_most(1000)]
 
 
 class CalledFunction(Lenient):
@@ -192,9 +193,7 @@ class Turn(Lenient):
     """One message; also one that says nothing, as clients send them."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: (
-        str | Annotated[list[TextPart | RefusalPart], Field(fail_fast=True), at_most(1000)] | None
-    ) = None
+    content: str | Parts | None = None
     refusal: str | None = None
     name: Annotated[str, Field(max_length=64)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True), at_most(128)] | None = None

@@ -13,6 +13,7 @@ from galenic_adapters.errors import BadInput
 
 MAX_CHARACTERS = 512
 MAX_GROUPS = 16
+MAX_REPEATS = 128  # beyond it xgrammar 0.2.8 fails, with its cache on as vLLM has it
 MAX_UNROLLED = 512  # the compiler's time grows with its square
 
 TOKEN = re.compile(
@@ -93,6 +94,8 @@ class Unrolled:
     def _repeat(self, text: str) -> str | None:
         if self.last is None:
             return "repeats a repetition, or nothing"
+        if _count(text) > MAX_REPEATS:
+            return f"counts to more than {MAX_REPEATS}"
         self.groups[-1] += self.last * (_count(text) - 1)
         self.last = None
         if self.groups[-1] > MAX_UNROLLED:

@@ -37,7 +37,8 @@ class InputRefusal(Lenient):
         return self.refusal
 
 
-Parts = Annotated[list[InputText | InputRefusal], Field(fail_fast=True), at_most(1000)]
+Part = Annotated[InputText | InputRefusal, Discriminator("type")]
+Parts = Annotated[list[Part], Field(fail_fast=True), at_most(1000)]
 
 
 def text_of(content: str | list[InputText | InputRefusal]) -> str:

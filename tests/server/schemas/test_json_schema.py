@@ -183,7 +183,7 @@ class TestASchema:
         found = refusal_of({"type": "object", keyword: inner})
 
         assert found.field.startswith(f"schema.{keyword}")
-        assert "more than 512" in found.problem
+        assert "more than 128" in found.problem
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud83d"])
     def test_of_what_is_no_json_is_refused(self, value: Any):

@@ -19,7 +19,13 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.request import get_structured_output_key
 
 from galenic_adapters.errors import BadInput, Unavailable
-from galenic_server.engine.vllm.trial_process import REFUSED, TAKEN, TOO_MUCH, WALL_SECONDS
+from galenic_server.engine.vllm.trial_process import (
+    LATE,
+    REFUSED,
+    TAKEN,
+    TOO_MUCH,
+    WALL_SECONDS,
+)
 
 START_SECONDS = 300
 MAX_REMEMBERED = 4096
@@ -47,13 +53,7 @@ class Trials:
         kind, text = get_structured_output_key(asked)
         frame = json.dumps({"kind": kind.name, "text": text}).encode()
         digest = hashlib.sha256(frame).digest()
-        # Of several tenants' grammars each has the next turn after one other of each.
-        async with self._turns.setdefault(tenant, asyncio.Lock()):
-            if digest not in self._verdicts:
-                # To its end also where its caller leaves: the next answer belongs to the next.
-                verdict = await asyncio.shield(asyncio.create_task(self._tried(frame)))
-                self._remember(digest, verdict)
-        verdict = self._verdicts[digest]
+        verdict = self._verdicts.get(digest) or await self._verdict(tenant, digest, frame)
         if verdict != TAKEN:
             raise BadInput("constraint", PROBLEMS[verdict])
 
@@ -62,10 +62,23 @@ class Trials:
             self._process.kill()
             await self._process.wait()
 
-    def _remember(self, digest: bytes, verdict: bytes) -> None:
-        self._verdicts[digest] = verdict
-        if len(self._verdicts) > MAX_REMEMBERED:
-            self._verdicts.popitem(last=False)
+    async def _verdict(self, tenant: str, digest: bytes, frame: bytes) -> bytes:
+        """Try a grammar in the tenant's turn, which lasts until the end even if the caller left."""
+        turn = self._turns.setdefault(tenant, asyncio.Lock())
+        await turn.acquire()
+        trial = asyncio.create_task(self._judge(digest, frame))
+        trial.add_done_callback(lambda _: turn.release())
+        return await asyncio.shield(trial)
+
+    async def _judge(self, digest: bytes, frame: bytes) -> bytes:
+        if digest not in self._verdicts:
+            verdict = await self._tried(frame)
+            if verdict == LATE:
+                raise Unavailable("the server is too busy to try a new grammar")
+            self._verdicts[digest] = verdict
+            if len(self._verdicts) > MAX_REMEMBERED:
+                self._verdicts.popitem(last=False)
+        return self._verdicts[digest]
 
     async def _tried(self, frame: bytes) -> bytes:
         async with self._turn:
@@ -75,7 +88,7 @@ class Trials:
                     return await _told(process, frame, 2 * WALL_SECONDS)
                 except TimeoutError:
                     await self.stop()
-                    return TOO_MUCH
+                    return LATE
                 except (OSError, asyncio.IncompleteReadError):  # it died, and not of this grammar
                     await self.stop()
             raise Unavailable("no process to try grammars in")

@@ -60,12 +60,13 @@ class TestAGrammar:
         with pytest.raises(BadInput, match=r"constraint: is not taken by the engine$"):
             bench.check(grammar='root ::= ("Wilhelmina"')
 
-    def test_that_ends_or_holds_up_its_process_is_refused(self, bench: Bench):
+    @pytest.mark.parametrize("pattern", ["a" + "+" * 40_000, "^(a|b){1,20000}$"])
+    def test_that_ends_or_holds_up_its_process_is_refused(self, bench: Bench, pattern: str):
         """
-        Its stack runs out; and others are taken afterwards.
+        The stack of one runs out, the time of the other; and others are taken afterwards.
         """
         with pytest.raises(BadInput, match="more time or memory than one request is given"):
-            bench.check_pattern("a" + "+" * 40_000)
+            bench.check_pattern(pattern)
         bench.check_pattern("^[ab]{1,3}$")
 
     def test_is_tried_once(self, bench: Bench):
@@ -78,6 +79,24 @@ class TestAGrammar:
 
         assert bench.trials._process is None
         bench.trials._process = process
+
+    def test_goes_on_where_nobody_waits_for_it(self, bench: Bench):
+        """
+        Who sends and leaves has no second turn before the first is over, and the verdict is kept.
+        """
+        asked = StructuredOutputsParams(json='{"type": "string", "pattern": "^left$"}')
+        known = len(bench.trials._verdicts)
+
+        async def leave() -> bool:
+            waiting = asyncio.create_task(bench.trials.check("south", asked))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            return bench.trials._turns["south"].locked()
+
+        assert bench.runner.run(leave())
+        bench.runner.run(bench.trials.check("south", asked))
+        assert known + 1 == len(bench.trials._verdicts)
 
 
 class TestTheProcess:
