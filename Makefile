@@ -3,7 +3,7 @@
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test test-third-party check bench setup weights
+.PHONY: serve test test-third-party check bench docs setup tools weights
 
 serve: weights  ## serve on 127.0.0.1:8000
 	@exec galenic serve
@@ -23,8 +23,15 @@ check: setup  ## lint, format, types
 bench: weights  ## how fast this machine answers
 	galenic bench
 
+docs: tools  ## the documentation, into site/
+	cd docs && NO_MKDOCS_2_WARNING=1 ../.venv-tools/bin/mkdocs build --strict --quiet
+	@echo "galenic: open site/index.html"
+
 weights: setup
 	@python -c 'from galenic_adapters.backbone.weights import ensure; import os; ensure(os.environ.get("GALENIC_BACKBONE"))'
+
+tools: setup
+	@deploy/setup-tools
 
 setup:
 	@deploy/setup
