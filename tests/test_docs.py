@@ -17,8 +17,8 @@ import typer
 
 from galenic_adapters.cli.main import app
 from galenic_server.settings import READ_ELSEWHERE, Settings
+from tests.support.tools import ROOT, tools
 
-ROOT = Path(__file__).parents[1]
 LOADS = {"script": "src", "img": "src", "iframe": "src", "link": "href"}
 COMMAND = re.compile(r"(?:^    |`)galenic ((?:[^`\n#]|\\\n)+)", re.MULTILINE)
 SETTING = re.compile(r"\bGALENIC_([A-Z_]*[A-Z])\b")
@@ -51,9 +51,9 @@ class Page(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; a link between Markdown files that leads nowhere ends the build."""
     folder = tmp_path_factory.mktemp("site")
-    subprocess.run([ROOT / "deploy/setup-tools"], check=True)
+    made = tools()
     built = subprocess.run(
-        [ROOT / ".venv-tools/bin/mkdocs", "build", "--strict", "--site-dir", folder],
+        [made / "bin/mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=ROOT / "docs",
         capture_output=True,
         text=True,
