@@ -24,12 +24,12 @@ from galenic_adapters.package.file import Fit
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import (
     Answer,
-    Choice,
     Completion,
     Message,
     Task,
     TaskName,
 )
+from galenic_adapters.tasks.confidence import calibrated
 from galenic_adapters.tasks.lookup import make_task
 from galenic_server.answering.chat_task import Clinical
 from galenic_server.database.cache import Remembered
@@ -144,7 +144,9 @@ class Service:
         requests = await self._requests(origin, adapter, task, ask)
         completions = await self._complete_all(requests)
         pairs = zip(completions, ask.documents, strict=True)
-        return Answered(adapter, tuple(task.read(*pair) for pair in pairs), completions)
+        calibration = adapter.manifest.calibration
+        answers = tuple(calibrated(task.read(*pair), calibration) for pair in pairs)
+        return Answered(adapter, answers, completions)
 
     async def talk(self, origin: Origin, body: OpenAIBody) -> Talk:
         """
@@ -215,7 +217,7 @@ class Service:
         for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
             room = ask.max_tokens or task.max_tokens(fields)
             constraint = task.constraint(fields)
-            sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
+            sampling = Sampling(room, with_logprobs=constraint is not None)
             id_ = f"{origin.request_id}-{nonce}-{i}"
             request = Request(
                 id_,
@@ -262,7 +264,7 @@ class Service:
             adapter.digest if adapter else None,
             is_task=clinical is not None,
             constraint=clinical.constraint if clinical else None,
-            with_logprob=clinical is not None and isinstance(clinical.constraint, Choice),
+            with_logprobs=clinical is not None and clinical.constraint is not None,
             is_silent=is_silent,
         )
 

@@ -188,7 +188,9 @@ class Read(BaseModel):
     The answer to one document.
 
     reading: whether the answer could be read; if not, its value is null, never a guess.
-    confidence: the model's probability for the answer among those allowed, if measured.
+    confidence: the probability that the answer is right, if it is one label; each entity or
+    relation of a list has its own. It is the model's probability among the answers that are
+    allowed, corrected if the adapter's manifest has a calibration.
     """
 
     id: str
@@ -227,7 +229,14 @@ class Argument(BaseModel):
 
 
 class Entity(Argument):
+    """An entity. confidence: the probability that it is right."""
+
     confidence: float | None = None
+
+    @classmethod
+    def of(cls, span: Span) -> Self:
+        fields = Argument.of(span).model_dump()
+        return cls(**fields, confidence=span.confidence)
 
 
 class Related(BaseModel):
@@ -237,9 +246,9 @@ class Related(BaseModel):
     confidence: float | None = None
 
     @classmethod
-    def of(cls, relation: Relation, confidence: float | None) -> Self:
+    def of(cls, relation: Relation) -> Self:
         head, tail = Argument.of(relation.head), Argument.of(relation.tail)
-        return cls(type=relation.type, head=head, tail=tail, confidence=confidence)
+        return cls(type=relation.type, head=head, tail=tail, confidence=relation.confidence)
 
 
 class NerRead(Read):
@@ -259,7 +268,7 @@ class ReRead(Read):
     def told(cls, answer: Answer[tuple[Relation, ...]]) -> dict[str, Any]:
         if answer.value is None:
             return {"relations": None}
-        return {"relations": [Related.of(found, answer.confidence) for found in answer.value]}
+        return {"relations": [Related.of(found) for found in answer.value]}
 
 
 class QaRead(Read):

@@ -59,7 +59,7 @@ from galenic_server.engine.vllm.loader import Loader, Send
 from galenic_server.engine.vllm.openai_client import PromptingClient
 from galenic_server.engine.vllm.openai_surface import Surface
 from galenic_server.engine.vllm.plugin import PLUGIN, SCALES_KEY
-from galenic_server.engine.vllm.sampling import sampling_params
+from galenic_server.engine.vllm.sampling import logprobs_of, sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
 from galenic_server.engine.vllm.trial import Trials
@@ -474,7 +474,7 @@ def _delta(request: Request, output: RequestOutput) -> Delta:
         finish=said.finish_reason,
         num_prompt_tokens=len(request.text_ids),
         num_cached_tokens=output.num_cached_tokens or 0,
-        logprob=said.cumulative_logprob if request.sampling.with_logprob else None,
+        logprobs=logprobs_of(said) if request.sampling.with_logprobs else (),
     )
 
 
