@@ -45,7 +45,7 @@ def calibrate(
     """
     Answer *data* with a package, fit its calibration, and write it into the package and its card.
 
-    Raises `BadInput` if the answers have too few confidences (free text has none).
+    A calibration that does not lower the mean squared error is not written. Raises `BadInput` if the answers have too few confidences (free text has none).
     """
     package = Package.read(package_file.read_bytes())
     manifest = package.manifest
@@ -58,14 +58,17 @@ def calibrate(
     answers = evaluate(model, fit.composed(package), task, examples).answers
     found = [judged(*pair) for pair in zip(answers, (e.value for e in examples), strict=True)]
     calibration = calibration_of(found, dataset, split)
-    fields = manifest.model_dump() | {"calibration": calibration}
-    package = Package.write(Manifest.model_validate(fields), package.factor)
-    package_file.write_bytes(package.data)
-    package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
     say(
         f"{manifest.name}: {calibration.num_answers} confidences, mean squared error "
         f"{calibration.brier_before:.4f} before, {calibration.brier:.4f} after (cross-validated)"
     )
+    if calibration.brier >= calibration.brier_before:
+        say("no better, so the package stays as it is; more examples may help")
+        return
+    fields = manifest.model_dump() | {"calibration": calibration}
+    package = Package.write(Manifest.model_validate(fields), package.factor)
+    package_file.write_bytes(package.data)
+    package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
 
 
 def calibration_of(found: Sequence[Judged], dataset: str, split: str) -> Calibration:
