@@ -45,7 +45,8 @@ def calibrate(
     """
     Answer *data* with a package, fit its calibration, and write it into the package and its card.
 
-    A calibration that does not lower the mean squared error is not written. Raises `BadInput` if the answers have too few confidences (free text has none).
+    A calibration that does not lower the mean squared error is not written. Raises `BadInput` if
+    the answers have too few confidences (free text has none).
     """
     package = Package.read(package_file.read_bytes())
     manifest = package.manifest
