@@ -88,7 +88,7 @@ class Clinical:
         read = FORMS[self.task.name][1].of(self.id, answer)
         return {
             "task": self.task.name,
-            "reading": read.reading,
+            "reading": answer.reading,
             "answer": read.model_dump_json(),
         }
 

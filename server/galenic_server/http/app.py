@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from galenic_server import logs
 from galenic_server.http import faults
@@ -63,6 +64,8 @@ def make_app(
         docs_url="/docs" if shown else None,
         redoc_url=None,
         openapi_url="/openapi.json" if shown else None,
+        # Behind a proxy a redirect would name this server's own scheme and address.
+        redirect_slashes=False,
     )
     app.state.parts = parts
     faults.install(app)
@@ -77,4 +80,12 @@ def make_app(
         larger=dict.fromkeys(lines.STREAMED, parts.settings.max_archive_bytes),
     )
     app.add_middleware(TracingMiddleware, metrics=parts.metrics, trail=parts.trail)
+    if origins := parts.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "if-match", "x-request-id"],
+            expose_headers=["*"],
+        )
     return app
