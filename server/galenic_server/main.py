@@ -116,11 +116,13 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
             f"galenic: no metaprompt for {backbone}: only adapters that stand alone are served,"
             " until `galenic train` makes one, which GALENIC_METAPROMPT names"
         )
+    if settings.batch_invariant:
+        os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")  # read by vLLM's processes, on a GPU
     store = Store.open(settings.database, default_quota=settings.quota)
     config = EngineConfig(
         backbone=str(found.path),
         secret=secret,
-        dtype=settings.dtype,
+        dtype=settings.engine_dtype,
         num_slots=settings.num_slots,
         places=tuple(settings.places),
         prompt_bytes=settings.prompt_bytes,

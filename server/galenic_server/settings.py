@@ -130,6 +130,11 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="The number type of weights and adapters in the engine."
     )
+    batch_invariant: bool = Field(
+        default=False,
+        description="Give a text the same answer whatever runs beside it. On a GPU by vLLM's"
+        " batch-invariant kernels, on a CPU by float32, which are slower.",
+    )
     num_slots: int | None = Field(
         default=None,
         ge=1,
@@ -297,6 +302,11 @@ class Settings(BaseSettings):
         if self.signature_policy is not Policy.NONE and self.signing_keys is None:
             raise ValueError("GALENIC_SIGNATURE_POLICY needs GALENIC_SIGNING_KEYS, a folder")
         return self
+
+    @property
+    def engine_dtype(self) -> str:
+        """Return the number type of the engine; on a CPU only float32 is batch-invariant."""
+        return "float32" if self.batch_invariant and not GPU.exists() else self.dtype
 
     @property
     def provider(self) -> Provider | None:

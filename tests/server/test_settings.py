@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from galenic_server.settings import Settings, listing, unknown
+from galenic_server.settings import GPU, Settings, listing, unknown
 
 
 class TestASetting:
@@ -52,6 +52,17 @@ class TestASetting:
 
         assert url == settings.database
         assert "hunter2" not in "".join(listing(settings)) + repr(settings)
+
+
+class TestABatchInvariantServer:
+    def test_computes_in_float32_on_a_cpu(self):
+        """
+        There vLLM has no batch-invariant kernels; on a GPU the number type stays.
+        """
+        invariant = "bfloat16" if GPU.exists() else "float32"
+
+        assert "bfloat16" == Settings().engine_dtype
+        assert invariant == Settings(batch_invariant=True).engine_dtype
 
 
 class TestOrigins:
