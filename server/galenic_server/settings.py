@@ -38,8 +38,17 @@ from galenic_server.tenancy.tenants import Quota
 from galenic_server.tenancy.tokens import Provider
 
 PREFIX = "GALENIC_"
-READ_ELSEWHERE = ("DEVICE", "PYTHON", "PIP_ARGS", "CACHE", "URL", "API_KEY", "LITELLM_TESTS")
-"""Variables that other programs read: setup, backbone cache, client and tests."""
+READ_ELSEWHERE = (
+    "API_KEY",
+    "CACHE",
+    "DEVICE",
+    "LITELLM_TESTS",
+    "OSV_URL",
+    "PIP_ARGS",
+    "PYTHON",
+    "URL",
+)
+"""Variables that other programs read: setup, audit, backbone cache, client and tests."""
 GPU = Path("/proc/driver/nvidia")
 MOST_DOCUMENTS = 4096
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4

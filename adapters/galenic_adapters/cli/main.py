@@ -96,6 +96,13 @@ def settings() -> None:
 
 
 @app.command()
+def openapi() -> None:
+    """Print the server's OpenAPI document, to generate clients from; no server has to run."""
+    command = [sys.executable, "-m", "galenic_server.http.openapi"]
+    os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
+
+
+@app.command()
 def doctor() -> None:
     """Diagnose this machine, and say how to mend it."""
     from galenic_adapters import doctor as doctors

@@ -5,6 +5,7 @@ Makes the server's ASGI app from parts that are passed in.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -56,23 +57,14 @@ def make_app(
             await parts.trail.stop()
 
     shown = parts.settings.shows_docs
-    app = FastAPI(
-        title="Galenic",
-        description="One resident language model, and a few kilobytes for every clinical task.",
+    app = describe_api(
         lifespan=lifespan,
-        responses=faults.DOCUMENTED,
         docs_url="/docs" if shown else None,
-        redoc_url=None,
         openapi_url="/openapi.json" if shown else None,
         # Behind a proxy a redirect would name this server's own scheme and address.
         redirect_slashes=False,
     )
     app.state.parts = parts
-    faults.install(app)
-    for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
-        app.include_router(routes.router)
-    app.include_router(tenants.streamed)
-    app.include_router(bulk.streamed)
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=parts.settings.max_body_bytes,
@@ -88,4 +80,21 @@ def make_app(
             allow_headers=["authorization", "content-type", "if-match", "x-request-id"],
             expose_headers=["*"],
         )
+    return app
+
+
+def describe_api(**options: Any) -> FastAPI:
+    """Make an app that has every route and can describe itself, but has no parts to answer by."""
+    app = FastAPI(
+        title="Galenic",
+        description="One resident language model, and a few kilobytes for every clinical task.",
+        responses=faults.DOCUMENTED,
+        redoc_url=None,
+        **options,
+    )
+    faults.install(app)
+    for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
+        app.include_router(routes.router)
+    app.include_router(tenants.streamed)
+    app.include_router(bulk.streamed)
     return app
