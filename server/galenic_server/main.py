@@ -25,8 +25,10 @@ from galenic_server.admission.gate import Admission
 from galenic_server.admission.quarantine import Quarantine
 from galenic_server.admission.turns import Turns
 from galenic_server.answering.service import Service
-from galenic_server.audit.chain import Chain, acting
+from galenic_server.audit.chain import Chain, Tampered, acting
 from galenic_server.audit.trail import Trail
+from galenic_server.audit.witness import Witness
+from galenic_server.database.database import Database
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fleet.follower import Follower
@@ -90,6 +92,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
             " until `galenic train` makes one, which GALENIC_METAPROMPT names"
         )
     store = Store.open(settings.database, default_quota=settings.quota)
+    chain = begin_chain(settings, store.database, secret)
     config = EngineConfig(
         backbone=str(found.path),
         secret=secret,
@@ -101,6 +104,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
+        silent_seconds=settings.engine_silent_seconds,
     )
     fit = Fit(
         backbone,
@@ -122,8 +126,21 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         stale_seconds=settings.stale_seconds,
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
-    chain = Chain(store.database, secret)
     return join(settings, store, keys, chain, config, fit)
+
+
+def begin_chain(settings: Settings, database: Database, *secrets: bytes) -> Chain:
+    """Open the audit chain, and begin it at the first start. Raises `Tampered`."""
+    witness = Witness.of(settings.home, settings.database)
+    chain = Chain(database, *secrets, seen=witness.read())
+    try:
+        chain.begin()
+    except Tampered as error:
+        raise Tampered(
+            f"{error}. The database was cut off or replaced; if you did that, by a backup, delete"
+            f" {witness.path}"
+        ) from None
+    return chain
 
 
 def join(
@@ -167,7 +184,7 @@ def join(
         spend=limiter.spend,
         stale_seconds=settings.stale_seconds,
     )
-    trail = Trail(chain)
+    trail = Trail(chain, Witness.of(settings.home, settings.database))
     metrics = Metrics()
     metrics.watch(turns)
     return Parts(service, store, publisher, keys, metrics, settings, trail, limits, replica)
@@ -214,6 +231,7 @@ def serve(parts: Parts, invitation: str) -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.drain_seconds,
         http=guarded(settings.patience_seconds, crowd),
+        forwarded_allow_ips=settings.trusted_proxies,
         ws="none",
     )
     server = uvicorn.Server(config)

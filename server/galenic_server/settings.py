@@ -132,13 +132,31 @@ class Settings(BaseSettings):
         default="hermes", description="How the backbone writes tool calls, in vLLM's name for it."
     )
 
+    engine_silent_seconds: float = Field(
+        default=20,
+        ge=3,
+        description="An engine whose processes answer nothing for so long hangs, and is restarted.",
+    )
+
     # What requests may take
+
+    request_seconds: float = Field(
+        default=600,
+        gt=0,
+        description="How long a request may take until its answer is whole; then it is a 503, and"
+        " the engine stops working for it.",
+    )
 
     max_body_bytes: int = Field(
         default=4 << 20, ge=1024, description="The largest request, in bytes."
     )
     max_documents: int = Field(
         default=256, ge=1, le=MOST_DOCUMENTS, description="The most documents in one request."
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses or networks of proxies, with commas between them, whose"
+        " X-Forwarded-For says where a request came from. Unset, nobody's.",
     )
     max_connections: int = Field(
         default=2048, ge=1, description="Connections open at once; further ones are cut off."

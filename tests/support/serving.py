@@ -24,12 +24,11 @@ from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
-from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
 from galenic_server.http.protocol import Crowd, guarded
-from galenic_server.main import join
+from galenic_server.main import begin_chain, join
 from galenic_server.registry.store import Store
 from galenic_server.settings import Settings
 from galenic_server.tenancy.keyring import Keyring
@@ -140,7 +139,7 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         stale_seconds=chosen.stale_seconds,
         tokens=tokens,
     )
-    chain = Chain(store.database, SECRET)
+    chain = begin_chain(chosen, store.database, SECRET)
     fit = make_fit(
         backbone,
         *zoo.metaprompts_of(BACKBONE, chosen.metaprompt, zoo=chosen.zoo).values(),

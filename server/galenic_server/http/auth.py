@@ -15,6 +15,7 @@ from fastapi.security import HTTPBearer
 from galenic_adapters.refs import NAME, check_name
 from galenic_server.answering.service import Origin
 from galenic_server.audit.chain import acting
+from galenic_server.http.deadline import Deadline
 from galenic_server.http.deps import parts_of
 from galenic_server.http.faults import Forbidden, Unauthorized
 from galenic_server.tenancy.keyring import Caller
@@ -25,7 +26,16 @@ bearer = HTTPBearer(auto_error=False, description="A key of `galenic keys create
 
 
 async def authenticate(request: Request) -> Caller:
-    """Return the holder of the request's key; raises `Unauthorized`."""
+    """Return the holder of the request's key; raises `Unauthorized`, which is audited."""
+    try:
+        return await _holder(request)
+    except Unauthorized:
+        failed = {"action": "log_in", "outcome": Unauthorized.__name__, "tenant": "", "actor": ""}
+        parts_of(request).trail.refusals.add(failed | _origin_of(request))
+        raise
+
+
+async def _holder(request: Request) -> Caller:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized("send your key as 'Authorization: Bearer gal_...'")
@@ -34,6 +44,10 @@ async def authenticate(request: Request) -> Caller:
     if caller is None:
         raise Unauthorized("no such key")
     return caller
+
+
+def _origin_of(request: Request) -> dict[str, str]:
+    return {"request_id": request.state.request_id, "source": request.state.source}
 
 
 def check_admin(caller: Caller) -> Caller:
@@ -54,7 +68,11 @@ def check_scope(caller: Caller, tenant: str) -> None:
 
 
 class KeyedRoute(APIRoute):
-    """Checks the key and its tenant's limits before it reads the body."""
+    """
+    Checks the key and its tenant's limits before it reads the body, and answers in time.
+
+    A route that reads its body itself, piece by piece, has no deadline but that of its body.
+    """
 
     reads_body_first = True
 
@@ -64,11 +82,14 @@ class KeyedRoute(APIRoute):
         async def keyed(request: Request) -> Response:
             request.state.caller = caller = await authenticate(request)
             structlog.contextvars.bind_contextvars(tenant=caller.tenant, key=caller.key_id)
+            request.state.deadline = deadline = Deadline(parts_of(request).settings.request_seconds)
             async with self.entered(request, caller):
+                if not self.reads_body_first:
+                    return await handler(request)
                 # Read here, so that a body over the limit is not reported as malformed JSON.
-                if self.reads_body_first:
-                    await request.body()
-                return await handler(request)
+                await request.body()
+                async with deadline.kept():
+                    return await handler(request)
 
         return keyed
 
@@ -78,21 +99,27 @@ class KeyedRoute(APIRoute):
 
 @asynccontextmanager
 async def _within_limits(request: Request, caller: Caller) -> AsyncIterator[None]:
+    parts_of(request).trail.check_room()
+    await _count(request, caller)
+    yield
+
+
+async def _count(request: Request, caller: Caller) -> None:
     """Count the request against its tenant's limits until it is answered to the last byte."""
     parts = parts_of(request)
-    parts.trail.check_room()
     limiter, limits = parts.limits.limiter, await parts.limits.of(caller.tenant)
     opened = limiter.open(caller.tenant, limits)
     try:
         request.state.ending.enter_context(opened)
     finally:  # also if the request is refused
         request.state.headers.update(limiter.headers(caller.tenant))
-    yield
 
 
 class AdminRoute(KeyedRoute):
     """
     Audits every request, and refuses callers' keys and those for another tenant.
+
+    Limits hold here too, but for admins of the whole server, who set them.
 
     The tenant is the one in the path or the query, whether or not the route declares it, so no
     route can forget the check. A route that takes a tenant in its body calls `check_scope`.
@@ -108,16 +135,18 @@ async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
     Audit the request.
 
     A change commits together with its audit row; reads and refusals are queued and written shortly
-    after.
+    after. Refusals alike are counted.
     """
     trail, record = parts_of(request).trail, _act(request, caller)
     trail.check_room()
     try:
         with acting(record) as act:
+            if caller.role is not Role.ADMIN:
+                await _count(request, caller)
             _check_manager(request, caller)
             yield
     except Exception as error:  # failed attempts are audited too
-        trail.add(act.told(outcome=type(error).__name__))
+        trail.refusals.add(act.told(outcome=type(error).__name__))
         raise
     if not act.num_written:
         trail.add(act.told(outcome="done"))
@@ -140,8 +169,8 @@ def _act(request: Request, caller: Caller) -> dict[str, Any]:
         "tenant": caller.tenant,
         "actor": caller.key_id,
         "actor_role": caller.role.value,
-        "request_id": request.state.request_id,
         "subject": named,
+        **_origin_of(request),
     }
 
 
