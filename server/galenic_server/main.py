@@ -42,11 +42,11 @@ from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
+from galenic_server.secret import read_secrets
 from galenic_server.settings import Settings, faults_of, unknown
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limiter import Limiter
-from galenic_server.tenancy.secret import read_secret
 from galenic_server.tenancy.tenant_limits import TenantLimits
 from galenic_server.tenancy.tokens import Tokens
 
@@ -66,6 +66,7 @@ def main() -> int:
         for fault in faults_of(error):
             _say(f"galenic: {fault}")
         return 1
+    os.umask(0o077)  # database, secret and temporary files are this user's alone
     logs.configure(settings.log_level)
     logs.adopt()
     try:
@@ -82,7 +83,7 @@ def main() -> int:
 def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     """Make every part of a server, and publish the zoo; nothing runs yet."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    secret = read_secret(settings.home, _revealed(settings.secret))
+    secrets = read_secrets(settings.home, _revealed(settings.secret))
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompts = zoo.metaprompts_of(backbone, settings.metaprompt, zoo=settings.zoo)
@@ -92,10 +93,10 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
             " until `galenic train` makes one, which GALENIC_METAPROMPT names"
         )
     store = Store.open(settings.database, default_quota=settings.quota)
-    chain = begin_chain(settings, store.database, secret)
+    chain = begin_chain(settings, store.database, *secrets)
     config = EngineConfig(
         backbone=str(found.path),
-        secret=secret,
+        secret=secrets[0],
         dtype=settings.dtype,
         num_slots=settings.num_slots,
         places=tuple(settings.places),
@@ -121,9 +122,10 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         store.keys,
         store.tenants,
         store.changes,
-        secret=secret,
-        admin_key=_revealed(settings.admin_key),
+        secrets=secrets,
+        admin_keys=settings.admin_keys,
         stale_seconds=settings.stale_seconds,
+        life=timedelta(days=settings.key_days) if settings.key_days else None,
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
     return join(settings, store, keys, chain, config, fit)
@@ -200,7 +202,7 @@ def first_key(keys: Keyring, settings: Settings) -> str | None:
 
 def invitation(settings: Settings, key: str | None) -> str:
     """Return a command to paste that sends a first request."""
-    bearer = "$GALENIC_ADMIN_KEY" if settings.admin_key else key or "<your key>"
+    bearer = "${GALENIC_ADMIN_KEY%%,*}" if settings.admin_key else key or "<your key>"
     url = f"http://{settings.host}:{settings.port}"
     return (
         f"\ngalenic: ready on {url}; ask:\n\n"

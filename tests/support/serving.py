@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from tests.support.tiny_models import WIDTH
 
 POSITIONS = 8
 CONTEXT_TOKENS = 640
-SECRET = b"server secret"
+SECRET = b"the secret of the server in tests"
 ADMIN_KEY = "My API Key"  # what the tests of OpenAI's client send
 SMALL = {"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 32}  # for vLLM
 BACKBONE = BackboneId(name="tiny-llama", revision="0")
@@ -134,9 +134,10 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         store.keys,
         store.tenants,
         store.changes,
-        secret=SECRET,
-        admin_key=ADMIN_KEY,
+        secrets=[SECRET],
+        admin_keys=[ADMIN_KEY],
         stale_seconds=chosen.stale_seconds,
+        life=timedelta(days=chosen.key_days) if chosen.key_days else None,
         tokens=tokens,
     )
     chain = begin_chain(chosen, store.database, SECRET)

@@ -18,6 +18,7 @@ from galenic_server.audit.archive import archive, verify_archive
 from galenic_server.audit.chain import Chain, Head
 from galenic_server.audit.witness import Witness
 from galenic_server.database.database import Database
+from galenic_server.secret import read_secrets
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -66,8 +67,8 @@ def _chain(asked: argparse.Namespace) -> Iterator[Chain]:
     url = asked.database or f"sqlite:///{file.absolute()}"
     database = Database.open(url)
     try:
-        secret = asked.secret.encode() if asked.secret else path.read_bytes()
-        yield Chain(database, secret, seen=Witness.of(asked.home, url).read())
+        secrets = read_secrets(asked.home, asked.secret)
+        yield Chain(database, *secrets, seen=Witness.of(asked.home, url).read())
     finally:
         database.close()
 

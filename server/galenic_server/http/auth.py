@@ -12,7 +12,7 @@ from fastapi import Depends, Query, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from galenic_adapters.refs import NAME, check_name
+from galenic_adapters.refs import NAME, SHARED, check_name
 from galenic_server.answering.service import Origin
 from galenic_server.audit.chain import acting
 from galenic_server.http.deadline import Deadline
@@ -50,21 +50,35 @@ def _origin_of(request: Request) -> dict[str, str]:
     return {"request_id": request.state.request_id, "source": request.state.source}
 
 
-def check_admin(caller: Caller) -> Caller:
-    """Raise `Forbidden` unless the key is an admin's."""
-    if caller.role is not Role.ADMIN:
-        raise Forbidden("this takes an admin's key")
-    return caller
+def check_role(caller: Caller, *roles: Role) -> None:
+    """Raise `Forbidden` unless the key is of one of these roles."""
+    if caller.role not in roles:
+        wanted = " or ".join(roles)
+        raise Forbidden(f"this takes a key of role {wanted}, yours is of role {caller.role}")
+
+
+def check_metrics(caller: Caller) -> None:
+    """Raise `Forbidden` unless the key opens the metrics of all tenants."""
+    check_role(caller, Role.ADMIN, Role.METRICS)
+    if caller.tenant != SHARED:
+        raise Forbidden(f"metrics are all tenants'; this takes a key of {SHARED}")
 
 
 def check_scope(caller: Caller, tenant: str) -> None:
     """
-    Raise `Forbidden` unless *caller* may manage *tenant*: an admin any, a tenant-admin its own.
+    Raise `Forbidden` unless *caller* may manage *tenant*: an admin any, others their own.
 
-    The tenant's existence is not checked first, since it is private too.
+    The tenant's existence is not checked first, since it is private too. All tenants share the
+    adapters of `SHARED`, so only an admin manages it.
     """
-    if caller.role is not Role.ADMIN and tenant != caller.tenant:
+    if _reach(caller) is not None and (tenant != caller.tenant or tenant == SHARED):
         raise Forbidden("only an admin names another tenant")
+
+
+def _reach(caller: Caller) -> str | None:
+    """Return the only tenant that *caller* may manage or audit, or None for all."""
+    is_for_all = caller.role is Role.AUDITOR and caller.tenant == SHARED
+    return None if caller.role is Role.ADMIN or is_for_all else caller.tenant
 
 
 class KeyedRoute(APIRoute):
@@ -75,6 +89,7 @@ class KeyedRoute(APIRoute):
     """
 
     reads_body_first = True
+    roles: tuple[Role, ...] = (Role.ADMIN, Role.TENANT_ADMIN, Role.CALLER)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -94,6 +109,7 @@ class KeyedRoute(APIRoute):
         return keyed
 
     def entered(self, request: Request, caller: Caller) -> AbstractAsyncContextManager[None]:
+        check_role(caller, *self.roles)
         return _within_limits(request, caller)
 
 
@@ -125,12 +141,16 @@ class AdminRoute(KeyedRoute):
     route can forget the check. A route that takes a tenant in its body calls `check_scope`.
     """
 
+    roles: tuple[Role, ...] = (Role.ADMIN, Role.TENANT_ADMIN)
+
     def entered(self, request: Request, caller: Caller) -> AbstractAsyncContextManager[None]:
-        return _audited(request, caller)
+        return _audited(request, caller, self.roles)
 
 
 @asynccontextmanager
-async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
+async def _audited(
+    request: Request, caller: Caller, roles: tuple[Role, ...]
+) -> AsyncIterator[None]:
     """
     Audit the request.
 
@@ -143,7 +163,8 @@ async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
         with acting(record) as act:
             if caller.role is not Role.ADMIN:
                 await _count(request, caller)
-            _check_manager(request, caller)
+            check_role(caller, *roles)
+            _check_scopes(request, caller)
             yield
     except Exception as error:  # failed attempts are audited too
         trail.refusals.add(act.told(outcome=type(error).__name__))
@@ -152,9 +173,7 @@ async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
         trail.add(act.told(outcome="done"))
 
 
-def _check_manager(request: Request, caller: Caller) -> None:
-    if caller.role is Role.CALLER:
-        raise Forbidden("this takes the key of an admin or tenant-admin, yours is a caller's")
+def _check_scopes(request: Request, caller: Caller) -> None:
     in_path = request.path_params.get("tenant", caller.tenant)
     for tenant in (in_path, *request.query_params.getlist("tenant")):
         check_scope(caller, tenant)
@@ -186,15 +205,16 @@ CallerDep = Annotated[Caller, Depends(_caller)]
 
 
 def _admin(caller: CallerDep) -> Caller:
-    return check_admin(caller)
+    check_role(caller, Role.ADMIN)
+    return caller
 
 
 def _origin(request: Request, caller: CallerDep) -> Origin:
     return Origin(caller.tenant, request.state.request_id)
 
 
-def _reach(caller: CallerDep) -> str | None:
-    return None if caller.role is Role.ADMIN else caller.tenant
+def _reach_of(caller: CallerDep) -> str | None:
+    return _reach(caller)
 
 
 def _tenant_in_path(tenant: str) -> str:
@@ -209,7 +229,7 @@ def _tenant_in_query(
 
 AdminDep = Annotated[Caller, Depends(_admin)]
 OriginDep = Annotated[Origin, Depends(_origin)]
-ReachDep = Annotated[str | None, Depends(_reach)]
+ReachDep = Annotated[str | None, Depends(_reach_of)]
 """The only tenant that the key may manage; None for an admin key, which may manage all."""
 NamedTenantDep = Annotated[str, Depends(_tenant_in_path)]
 TenantDep = Annotated[str, Depends(_tenant_in_query)]

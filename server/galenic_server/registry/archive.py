@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -76,6 +77,9 @@ class Adapter(PackageLine):
 
     version: Version
     digest: Digest
+
+    def offer(self, tenant: str) -> Offer:
+        return replace(super().offer(tenant), is_late=True)
 
     def ref(self, tenant: str) -> AdapterRef:
         return AdapterRef(tenant, self.name, self.version)
