@@ -27,8 +27,10 @@ from galenic_server.admission.gate import Admission
 from galenic_server.admission.quarantine import Quarantine
 from galenic_server.admission.turns import Turns
 from galenic_server.answering.service import Service
-from galenic_server.audit.chain import Chain, acting
+from galenic_server.audit.chain import Chain, Tampered, acting
 from galenic_server.audit.trail import Trail
+from galenic_server.audit.witness import Witness
+from galenic_server.database.database import Database
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fleet.follower import Follower
@@ -42,11 +44,11 @@ from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
+from galenic_server.secret import read_secrets
 from galenic_server.settings import Settings, faults_of, unknown
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limiter import Limiter
-from galenic_server.tenancy.secret import read_secret
 from galenic_server.tenancy.tenant_limits import TenantLimits
 from galenic_server.tenancy.tokens import Tokens
 
@@ -66,6 +68,7 @@ def main() -> int:
         for fault in faults_of(error):
             _say(f"galenic: {fault}")
         return 1
+    os.umask(0o077)  # database, secret and temporary files are this user's alone
     logs.configure(settings.log_level)
     logs.adopt()
     try:
@@ -107,7 +110,7 @@ def bound(settings: Settings) -> socket.socket:
 def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     """Make every part of a server, and publish the zoo; nothing runs yet."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    secret = read_secret(settings.home, _revealed(settings.secret))
+    secrets = read_secrets(settings.home, _revealed(settings.secret))
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompts = zoo.metaprompts_of(backbone, settings.metaprompt, zoo=settings.zoo)
@@ -119,9 +122,10 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     if settings.batch_invariant:
         os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")  # read by vLLM's processes, on a GPU
     store = Store.open(settings.database, default_quota=settings.quota)
+    chain = begin_chain(settings, store.database, *secrets)
     config = EngineConfig(
         backbone=str(found.path),
-        secret=secret,
+        secret=secrets[0],
         dtype=settings.engine_dtype,
         num_slots=settings.num_slots,
         places=tuple(settings.places),
@@ -130,6 +134,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
+        silent_seconds=settings.engine_silent_seconds,
     )
     fit = Fit(
         backbone,
@@ -146,13 +151,27 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
         store.keys,
         store.tenants,
         store.changes,
-        secret=secret,
-        admin_key=_revealed(settings.admin_key),
+        secrets=secrets,
+        admin_keys=settings.admin_keys,
         stale_seconds=settings.stale_seconds,
+        life=timedelta(days=settings.key_days) if settings.key_days else None,
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
-    chain = Chain(store.database, secret)
     return join(settings, store, keys, chain, config, fit)
+
+
+def begin_chain(settings: Settings, database: Database, *secrets: bytes) -> Chain:
+    """Open the audit chain, and begin it at the first start. Raises `Tampered`."""
+    witness = Witness.of(settings.home, settings.database)
+    chain = Chain(database, *secrets, seen=witness.read())
+    try:
+        chain.begin()
+    except Tampered as error:
+        raise Tampered(
+            f"{error}. The database was cut off or replaced; if you did that, by a backup, delete"
+            f" {witness.path}"
+        ) from None
+    return chain
 
 
 def join(
@@ -196,7 +215,7 @@ def join(
         spend=limiter.spend,
         stale_seconds=settings.stale_seconds,
     )
-    trail = Trail(chain)
+    trail = Trail(chain, Witness.of(settings.home, settings.database))
     metrics = Metrics()
     metrics.watch(turns)
     return Parts(service, store, publisher, keys, metrics, settings, trail, limits, replica)
@@ -212,7 +231,7 @@ def first_key(keys: Keyring, settings: Settings) -> str | None:
 
 def invitation(settings: Settings, key: str | None) -> str:
     """Return a command to paste that sends a first request."""
-    bearer = "$GALENIC_ADMIN_KEY" if settings.admin_key else key or "<your key>"
+    bearer = "${GALENIC_ADMIN_KEY%%,*}" if settings.admin_key else key or "<your key>"
     url = f"http://{settings.host}:{settings.port}"
     return (
         f"\ngalenic: ready on {url}; ask:\n\n"
@@ -241,6 +260,7 @@ def serve(parts: Parts, invitation: str, address: socket.socket) -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.drain_seconds,
         http=guarded(settings.patience_seconds, crowd),
+        forwarded_allow_ips=settings.trusted_proxies,
         ws="none",
     )
     server = uvicorn.Server(config)

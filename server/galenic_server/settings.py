@@ -13,10 +13,12 @@ import secrets
 import socket
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -32,10 +34,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from galenic_adapters.errors import BadInput
 from galenic_adapters.package.signature import Policy, Signatures, read_keys
 from galenic_adapters.package.zoo import ZOO
+from galenic_server.secret import parts_of
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limits import Limits
 from galenic_server.tenancy.tenants import Quota
-from galenic_server.tenancy.tokens import Provider
+from galenic_server.tenancy.tokens import MAPPED, Provider
 
 PREFIX = "GALENIC_"
 READ_ELSEWHERE = (
@@ -114,10 +117,18 @@ class Settings(BaseSettings):
         default=None,
         description="Keys the hashes of API keys, the tenants' caches and the audit chain. All"
         " servers on one database need the same. Unset, it is made once and kept in the home"
-        " folder.",
+        " folder. Several, with commas between them: the first is used, and what older ones made"
+        " stays good.",
+    )
+    key_days: float = Field(
+        default=365,
+        ge=0,
+        description="How long a key lasts that is created without an end of its own; 0 for ever.",
     )
     admin_key: SecretStr | None = Field(
-        default=None, description="An admin's API key that opens without the database."
+        default=None,
+        description="An admin's API key that opens without the database; several with commas"
+        " between them.",
     )
 
     # The model
@@ -176,13 +187,31 @@ class Settings(BaseSettings):
         default="hermes", description="How the backbone writes tool calls, in vLLM's name for it."
     )
 
+    engine_silent_seconds: float = Field(
+        default=20,
+        ge=3,
+        description="An engine whose processes answer nothing for so long hangs, and is restarted.",
+    )
+
     # What requests may take
+
+    request_seconds: float = Field(
+        default=600,
+        gt=0,
+        description="How long a request may take until its answer is whole; then it is a 503, and"
+        " the engine stops working for it.",
+    )
 
     max_body_bytes: int = Field(
         default=4 << 20, ge=1024, description="The largest request, in bytes."
     )
     max_documents: int = Field(
         default=256, ge=1, le=MOST_DOCUMENTS, description="The most documents in one request."
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses or networks of proxies, with commas between them, whose"
+        " X-Forwarded-For says where a request came from. Unset, nobody's.",
     )
     max_connections: int = Field(
         default=2048, ge=1, description="Connections open at once; further ones are cut off."
@@ -257,7 +286,14 @@ class Settings(BaseSettings):
     signature_policy: Policy = Field(
         default=Policy.NONE,
         description="Whether packages are signed: none; optional (a signature that comes has to"
-        " be good); required.",
+        " be good); required; bound (it also has to be recent, and name tenant and adapter, as"
+        " `galenic sign --for` writes it).",
+    )
+    signature_days: float = Field(
+        default=30,
+        gt=0,
+        description="How long after signing a package may be uploaded, where its signature says"
+        " when that was.",
     )
     signing_keys: Path | None = Field(
         default=None,
@@ -281,8 +317,15 @@ class Settings(BaseSettings):
         default="role", description="The claim that holds the role; dots lead inwards."
     )
     jwt_roles: dict[str, Role] = Field(
-        default_factory=lambda: {role.value: role for role in Role},
-        description="The provider's words for our roles, as JSON.",
+        default_factory=lambda: {role.value: role for role in MAPPED},
+        description="The provider's words for our roles, as JSON. Unset, tenant-admin and caller:"
+        " no word of the provider's makes an admin of all tenants by itself.",
+    )
+    jwt_max_seconds: float = Field(
+        default=86_400,
+        gt=0,
+        description="How long a token may still last; those of longer life are refused, since none"
+        " can be revoked.",
     )
 
     # How it is run
@@ -308,6 +351,8 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if (self.jwt_issuer is None) != (self.jwt_jwks_url is None):
             raise ValueError("GALENIC_JWT_ISSUER and GALENIC_JWT_JWKS_URL go together")
+        if self.jwt_jwks_url is not None and not _is_private(self.jwt_jwks_url):
+            raise ValueError("GALENIC_JWT_JWKS_URL begins with https://, or names this machine")
         if self.signature_policy is not Policy.NONE and self.signing_keys is None:
             raise ValueError("GALENIC_SIGNATURE_POLICY needs GALENIC_SIGNING_KEYS, a folder")
         return self
@@ -316,6 +361,12 @@ class Settings(BaseSettings):
     def engine_dtype(self) -> str:
         """Return the number type of the engine; on a CPU only float32 is batch-invariant."""
         return "float32" if self.batch_invariant and not GPU.exists() else self.dtype
+
+    @property
+    def admin_keys(self) -> Sequence[str]:
+        """Return the admin keys from the environment. Raises `BadInput` for a weak one."""
+        key = self.admin_key
+        return parts_of("GALENIC_ADMIN_KEY", key.get_secret_value()) if key else ()
 
     @property
     def provider(self) -> Provider | None:
@@ -329,6 +380,7 @@ class Settings(BaseSettings):
             tenant_claim=self.jwt_tenant_claim,
             role_claim=self.jwt_role_claim,
             roles=self.jwt_roles,
+            most_seconds=self.jwt_max_seconds,
         )
 
     @property
@@ -342,7 +394,7 @@ class Settings(BaseSettings):
         keys = read_keys(self.signing_keys) if self.signing_keys else {}
         if self.signature_policy is not Policy.NONE and not keys:
             raise BadInput("signing_keys", f"{self.signing_keys} holds no public key (*.pem)")
-        return Signatures(self.signature_policy, keys)
+        return Signatures(self.signature_policy, keys, timedelta(days=self.signature_days))
 
     @property
     def place(self) -> str:
@@ -373,12 +425,24 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Tell whether only this machine can reach the bound address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_private(url: str) -> bool:
+    """Tell whether nobody on the way can change what *url* says."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (
+        parts.scheme == "http" and _is_loopback(parts.hostname or "")
+    )
 
 
 def faults_of(error: ValidationError) -> Iterator[str]:

@@ -53,7 +53,7 @@ class TestAFreshStart:
         """
         Then none is made, and none printed.
         """
-        given = {"GALENIC_ADMIN_KEY": "a-long-enough-secret"}
+        given = {"GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open"}
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
             mine = {"authorization": "Bearer a-long-enough-secret"}
@@ -113,7 +113,10 @@ class TestTheEnd:
         Eight requests are under way, most of them in line: all are answered, each has its audit
         row, the process ends with 0, and nobody new is let in meanwhile.
         """
-        given = {"GALENIC_ADMIN_KEY": "a-long-enough-secret", "GALENIC_MAX_RUNNING": "4"}
+        given = {
+            "GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open",
+            "GALENIC_MAX_RUNNING": "4",
+        }
         given["GALENIC_DRAIN_SECONDS"] = "200"
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))

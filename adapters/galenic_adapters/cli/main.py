@@ -83,7 +83,7 @@ def bench(context: typer.Context) -> None:
     add_help_option=False,
 )
 def audit(context: typer.Context) -> None:
-    """Verify or export the audit chain, where the server's database and secret are."""
+    """Verify, export or archive the audit chain, where the server's database and secret are."""
     command = [sys.executable, "-m", "galenic_server.audit", *context.args]
     os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
 

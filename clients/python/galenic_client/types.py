@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 Reading = Literal["clean", "truncated", "off_schema"]
-Role = Literal["admin", "tenant-admin", "caller"]
+Role = Literal["admin", "tenant-admin", "caller", "auditor", "metrics"]
 
 
 class Offsets(TypedDict):

@@ -98,6 +98,7 @@ class EngineConfig:
     memory allows.
     context_tokens: prompt, text and answer together.   secret: key that separates tenants' caches.
     tool_parser: vLLM's name for the format of this backbone's tool calls.
+    silent_seconds: an engine that answers nothing for so long hangs, and is restarted.
     """
 
     backbone: str
@@ -110,6 +111,7 @@ class EngineConfig:
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
     tool_parser: str = "hermes"
+    silent_seconds: float = 20.0
     options: dict[str, Any] = field(default_factory=dict)  # passed on to vLLM's engine arguments
 
 

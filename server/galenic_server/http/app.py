@@ -17,6 +17,7 @@ from galenic_server.http.middleware import BodyLimitMiddleware, TracingMiddlewar
 from galenic_server.http.routes import (
     adapters,
     aliases,
+    audit,
     bulk,
     chat,
     health,
@@ -93,7 +94,19 @@ def describe_api(**options: Any) -> FastAPI:
         **options,
     )
     faults.install(app)
-    for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
+    for routes in (
+        tasks,
+        chat,
+        models,
+        adapters,
+        aliases,
+        keys,
+        tenants,
+        limits,
+        lora,
+        audit,
+        health,
+    ):
         app.include_router(routes.router)
     app.include_router(tenants.streamed)
     app.include_router(bulk.streamed)

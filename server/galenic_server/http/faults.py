@@ -80,6 +80,7 @@ TABLE: dict[type[Exception], Kind] = {
     errors.LimitReached: Kind(429, "rate_limit_exceeded"),
     errors.Quarantined: Kind(503, "quarantined", {"retry-after": "3600"}),
     errors.NotServed: Kind(501, "not_served", {"x-should-retry": "false"}),
+    errors.TimedOut: Kind(503, "timed_out", {"retry-after": "30"}),
     errors.Unavailable: Kind(503, "unavailable", {"retry-after": "5"}),
     Unauthorized: Kind(401, "invalid_api_key", {"www-authenticate": "Bearer"}),
     Forbidden: Kind(403, "forbidden"),
