@@ -166,7 +166,7 @@ class TestACanary:
         Not in the log at its most talkative, nor in metrics, errors, traces, database or files.
         """
         given = {
-            "GALENIC_ADMIN_KEY": "a-long-enough-secret",
+            "GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open",
             "GALENIC_LOG_LEVEL": "debug",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "OTEL_TRACES_EXPORTER": "otlp",
@@ -199,7 +199,7 @@ class TestACanary:
         """
         given = {
             "GALENIC_ENGINE": "vllm",
-            "GALENIC_ADMIN_KEY": "a-long-enough-secret",
+            "GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open",
             "GALENIC_LOG_LEVEL": "debug",
             "GALENIC_DTYPE": "float32",
             "GALENIC_ENFORCE_EAGER": "true",

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from galenic_server import logs
 from galenic_server.http import faults
@@ -16,6 +17,7 @@ from galenic_server.http.middleware import BodyLimitMiddleware, TracingMiddlewar
 from galenic_server.http.routes import (
     adapters,
     aliases,
+    audit,
     bulk,
     chat,
     health,
@@ -60,6 +62,8 @@ def make_app(
         lifespan=lifespan,
         docs_url="/docs" if shown else None,
         openapi_url="/openapi.json" if shown else None,
+        # Behind a proxy a redirect would name this server's own scheme and address.
+        redirect_slashes=False,
     )
     app.state.parts = parts
     app.add_middleware(
@@ -69,6 +73,14 @@ def make_app(
         larger=dict.fromkeys(lines.STREAMED, parts.settings.max_archive_bytes),
     )
     app.add_middleware(TracingMiddleware, metrics=parts.metrics, trail=parts.trail)
+    if origins := parts.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "if-match", "x-request-id"],
+            expose_headers=["*"],
+        )
     return app
 
 
@@ -82,7 +94,19 @@ def describe_api(**options: Any) -> FastAPI:
         **options,
     )
     faults.install(app)
-    for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
+    for routes in (
+        tasks,
+        chat,
+        models,
+        adapters,
+        aliases,
+        keys,
+        tenants,
+        limits,
+        lora,
+        audit,
+        health,
+    ):
         app.include_router(routes.router)
     app.include_router(tenants.streamed)
     app.include_router(bulk.streamed)

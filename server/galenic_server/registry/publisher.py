@@ -98,7 +98,7 @@ class Publisher:
         """Check that the package is valid, fits this server, and is signed as required."""
         package = Package.read(offer.data)
         self._check_fits(package)
-        signed = self.signatures.check(package.digest, offer.bundle)
+        signed = self._check_signature(offer)
         return Candidate(offer.name, package, offer.version, signed)
 
     def try_out(self, offer: Offer) -> list[Fault]:
@@ -120,8 +120,9 @@ class Publisher:
         if not found.faults and not wrong:
             yield from _faults_at("tensors", lambda: self._check_fits(found.package()))
 
-    def _check_signature(self, offer: Offer) -> None:
-        self.signatures.check(package_digest(offer.data), offer.bundle)
+    def _check_signature(self, offer: Offer) -> Signed | None:
+        digest = package_digest(offer.data)
+        return self.signatures.check(digest, offer.bundle, offer.use, is_late=offer.is_late)
 
     def _check_version(self, offer: Offer) -> None:
         if offer.version is not None:

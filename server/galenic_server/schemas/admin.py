@@ -212,7 +212,12 @@ class AliasInfo(BaseModel):
 
 
 class KeyBody(Body):
-    """Creates a key. expires: a time with its zone, or null for never.   label: one line."""
+    """
+    Creates a key.
+
+    expires: a time with its zone; null for the server's usual life of a key (GALENIC_KEY_DAYS).
+    label: one line.
+    """
 
     tenant: TenantName
     role: Role = Role.CALLER

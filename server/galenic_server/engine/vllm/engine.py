@@ -2,9 +2,9 @@
 The engine on vLLM. A request holds its adapter's slot: scales are read from tables inside the
 layers, and the prompt's keys and values are written before the text's.
 
-vLLM's engine core is a process of its own. When it crashes, every request in flight ends with
-`Unavailable`, and a supervisor starts another core and reloads every resident before the engine is
-healthy again.
+vLLM's engine core is a process of its own. When it crashes or hangs, every request in flight ends
+with `Unavailable`, and a supervisor starts another core and reloads every resident before the
+engine is healthy again.
 """
 
 import asyncio
@@ -59,10 +59,11 @@ from galenic_server.engine.vllm.loader import Loader, Send
 from galenic_server.engine.vllm.openai_client import PromptingClient
 from galenic_server.engine.vllm.openai_surface import Surface
 from galenic_server.engine.vllm.plugin import PLUGIN, SCALES_KEY
-from galenic_server.engine.vllm.sampling import sampling_params
+from galenic_server.engine.vllm.sampling import logprobs_of, sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
 from galenic_server.engine.vllm.trial import Trials
+from galenic_server.engine.vllm.watchdog import watched
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +181,9 @@ class VllmEngine:
         loop = asyncio.get_running_loop()
         while True:
             since = loop.time()
-            while await self.healthy():  # noqa: ASYNC110  # vLLM tells of a death by a flag
-                await asyncio.sleep(POLL_SECONDS)
+            async with watched(self._llm, self._config.silent_seconds):
+                while await self.healthy():  # noqa: ASYNC110  # vLLM tells of a death by a flag
+                    await asyncio.sleep(POLL_SECONDS)
             if loop.time() - since > LAST_BACKOFF_SECONDS:
                 backoff_seconds = FIRST_BACKOFF_SECONDS
             self._stats = replace(self._stats, restarts=self._stats.restarts + 1)
@@ -474,7 +476,7 @@ def _delta(request: Request, output: RequestOutput) -> Delta:
         finish=said.finish_reason,
         num_prompt_tokens=len(request.text_ids),
         num_cached_tokens=output.num_cached_tokens or 0,
-        logprob=said.cumulative_logprob if request.sampling.with_logprob else None,
+        logprobs=logprobs_of(said) if request.sampling.with_logprobs else (),
     )
 
 

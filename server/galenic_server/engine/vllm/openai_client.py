@@ -17,7 +17,7 @@ from galenic_adapters.errors import BadInput, GalenicError
 from galenic_server.engine.checks import Bounds
 from galenic_server.engine.contract import Call, Work
 from galenic_server.engine.vllm.openai_renderer import PromptedRenderer
-from galenic_server.engine.vllm.sampling import structured
+from galenic_server.engine.vllm.sampling import logprobs_of, structured
 
 NO_BOUND = 2**31 - 1
 DEFAULT_ANSWER_TOKENS = 1024
@@ -106,7 +106,7 @@ def _fill_in(params: SamplingParams, call: Call, *, is_open: bool) -> None:
         params.max_tokens = DEFAULT_ANSWER_TOKENS
     if call.constraint is not None:
         params.structured_outputs = structured(call.constraint)
-    if call.with_logprob and params.logprobs is None:
+    if call.with_logprobs and params.logprobs is None:
         params.logprobs = 0
 
 
@@ -134,5 +134,6 @@ def _note(output: RequestOutput, call: Call) -> None:
         call.text += said.text
         call.num_tokens += len(said.token_ids)
         call.finish = said.finish_reason or call.finish
-        call.logprob = said.cumulative_logprob
+        if call.with_logprobs:
+            call.logprobs += logprobs_of(said)
     call.num_cached_tokens = max(call.num_cached_tokens, output.num_cached_tokens or 0)
