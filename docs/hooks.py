@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 GALENIC = ROOT / ".venv/bin/galenic"
 SETTINGS = "docs/reference/settings.md"
-SHOWN = (".md", ".png", ".svg")
+SHOWN = (".md", ".png", ".svg", "deploy/tls/Caddyfile", "deploy/tls/nginx.conf")
 NOT_SHOWN = ("tests/", ".github/")
 SETTING = re.compile(r"^(GALENIC_\w+) = .*  \(default (.*)\)\n((?:    .*\n)+)", re.MULTILINE)
 
