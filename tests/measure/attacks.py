@@ -104,7 +104,7 @@ async def many_documents(by: Attacker, turn: int) -> None:
 async def long_texts(by: Attacker, turn: int) -> None:
     """P6: a text of nearly four megabytes."""
     async with by.client(by.caller) as http:
-        body = {"documents": [{"text": "gout " * (3 * MIB // 4)}]}
+        body = {"documents": [{"text": "gout " * (3 * MIB // 4)}], "adapter": "attacker"}
         await by.send("P6", http.post("/v1/ner", json=body))
 
 
@@ -150,9 +150,9 @@ async def many_answers(by: Attacker, turn: int) -> None:
         "max_tokens": 32,
     }
     async with by.client(by.caller) as http:
-        asked = [http.post("/v1/chat/completions", json=body) for _ in range(8)]
-        lists = [http.get("/v1/models") for _ in range(8)]
-        await asyncio.gather(*(by.send("P17", one) for one in (*asked, *lists)))
+        answers = (by.send("P17", http.post("/v1/chat/completions", json=body)) for _ in range(8))
+        lists = (by.send("P17", http.get("/v1/models")) for _ in range(8))
+        await asyncio.gather(*answers, *lists)
 
 
 async def leavers(by: Attacker, turn: int) -> None:
