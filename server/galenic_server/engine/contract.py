@@ -125,7 +125,7 @@ class Work:
     Describes what an engine is about to do for a tenant.
 
     max_tokens: the most tokens of all its answers together.   how: all other parameters as text, so
-    that equal requests can be recognized.
+    that equal requests can be recognized.   num_answers: answers that are generated side by side.
     """
 
     tenant: str
@@ -133,6 +133,7 @@ class Work:
     text_ids: Sequence[int]
     max_tokens: int
     how: str
+    num_answers: int = 1
 
     @classmethod
     def of(cls, request: Request) -> Self:

@@ -74,6 +74,8 @@ class PromptingClient:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
             self._bounds.check_text(ids, call.text_field)
+            if sampling_params.prompt_logprobs is not None:
+                self._bounds.check_logprobs(len(ids), call.text_field)
             if not is_open:
                 num_answer = sampling_params.max_tokens
                 self._bounds.check_length(0, len(ids), num_answer, call.text_field)
@@ -113,7 +115,7 @@ def _fill_in(params: SamplingParams, call: Call, *, is_open: bool) -> None:
 def _work(call: Call, ids: Sequence[int], params: SamplingParams) -> Work:
     num_answers = params.n or 1
     max_tokens = num_answers * (params.max_tokens or 0)
-    return Work(call.tenant, call.adapter, ids, max_tokens, repr(params))
+    return Work(call.tenant, call.adapter, ids, max_tokens, repr(params), num_answers)
 
 
 def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
