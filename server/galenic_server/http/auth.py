@@ -117,10 +117,10 @@ async def _audited(request: Request, caller: Caller) -> AsyncIterator[None]:
             _check_manager(request, caller)
             yield
     except Exception as error:  # failed attempts are audited too
-        trail.add(act.told(outcome=type(error).__name__))
+        trail.add(act.row(outcome=type(error).__name__))
         raise
     if not act.num_written:
-        trail.add(act.told(outcome="done"))
+        trail.add(act.row(outcome="done"))
 
 
 def _check_manager(request: Request, caller: Caller) -> None:

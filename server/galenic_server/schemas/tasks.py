@@ -204,11 +204,11 @@ class Read(BaseModel):
             reading=answer.reading,
             confidence=answer.confidence,
             warnings=list(answer.warnings),
-            **cls.told(answer),
+            **cls.fields_of(answer),
         )
 
     @classmethod
-    def told(cls, answer: Answer[Any]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[Any]) -> dict[str, Any]:
         """Return the fields of the task's own."""
         raise NotImplementedError
 
@@ -246,7 +246,7 @@ class NerRead(Read):
     entities: list[Entity] | None
 
     @classmethod
-    def told(cls, answer: Answer[tuple[Span, ...]]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[tuple[Span, ...]]) -> dict[str, Any]:
         if answer.value is None:
             return {"entities": None}
         return {"entities": [Entity.of(span) for span in answer.value]}
@@ -256,7 +256,7 @@ class ReRead(Read):
     relations: list[Related] | None
 
     @classmethod
-    def told(cls, answer: Answer[tuple[Relation, ...]]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[tuple[Relation, ...]]) -> dict[str, Any]:
         if answer.value is None:
             return {"relations": None}
         return {"relations": [Related.of(found, answer.confidence) for found in answer.value]}
@@ -268,7 +268,7 @@ class QaRead(Read):
     answer: str | None
 
     @classmethod
-    def told(cls, answer: Answer[str]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str]) -> dict[str, Any]:
         return {"answer": answer.value}
 
 
@@ -276,7 +276,7 @@ class NliRead(Read):
     label: str | None
 
     @classmethod
-    def told(cls, answer: Answer[str]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str]) -> dict[str, Any]:
         return {"label": answer.value}
 
 
@@ -284,7 +284,7 @@ class SummarizeRead(Read):
     summary: str | None
 
     @classmethod
-    def told(cls, answer: Answer[str]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str]) -> dict[str, Any]:
         return {"summary": answer.value}
 
 

@@ -151,5 +151,5 @@ class TestADeath:
         """
         self.ask(running, *[NER | {"max_tokens": 20 + i} for i in range(5)], tenant="north")
 
-        turns = running.parts.service.engine._gate.turns
+        turns = running.parts.service.engine.gate.turns
         eventually(lambda: (0, 0) == (turns.num_running, turns.num_waiting))

@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from galenic_adapters.refs import SHARED
 from galenic_server.audit.chain import Chain, Tampered
 from galenic_server.audit.ledger import Spent
-from galenic_server.audit.trail import provenance
+from galenic_server.audit.trail import Trail, provenance
 from galenic_server.http import routes
 from galenic_server.http.auth import AdminRoute
 from galenic_server.tenancy.keys import Role
@@ -244,7 +245,8 @@ class TestTheTrail:
         What was answered last is written before the server ends.
         """
         parts = make_parts(backbone, tmp_path)
-        parts.trail._flush_seconds = 3600  # so that only the stop writes
+        # Only the stop writes.
+        parts = replace(parts, trail=Trail(parts.trail.chain, flush_seconds=3600))
         with serving(parts) as server:
             server.publish("north", "mine", package())
             body = NER | {"adapter": "mine"}
@@ -262,7 +264,7 @@ class TestTheTrail:
         would leave none. Nobody is told why but the log.
         """
         parts = make_parts(backbone, tmp_path)
-        parts.trail._most_waiting = 3
+        parts = replace(parts, trail=Trail(parts.trail.chain, most_waiting=3))
         with serving(parts) as server:
             server.publish("north", "mine", package())
             north, body = server.client("north"), NER | {"adapter": "mine"}

@@ -77,7 +77,7 @@ class TestAnUpload:
         made = fleet.one.publish("north", "fresh", package(seed=1))
         url = "/admin/v1/adapters/fresh/1?tenant=north"
         eventually(lambda: fleet.other.admin.get(url).json()["state"] == "ready", 10)
-        resident = fleet.other.parts.service.engine._tunings
+        resident = fleet.other.parts.service.engine.residents
         eventually(lambda: made["digest"] in resident, 10)
         told = [ask(at, "north", "fresh").json()["adapter"] for at in fleet.both]
 

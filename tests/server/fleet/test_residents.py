@@ -10,7 +10,7 @@ from tests.support.serving import Running, eventually, make_parts, package, serv
 
 def resident(running: Running) -> set[str]:
     engine = running.parts.service.engine
-    return set(engine._tunings)  # type: ignore[attr-defined]  # of the transformers engine
+    return set(engine.residents)  # type: ignore[attr-defined]  # of the transformers engine
 
 
 class TestAStart:

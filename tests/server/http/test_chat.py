@@ -190,7 +190,7 @@ class TestAFormat:
 
         assert reply.status_code in (200, 400, 422), reply.text
         assert ask(running, max_tokens=1)
-        assert 0 == running.parts.service.engine._stats.restarts
+        assert 0 == running.parts.service.engine.core.num_restarts
 
     def test_a_keyword_that_nothing_obeys_is_named(self, running: Running):
         """
