@@ -140,10 +140,10 @@ class TestAdministration:
         assert admin.share("kept", ["*"], tenant="moving").with_everyone
         assert ["kept"] == [one.name for one in admin.shares(tenant="moving")]
         archive = b"".join(admin.export("moving"))
-        brought = admin.bring("moved", archive)
+        brought = admin.bring("imported", archive)
         assert (1, 1) == (brought.num_adapters, brought.num_shares)
-        assert 1 == admin.tenant("moved").num_adapters
-        assert admin.describe("kept", 1, tenant="moved").digest
+        assert 1 == admin.tenant("imported").num_adapters
+        assert admin.describe("kept", 1, tenant="imported").digest
         assert 1 == len(admin.replicas())
 
     def test_keeps_limits(self, admin: Client):

@@ -181,7 +181,7 @@ class TestAnAdminsAct:
         """
         A moved alias: from where to where, and by whom.
         """
-        chief = running.client("moved", Role.TENANT_ADMIN)
+        chief = running.client("audited-moves", Role.TENANT_ADMIN)
         digests = [
             chief.put(
                 "/admin/v1/adapters/m", content=package(seed=seed).data, headers=BINARY
@@ -192,7 +192,7 @@ class TestAnAdminsAct:
             body = {"adapter": f"m@{version}"}
             condition = ANY if version > 1 else {}
             chief.put("/admin/v1/aliases/ner", json=body, headers=condition).raise_for_status()
-        first, second = rows(running, action="move_alias", tenant="moved")
+        first, second = rows(running, action="move_alias", tenant="audited-moves")
 
         assert (None, "m@1", digests[0]) == (first["old"], first["new"], first["digest"])
         assert ("m@1", "m@2", digests[1]) == (second["old"], second["new"], second["digest"])
@@ -203,12 +203,14 @@ class TestAnAdminsAct:
         Also for who may not: names of ours only, whatever was sent.
         """
         north = running.client("north")
-        north.put("/admin/v1/aliases/ner", json={"adapter": "x@1"})
+        north.put(
+            "/admin/v1/aliases/ner", json={"adapter": "x@1"}, headers={"x-request-id": "refused"}
+        )
         running.admin.get(
             "/admin/v1/adapters", params={"tenant": "audited"}, headers={"x-request-id": "read"}
         )
         running.admin.get(f"/admin/v1/adapters/{CANARY} has gout", headers={"x-request-id": "odd"})
-        [refused] = waited(running, 1, action="move_alias", tenant="north")
+        [refused] = waited(running, 1, action="move_alias", request_id="refused")
         [read] = waited(running, 1, action="list_adapters", request_id="read")
         [odd] = waited(running, 1, request_id="odd")
 
