@@ -135,7 +135,7 @@ class TestADeath:
 
     def test_in_mid_stream_is_one_event(self, vllm_running: Running):
         """
-        And the stream ends.
+        The stream ends after it.
         """
         body = CHAT | {"stream": True, "max_tokens": 6}
         with held(vllm_running) as engine:

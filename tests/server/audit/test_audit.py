@@ -56,7 +56,7 @@ class TestAnAnswer:
 
     def test_leaves_who_which_when_and_how_much(self, running: Running):
         """
-        By its request's id: the key, the adapter's digest, the sizes; never a text.
+        The row names the key, the adapter's digest and the sizes by the request's id; never a text.
         """
         told = running.client("north").post("/v1/ner", json=NER, headers={"x-request-id": "one"})
         [row] = waited(running, 1, request_id="one")
@@ -200,7 +200,7 @@ class TestAnAdminsAct:
 
     def test_that_was_refused_or_only_read_leaves_a_row_soon(self, running: Running):
         """
-        Also for who may not: names of ours only, whatever was sent.
+        A refused act leaves one too. It holds names of ours only, whatever was sent.
         """
         north = running.client("north")
         north.put(
@@ -280,7 +280,7 @@ class TestTheTrail:
 
     def test_row_holds_numbers_and_names_only(self):
         """
-        Whatever is in a ledger.
+        A row holds nothing else of a ledger.
         """
         row = provenance({"tenant": "north"}, "sha256:0", Spent(1, 2, 3))
 

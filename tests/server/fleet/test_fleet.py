@@ -85,7 +85,7 @@ class TestAnUpload:
 
     def test_deleted_at_one_is_gone_at_the_other(self, fleet: Fleet):
         """
-        Though it was resident there, and its name remembered.
+        It is not found, though it was resident and its name cached there.
         """
         fleet.one.publish("north", "brief", package(seed=2))
         assert [200, 200] == [ask(at, "north", "brief").status_code for at in fleet.both]
@@ -240,7 +240,7 @@ class TestAToken:
 
     def test_opens_what_its_tenant_and_role_open(self, fleet: Fleet):
         """
-        At every replica; of a tenant that is unknown here or suspended it opens nothing.
+        It does so at every replica; for an unknown or suspended tenant it opens nothing.
         """
         fleet.one.admin.put("/admin/v1/tenants/north", json={}).raise_for_status()
         caller = fleet.oidc.token()

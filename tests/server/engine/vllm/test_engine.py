@@ -120,7 +120,7 @@ class TestTheSize:
     @pytest.mark.parametrize("field", ["num_slots", "prompt_bytes"])
     def test_is_refused_where_it_fits_no_memory(self, vllm_engine, field):
         """
-        Before anything is loaded, with both numbers.
+        The error has both numbers, and nothing was loaded.
         """
         config = replace(vllm_engine.engine.config, **{field: 10**12})
         with pytest.raises(BadInput, match="GiB, and may take half of"):
@@ -177,7 +177,7 @@ class TestAnAbort:
 
     def test_a_cancelled_caller_gives_its_slot_back(self, vllm_engine):
         """
-        Also while it waits for the slot to be loaded.
+        It does so while it waits for the slot to be loaded, too.
         """
         digests = [vllm_engine.adapters.add() for _ in range(24)]
 

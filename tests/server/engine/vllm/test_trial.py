@@ -49,13 +49,13 @@ class TestAGrammar:
     )
     def test_of_ordinary_kind_is_taken(self, bench: Bench, asked: dict[str, Any]):
         """
-        Of every kind that a request may bring.
+        Every kind that a request may bring is taken.
         """
         bench.check(**asked)
 
     def test_that_does_not_parse_is_refused(self, bench: Bench):
         """
-        By the compiler's own judgement, without its words, which quote it.
+        The compiler refuses it; its words, which quote the grammar, are not repeated.
         """
         with pytest.raises(BadInput, match=r"constraint: is not taken by the engine$"):
             bench.check(grammar='root ::= ("Wilhelmina"')
