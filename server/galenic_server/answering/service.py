@@ -92,7 +92,7 @@ class Talk:
     clinical: Clinical | None
     reply: OpenAIReply
 
-    def told(self) -> dict[str, Any]:
+    def extensions(self) -> dict[str, Any]:
         """Return the fields that a complete reply has beyond OpenAI's."""
         adapter = AnsweredBy.of(self.adapter).model_dump() if self.adapter else None
         used = {"adapter": adapter}

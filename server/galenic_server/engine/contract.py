@@ -149,7 +149,8 @@ class Pass(Protocol):
     def priority(self) -> int:
         """Return the priority; lower goes first."""
 
-    def said(self, num_tokens: int) -> None: ...
+    def count(self, num_tokens: int) -> None:
+        """Count tokens that were generated, as soon as they are."""
 
 
 class Gate(Protocol):
@@ -168,7 +169,7 @@ class AnyTime:
 
     priority = 0
 
-    def said(self, num_tokens: int) -> None:
+    def count(self, num_tokens: int) -> None:
         pass
 
 

@@ -129,13 +129,13 @@ def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
 
 def _note(output: RequestOutput, call: Call) -> None:
     """Record an output in *call*; of a silent call, the one generated token is hidden."""
-    for said in output.outputs:
+    for answer in output.outputs:
         if call.is_silent:
-            said.text, said.token_ids, said.finish_reason = "", [], "length"
-            said.logprobs = [] if said.logprobs is not None else None
-        call.text += said.text
-        call.num_tokens += len(said.token_ids)
-        call.finish = said.finish_reason or call.finish
+            answer.text, answer.token_ids, answer.finish_reason = "", [], "length"
+            answer.logprobs = [] if answer.logprobs is not None else None
+        call.text += answer.text
+        call.num_tokens += len(answer.token_ids)
+        call.finish = answer.finish_reason or call.finish
         if call.with_logprobs:
-            call.logprobs += logprobs_of(said)
+            call.logprobs += logprobs_of(answer)
     call.num_cached_tokens = max(call.num_cached_tokens, output.num_cached_tokens or 0)
