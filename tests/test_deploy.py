@@ -148,7 +148,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     (root / "home").mkdir()
     base = f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin"
     network = {name: value for name, value in os.environ.items() if NETWORK.match(name)}
-    image = Image(root, {"PATH": base, "HOME": str(root / "home"), **network})
+    # Compiling every module takes a minute, and most are never imported.
+    once = {"PATH": base, "HOME": str(root / "home"), "GALENIC_PIP_ARGS": "--no-compile"}
+    image = Image(root, once | network)
     image.build()
     yield image
     shutil.rmtree(root)  # gigabytes

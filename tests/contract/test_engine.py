@@ -335,7 +335,7 @@ class TestAdapters:
 
     def test_there_may_be_more_than_slots(self, running):
         """
-        Whoever was away answers as before.
+        An adapter that was evicted answers as before.
         """
         digests = [running.adapters.add(kind) for kind in ("rows", "short", "deep") * 3]
         digests += [running.adapters.add_scales("o", "f", seed=seed) for seed in range(10, 16)]

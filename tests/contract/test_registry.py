@@ -131,7 +131,7 @@ class TestKeysThatEnd:
             store.keys.find("00" * 32)
 
     def test_rotates_once_and_not_for_others(self, store: Store) -> None:
-        """Nor once it is revoked; and a grace never makes an end later."""
+        """A revoked key is not rotated, and a grace never makes an end later."""
         soon = datetime.now(UTC) + timedelta(minutes=1)
         old = store.keys.add("north", Role.CALLER, "00" * 32, expires=soon)
         with pytest.raises(NotFound):
@@ -179,8 +179,39 @@ class TestDeletion:
         for ref in (NORTH_1, NORTH_2):
             with pytest.raises(NotFound):
                 two.versions.undelete(ref)
-        assert (0, 0) == (two.tenants.get("north").num_adapters, two.tenants.get("north").num_bytes)
+        assert 0 == two.tenants.get("north").num_adapters
         assert [] == two.versions.of_tenant("north", are_deleted=True)
+
+    def test_that_is_purged_counts_as_what_it_leaves(self, two: Store) -> None:
+        """Its number and its manifest stay for good, and nobody fills the database with them."""
+        for ref in (NORTH_1, NORTH_2):
+            two.versions.delete(ref, keep=False)
+        left = two.tenants.get("north").num_bytes
+        two.tenants.put("north", quota=Quota(max_bytes=left + left // 2 + SIZE))
+        num_made = sum(self.comes_and_goes(two, seed) for seed in range(20))
+
+        assert 0 < left < 2 * (SIZE + 512)
+        assert num_made < 4
+
+    def comes_and_goes(self, store: Store, seed: int) -> bool:
+        try:
+            ref = store.versions.publish("north", "again", make_package(seed))
+        except QuotaExceeded:
+            return False
+        store.versions.delete(ref, keep=False)
+        return True
+
+    def test_elsewhere_counts_too(self, store: Store) -> None:
+        """An archive of deleted versions is bounded like one of others."""
+        tombs = {AdapterRef("north", "gone", i): (ONE.digest, ONE.manifest) for i in range(1, 9)}
+        store.versions.bury(tombs)
+        of_eight = store.tenants.get("north").num_bytes
+        store.versions.bury(tombs)
+        assert of_eight == store.tenants.get("north").num_bytes > 8 * 512
+        store.tenants.put("north", quota=Quota(max_bytes=of_eight))
+        with pytest.raises(QuotaExceeded):
+            store.versions.bury({AdapterRef("north", "gone", 9): (ONE.digest, ONE.manifest)})
+        assert of_eight == store.tenants.get("north").num_bytes
 
     def test_only_of_what_the_deleter_saw(self, store: Store) -> None:
         store.versions.put(NORTH_1, ONE)
@@ -196,7 +227,7 @@ class TestDeletion:
 
 class TestCanaries:
     def test_get_their_share_of_requests_always_the_same_ones(self, two: Store) -> None:
-        """By the request's id: a retry, here or on another replica, meets the same version."""
+        """The request's id decides, so a retry meets the same version on any replica."""
         two.aliases.move("north", "ner", NORTH_1, canary=Canary(NORTH_2, 20))
         found = two.names.resolve("north", "ner")
         drawn = [found.for_request(f"request-{i}").ref for i in range(2000)]
@@ -292,7 +323,7 @@ class TestConditions:
 
 class TestShares:
     def test_open_one_name_to_whom_they_name(self, two: Store) -> None:
-        """By the owner's name before it; for others it is as if it never was."""
+        """They name it with its owner before it; for all others it does not exist."""
         for text in ("north/discharge", "north/discharge@1", "north/nothing"):
             with pytest.raises(NotFound):
                 two.names.resolve("south", text)
@@ -307,6 +338,16 @@ class TestShares:
             with pytest.raises(NotFound):
                 two.names.resolve(tenant, text)
         assert NORTH_1 == two.names.resolve("north", "north/discharge@1").ref
+
+    def test_of_a_suspended_tenant_are_closed(self, two: Store) -> None:
+        """To borrowers as to itself, until it is open again."""
+        two.shares.put("north", "discharge", ["south"])
+        two.tenants.put("north", is_suspended=True)
+        with pytest.raises(NotFound):
+            two.names.resolve("south", "north/discharge")
+        assert [] == two.shares.lent_to("south")
+        two.tenants.put("north")
+        assert NORTH_2 == two.names.resolve("south", "north/discharge").ref
 
     def test_to_everyone_and_back(self, two: Store) -> None:
         two.shares.put("north", "discharge", [EVERYONE])
@@ -494,7 +535,7 @@ class TestReplicas:
 
 class TestAnOlderDatabase:
     def test_has_its_tenants_counted_when_it_is_opened(self, url: str) -> None:
-        """Whoever has an adapter or a key is a tenant, charged for the bytes that are there."""
+        """Everyone with an adapter or a key becomes a tenant, charged for stored bytes."""
         old = database._engine(database._parsed(url))
         with old.begin() as db:
             config = Config(attributes={"connection": db})

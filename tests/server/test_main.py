@@ -163,7 +163,7 @@ class TestAStartThatCannotSucceed:
         self, environment: dict[str, str], tmp_path: Path, setting: dict[str, str], said: str
     ):
         """
-        And ends with 1; no traceback.
+        It ends with 1, and prints no traceback.
         """
         command = [sys.executable, "-m", "galenic_server"]
         done = subprocess.run(

@@ -34,7 +34,7 @@ class TestASetting:
 
     def test_may_be_several_files(self, tmp_path: Path):
         """
-        With commas between them, in the environment and in the list.
+        They stand with commas between them, in the environment and in the list.
         """
         one, other = tmp_path / "one", tmp_path / "other"
         settings = Settings(metaprompt=f"{one}, {other}")

@@ -26,7 +26,7 @@ class Evaluation:
     answers: Sequence[Answer[Any]]
 
 
-def said_of(scores: Scores) -> str:
+def summary_of(scores: Scores) -> str:
     """Format each metric with its 95 % bootstrap interval, and the number of unclean answers."""
     parts = []
     for metric, tally in scores.tallies.items():
@@ -36,10 +36,10 @@ def said_of(scores: Scores) -> str:
 
 
 def records_of(
-    task: Task[Any, Any], examples: Sequence[Example], said: Sequence[Completion]
+    task: Task[Any, Any], examples: Sequence[Example], completions: Sequence[Completion]
 ) -> Iterator[dict[str, Any]]:
     """Yield one JSON-ready row per example: its id and the completion, never the example's text."""
-    for example, completion in zip(examples, said, strict=True):
+    for example, completion in zip(examples, completions, strict=True):
         yield {
             "id": example.id,
             **asdict(completion),

@@ -59,9 +59,13 @@ def _check_line(field: str, value: str) -> str:
 
 
 def _check_prose(field: str, value: str) -> str:
+    if not all(letter.isprintable() or letter in BREAKS_AND_JOINERS for letter in value):
+        raise BadInput(field, "holds a control character, or one that turns the direction of text")
     return check_text(field, value) if value else value
 
 
+BREAKS_AND_JOINERS = frozenset("\n\t\u200c\u200d")
+"""What prose may hold beside printable letters: breaks, and joiners of several scripts."""
 Name = Annotated[str, Field(max_length=64), _checked(check_name)]
 Line = Annotated[str, Field(max_length=200), _checked(_check_line)]
 Prose = Annotated[str, Field(max_length=4000), _checked(_check_prose)]

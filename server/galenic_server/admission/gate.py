@@ -25,7 +25,7 @@ class Admitted:
     def priority(self) -> int:
         return self.turn.priority
 
-    def said(self, num_tokens: int) -> None:
+    def count(self, num_tokens: int) -> None:
         self.turn.num_tokens += num_tokens
         self.spent.num_completion_tokens += num_tokens
         self.spend(num_tokens)
@@ -57,7 +57,9 @@ class Admission:
         self._quarantine.check(work)
         num_prompt = len(work.text_ids)
         spent = _spent_by(work)
-        async with self.turns.take(work.tenant, num_prompt + work.max_tokens) as turn:
+        async with self.turns.take(
+            work.tenant, num_prompt + work.max_tokens, num_places=work.num_answers
+        ) as turn:
             self._spend(work.tenant, num_prompt)
             turn.num_tokens = num_prompt
             spent.num_prompt_tokens += num_prompt

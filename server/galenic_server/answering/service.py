@@ -7,9 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from galenic_adapters.backbone import encode as chat
@@ -33,6 +31,7 @@ from galenic_adapters.tasks.base import (
 )
 from galenic_adapters.tasks.confidence import calibrated
 from galenic_adapters.tasks.lookup import make_task
+from galenic_server.admission.threads import TenantThreads
 from galenic_server.answering.chat_task import Clinical
 from galenic_server.database.cache import Remembered
 from galenic_server.database.changes import Change, Changes, Kind
@@ -50,7 +49,7 @@ from galenic_server.schemas.tasks import AnsweredBy
 
 RESOLVED_SECONDS = 60.0
 CHARACTERS_OF_TOKEN = 10  # more than any text has; what has more is not made tokens of
-MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
+MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE, Kind.TENANT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class Talk:
     clinical: Clinical | None
     reply: OpenAIReply
 
-    def told(self) -> dict[str, Any]:
+    def extensions(self) -> dict[str, Any]:
         """Return the fields that a complete reply has beyond OpenAI's."""
         adapter = AnsweredBy.of(self.adapter).model_dump() if self.adapter else None
         used = {"adapter": adapter}
@@ -106,7 +105,8 @@ class Service:
     """
     Answers requests with an engine that others start and stop.
 
-    is_open: tells whether the engine has started; until then requests are refused.
+    is_open: tells whether the engine has started; until then requests are refused.   listing: where
+    long lists are read.
     """
 
     def __init__(
@@ -134,9 +134,8 @@ class Service:
             most=100_000,
         )
         changes.listen(self._heard)
-        # Two at a time, and one of a tenant, so that no tenant's texts block another's.
-        self._tokenizing = CapacityLimiter(2)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tokenizing = TenantThreads(2)
+        self.listing = TenantThreads(2)
 
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """
@@ -291,8 +290,7 @@ class Service:
         def encode() -> list[list[int]]:
             return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
 
-        async with self._turns.setdefault(tenant, asyncio.Lock()):
-            return await run_sync(encode, limiter=self._tokenizing)
+        return await self._tokenizing.run(tenant, encode)
 
     async def _complete_all(
         self, requests: Mapping[int, Request | GalenicError]

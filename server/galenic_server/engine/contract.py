@@ -125,7 +125,7 @@ class Work:
     Describes what an engine is about to do for a tenant.
 
     max_tokens: the most tokens of all its answers together.   how: all other parameters as text, so
-    that equal requests can be recognized.
+    that equal requests can be recognized.   num_answers: answers that are generated side by side.
     """
 
     tenant: str
@@ -133,6 +133,7 @@ class Work:
     text_ids: Sequence[int]
     max_tokens: int
     how: str
+    num_answers: int = 1
 
     @classmethod
     def of(cls, request: Request) -> Self:
@@ -148,7 +149,8 @@ class Pass(Protocol):
     def priority(self) -> int:
         """Return the priority; lower goes first."""
 
-    def said(self, num_tokens: int) -> None: ...
+    def count(self, num_tokens: int) -> None:
+        """Count tokens that were generated, as soon as they are."""
 
 
 class Gate(Protocol):
@@ -167,7 +169,7 @@ class AnyTime:
 
     priority = 0
 
-    def said(self, num_tokens: int) -> None:
+    def count(self, num_tokens: int) -> None:
         pass
 
 

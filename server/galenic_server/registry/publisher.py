@@ -64,9 +64,10 @@ class Publisher:
         `QuotaExceeded`, or `Conflict` if its version has other bytes.
         """
         ref, package = await run_sync(self._write, offer)
-        # If the engine is away, it seats the adapter later, at its first request.
+        # If the engine is away or full, it seats the adapter later, at its first request: an upload
+        # evicts no other tenant's.
         with suppress(Unavailable):
-            await self.engine.seat([package_digest(offer.data)])
+            await self.engine.seat([package_digest(offer.data)], may_evict=False)
         return Published(ref, is_new=package is not None)
 
     def _write(self, offer: Offer) -> tuple[AdapterRef, Package | None]:
@@ -161,7 +162,8 @@ class Publisher:
                     what.package.digest
                     for what, where in zip(candidates, placed, strict=True)
                     if isinstance(where, Published)
-                ]
+                ],
+                may_evict=False,
             )
         outcomes = iter(placed)
         return [next(outcomes) if isinstance(result, Candidate) else result for result in checked]

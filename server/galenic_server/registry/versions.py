@@ -20,7 +20,7 @@ from galenic_server.audit.chain import note
 from galenic_server.database.changes import Changes, Kind, Writing, now
 from galenic_server.database.tables import adapters
 from galenic_server.registry.aliases import pointing
-from galenic_server.registry.offers import Candidate, Published, Refused, Shelf, check_same
+from galenic_server.registry.offers import Candidate, Numbering, Published, Refused, check_same
 from galenic_server.registry.rows import (
     ENTRY,
     HAS_BYTES,
@@ -103,8 +103,10 @@ class Versions:
         Bytes that a name has already are not written again, so repeating a call changes nothing.
         """
         with self._changes.writing(Kind.ADAPTER, check_name("tenant", tenant)) as writing:
-            shelf = self._shelf(writing.db, tenant, {candidate.name for candidate in candidates})
-            placed = [shelf.place(candidate) for candidate in candidates]
+            numbering = self._numbering(
+                writing.db, tenant, {candidate.name for candidate in candidates}
+            )
+            placed = [numbering.place(candidate) for candidate in candidates]
             new = {
                 where.ref: what
                 for where, what in zip(placed, candidates, strict=True)
@@ -154,10 +156,17 @@ class Versions:
             return num
 
     def bury(self, digests: Mapping[AdapterRef, tuple[str, Manifest]]) -> None:
-        """Reserve version numbers that were deleted elsewhere. Existing versions are kept."""
+        """
+        Reserve version numbers that were deleted elsewhere. Existing versions are kept.
+
+        Raises `QuotaExceeded` if that is more than the tenant may keep.
+        """
         with self._database.writing() as db:
             for ref, (digest, manifest) in digests.items():
-                self._database.insert_new(db, adapters, tombstone_of(ref, digest, manifest))
+                row = tombstone_of(ref, digest, manifest)
+                if self._database.insert_new(db, adapters, row):
+                    num_bytes = TOMBSTONE_BYTES + len(row["manifest"])
+                    self._tenants.charge(db, ref.tenant, 0, num_bytes)
 
     # Reading
 
@@ -252,27 +261,31 @@ class Versions:
             num_bytes = sum(row["num_bytes"] for row in rows)
             self._tenants.charge(writing.db, tenant, len(rows), num_bytes)
 
-    def _shelf(self, db: sa.Connection, tenant: str, names: Iterable[str]) -> Shelf:
-        shelf = Shelf(self._tenants.ensured(db, tenant), self._tenants.check_quota)
+    def _numbering(self, db: sa.Connection, tenant: str, names: Iterable[str]) -> Numbering:
+        numbering = Numbering(self._tenants.ensured(db, tenant), self._tenants.check_quota)
         asked = sorted(names)
         for first in range(0, len(asked), IN_ONE_QUERY):
             some = adapters.c.name.in_(asked[first : first + IN_ONE_QUERY])
             query = sa.select(*HELD).where(adapters.c.tenant == tenant, some)
             for name, version, digest, gone in db.execute(query):
-                shelf.add(name, version, None if gone else digest)
-        return shelf
+                numbering.add(name, version, None if gone else digest)
+        return numbering
 
     def _purge(self, db: sa.Connection, which: sa.ColumnElement[bool]) -> int:
         drop = adapters.update().where(which, adapters.c.deleted.is_not(None), HAS_BYTES)
+        kept = (TOMBSTONE_BYTES + sa.func.length(adapters.c.manifest)).label("num_kept")
         dropped = drop.values(payload=None, signature=None).returning(
-            adapters.c.tenant, adapters.c.num_bytes
+            adapters.c.tenant, adapters.c.num_bytes, kept
         )
         rows = db.execute(dropped).all()
         for row in rows:
-            self._tenants.charge(db, row.tenant, -1, -row.num_bytes)
+            num_more = row.num_kept - row.num_bytes
+            self._tenants.charge(db, row.tenant, -1, num_more, is_checked=False)
         return len(rows)
 
 
+TOMBSTONE_BYTES = 512
+"""What the row of a purged version takes in the database, beside its manifest."""
 HELD = [adapters.c[name] for name in ("name", "version", "digest", "deleted")]
 
 

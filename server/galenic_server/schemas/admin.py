@@ -125,12 +125,17 @@ class BulkLine(BaseModel):
 
 
 class BulkEnd(BaseModel):
-    """The last line, with the numbers of outcomes; without it the response was cut."""
+    """
+    The last line, with the numbers of outcomes; without it the response was cut.
+
+    is_stopped: true if very many lines failed, and those after them were not read.
+    """
 
     kind: Literal["end"] = "end"
     new: int
     there: int
     failed: int
+    is_stopped: bool | None = None
 
 
 class UploadInfo(BaseModel):

@@ -286,16 +286,16 @@ class Read(BaseModel):
             reading=answer.reading,
             confidence=answer.confidence,
             warnings=list(answer.warnings),
-            **cls.told(answer, ruler),
+            **cls.fields_of(answer, ruler),
         )
 
     @classmethod
     def failed(cls, id_: str, error: DocumentError) -> Self:
         """Make the reply to a document without an answer."""
-        return cls(id=id_, reading=None, error=error, **cls.told(NO_ANSWER, CODEPOINTS))
+        return cls(id=id_, reading=None, error=error, **cls.fields_of(NO_ANSWER, CODEPOINTS))
 
     @classmethod
-    def told(cls, answer: Answer[Any], ruler: Ruler) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[Any], ruler: Ruler) -> dict[str, Any]:
         """Return the fields of the task's own."""
         raise NotImplementedError
 
@@ -341,7 +341,7 @@ class NerRead(Read):
     entities: list[Entity] | None
 
     @classmethod
-    def told(cls, answer: Answer[tuple[Span, ...]], ruler: Ruler) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[tuple[Span, ...]], ruler: Ruler) -> dict[str, Any]:
         if answer.value is None:
             return {"entities": None}
         return {"entities": [Entity.of(span, ruler) for span in answer.value]}
@@ -351,7 +351,7 @@ class ReRead(Read):
     relations: list[Related] | None
 
     @classmethod
-    def told(cls, answer: Answer[tuple[Relation, ...]], ruler: Ruler) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[tuple[Relation, ...]], ruler: Ruler) -> dict[str, Any]:
         if answer.value is None:
             return {"relations": None}
         return {"relations": [Related.of(found, ruler) for found in answer.value]}
@@ -363,7 +363,7 @@ class QaRead(Read):
     answer: str | None
 
     @classmethod
-    def told(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
         return {"answer": answer.value}
 
 
@@ -371,7 +371,7 @@ class NliRead(Read):
     label: str | None
 
     @classmethod
-    def told(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
         return {"label": answer.value}
 
 
@@ -379,7 +379,7 @@ class SummarizeRead(Read):
     summary: str | None
 
     @classmethod
-    def told(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
         return {"summary": answer.value}
 
 

@@ -77,7 +77,7 @@ class TestAnUpload:
         made = fleet.one.versions.publish("north", "fresh", package(seed=1))
         url = "/admin/v1/adapters/fresh/1?tenant=north"
         eventually(lambda: fleet.other.admin.get(url).json()["state"] == "ready", 10)
-        resident = fleet.other.parts.service.engine._tunings
+        resident = fleet.other.parts.service.engine.residents
         eventually(lambda: made["digest"] in resident, 10)
         told = [ask(at, "north", "fresh").json()["adapter"] for at in fleet.both]
 
@@ -85,7 +85,7 @@ class TestAnUpload:
 
     def test_deleted_at_one_is_gone_at_the_other(self, fleet: Fleet):
         """
-        Though it was resident there, and its name remembered.
+        It is not found, though it was resident and its name cached there.
         """
         fleet.one.versions.publish("north", "brief", package(seed=2))
         assert [200, 200] == [ask(at, "north", "brief").status_code for at in fleet.both]
@@ -240,8 +240,8 @@ class TestAToken:
 
     def test_opens_what_its_tenant_and_role_open(self, fleet: Fleet):
         """
-        At every replica; of a tenant that is unknown here or suspended it opens nothing. Nobody is
-        an admin by the provider's word alone.
+        It does so at every replica; for an unknown or suspended tenant it opens nothing. Nobody
+        is an admin by the provider's word alone.
         """
         fleet.one.admin.put("/admin/v1/tenants/north", json={}).raise_for_status()
         caller = fleet.oidc.token()

@@ -35,7 +35,7 @@ def written() -> Iterator[io.StringIO]:
 class TestARequestId:
     def test_is_the_callers_where_it_is_safe(self, running: Running):
         """
-        So a log here can be matched with a log there.
+        A log here can be matched with a log there by it.
         """
         sent = {"x-request-id": "abc-1.2_3"}
         assert (
@@ -97,7 +97,7 @@ class TestTheLog:
 
     def test_holds_no_message_of_an_unexpected_error(self, running: Running, written: io.StringIO):
         """
-        Nor does the reply, which is a 500 with the id to look for.
+        The reply holds none either: it is a 500 with the id to look for.
         """
 
         async def broken(*_: Any) -> None:
@@ -117,7 +117,7 @@ class TestTheLog:
 
     def test_names_an_unexpected_error_by_type_and_place(self):
         """
-        Not by its message, which may hold what the caller sent.
+        Its message may hold what the caller sent, so it is left out.
         """
         try:
             raise RuntimeError(CANARY)
@@ -198,6 +198,14 @@ class TestMetrics:
             assert re.search(rf"^galenic_{name} \d", page, re.M)
         assert "galenic_engine_restarts_total 0.0" in page
         assert CANARY not in page
+
+    def test_are_hidden_from_what_a_proxy_hands_on(self, running: Running):
+        """
+        A proxy on the same machine speaks for the world.
+        """
+        for name in ("x-forwarded-for", "forwarded", "via"):
+            assert 401 == running.anyone.get("/metrics", headers={name: "1.2.3.4"}).status_code
+        assert 200 == running.anyone.get("/metrics").status_code
 
     def test_and_docs_are_hidden_on_an_open_address(self, backbone: str, tmp_path: Path):
         """

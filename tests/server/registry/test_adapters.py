@@ -1,6 +1,7 @@
 """Publishing, trying out, listing, deleting and bringing back over HTTP."""
 
 import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,10 +11,16 @@ from tests.support.registry import KIND, ner
 from tests.support.serving import Running, eventually, package
 
 
+def evictions(running: Running) -> float:
+    page = running.anyone.get("/metrics").text
+    (found,) = re.findall(r"^galenic_slot_evictions_total (\S+)", page, re.M)
+    return float(found)
+
+
 class TestAVersion:
     def test_answers_as_soon_as_it_is_published(self, running: Running):
         """
-        And the digest is that of the bytes sent.
+        The digest is that of the bytes sent.
         """
         made = package(seed=100)
         entry = running.publish("clinic", "fresh", made)
@@ -21,6 +28,18 @@ class TestAVersion:
         assert 1 == entry["version"]
         assert "sha256:" + hashlib.sha256(made.data).hexdigest() == entry["digest"]
         assert entry["digest"] == ner(running, "clinic", "fresh")["adapter"]["digest"]
+
+    def test_evicts_nobody_elses(self, running: Running):
+        """
+        More uploads than there are slots leave residents alone; what has no room waits for its
+        first request.
+        """
+        before = evictions(running)
+        for i in range(12):
+            running.publish("greedy", f"greedy-{i}", package(seed=7000 + i))
+
+        assert before == evictions(running)
+        assert ner(running, "greedy", "greedy-11")["documents"]
 
     def test_never_changes(self, running: Running):
         """
@@ -37,7 +56,7 @@ class TestAVersion:
 
     def test_comes_back_as_the_bytes_it_was(self, running: Running):
         """
-        With its digest as ETag.
+        Its digest is the ETag.
         """
         made = package(seed=101)
         running.publish("clinic", "kept", made)
@@ -61,7 +80,7 @@ class TestAVersion:
 
     def test_of_another_tenant_looks_like_none(self, running: Running):
         """
-        To a tenant's own admin too, byte for byte.
+        Even a tenant's admin gets the same error, byte for byte.
         """
         running.publish("clinic", "hidden", package(seed=104))
         other = running.client("rival", Role.TENANT_ADMIN)
@@ -75,7 +94,7 @@ class TestAVersion:
 class TestAListing:
     def test_comes_in_pages(self, running: Running):
         """
-        By name and version, and each page says where the next begins.
+        Adapters are sorted by name and version, and each page says where the next begins.
         """
         for seed in range(3):
             running.publish("archive", "a", package(seed=200 + seed))
@@ -166,7 +185,7 @@ class TestAnUpload:
 
     def test_tried_out_tells_every_fault_and_writes_nothing(self, running: Running):
         """
-        Of the file, of the fit, of the name, of the quota, in one answer, each with its JSON path.
+        One answer has the faults of file, fit, name and quota, each with its JSON path.
         """
         running.admin.put("/admin/v1/tenants/poor", json={"max_adapters": 0})
         data = package(template_version=7, metaprompt="sha256:" + "0" * 64).data
@@ -212,7 +231,7 @@ class TestAnUpload:
 class TestADeletedVersion:
     def test_comes_back_until_it_is_purged(self, running: Running):
         """
-        As it was; with purge it is gone at once.
+        It comes back as it was; with purge it is gone at once.
         """
         made = running.publish("clinic", "lazarus", package(seed=500))
         url = "/admin/v1/adapters/lazarus/1{}tenant=clinic"

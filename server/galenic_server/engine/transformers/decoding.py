@@ -164,19 +164,19 @@ class Penalties:
     def __init__(self, request: Request) -> None:
         self._sampling = request.sampling
         self._text = set(request.text_ids)
-        self._said: Counter[int] = Counter()
+        self._generated: Counter[int] = Counter()
 
     def add(self, token: int) -> None:
-        self._said[token] += 1
+        self._generated[token] += 1
 
     def __call__(self, logits_V: Tensor) -> Tensor:
         sampling, penalized_V = self._sampling, logits_V.clone()
         if sampling.repetition_penalty != 1.0:
-            seen = list(self._text | self._said.keys())
+            seen = list(self._text | self._generated.keys())
             factor = sampling.repetition_penalty
             at = penalized_V[seen]
             penalized_V[seen] = torch.where(at > 0, at / factor, at * factor)
-        for token, count in self._said.items():
+        for token, count in self._generated.items():
             penalized_V[token] -= sampling.frequency_penalty * count + sampling.presence_penalty
         return penalized_V
 

@@ -74,6 +74,8 @@ class PromptingClient:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
             self._bounds.check_text(ids, call.text_field)
+            if sampling_params.prompt_logprobs is not None:
+                self._bounds.check_logprobs(len(ids), call.text_field)
             if not is_open:
                 num_answer = sampling_params.max_tokens
                 self._bounds.check_length(0, len(ids), num_answer, call.text_field)
@@ -113,7 +115,7 @@ def _fill_in(params: SamplingParams, call: Call, *, is_open: bool) -> None:
 def _work(call: Call, ids: Sequence[int], params: SamplingParams) -> Work:
     num_answers = params.n or 1
     max_tokens = num_answers * (params.max_tokens or 0)
-    return Work(call.tenant, call.adapter, ids, max_tokens, repr(params))
+    return Work(call.tenant, call.adapter, ids, max_tokens, repr(params), num_answers)
 
 
 def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
@@ -127,13 +129,13 @@ def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
 
 def _note(output: RequestOutput, call: Call) -> None:
     """Record an output in *call*; of a silent call, the one generated token is hidden."""
-    for said in output.outputs:
+    for answer in output.outputs:
         if call.is_silent:
-            said.text, said.token_ids, said.finish_reason = "", [], "length"
-            said.logprobs = [] if said.logprobs is not None else None
-        call.text += said.text
-        call.num_tokens += len(said.token_ids)
-        call.finish = said.finish_reason or call.finish
+            answer.text, answer.token_ids, answer.finish_reason = "", [], "length"
+            answer.logprobs = [] if answer.logprobs is not None else None
+        call.text += answer.text
+        call.num_tokens += len(answer.token_ids)
+        call.finish = answer.finish_reason or call.finish
         if call.with_logprobs:
-            call.logprobs += logprobs_of(said)
+            call.logprobs += logprobs_of(answer)
     call.num_cached_tokens = max(call.num_cached_tokens, output.num_cached_tokens or 0)

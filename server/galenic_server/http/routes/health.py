@@ -11,6 +11,8 @@ from galenic_server.http.deps import PartsDep
 
 router = APIRouter(tags=["health"])
 
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+
 
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
@@ -34,9 +36,11 @@ async def metrics(request: Request, parts: PartsDep) -> Response:
     """
     Export metrics in Prometheus' text format.
 
-    They are open on a loopback bind, else to an admin's key or one of the role metrics.
+    They are open on a loopback bind, else to an admin's key or one of the role metrics. What a
+    proxy hands on is not from this machine.
     """
-    if not parts.settings.shows_metrics:
+    is_forwarded = any(name in request.headers for name in FORWARDED)
+    if not parts.settings.shows_metrics or is_forwarded:
         check_metrics(await authenticate(request))
     page = parts.metrics.page(await parts.service.engine.stats())
     return Response(page, media_type=CONTENT_TYPE_LATEST)
