@@ -32,7 +32,7 @@ bench: weights  ## how fast this machine answers
 
 docs: tools  ## the documentation, into site/
 	cd docs && NO_MKDOCS_2_WARNING=1 ../.venv-tools/bin/mkdocs build --strict --quiet
-	@echo "galenic: open site/index.html"
+	@echo "galenic: to read it: python3 -m http.server --directory site 8080"
 
 weights: setup
 	@python -c 'from galenic_adapters.backbone.weights import ensure; import os; ensure(os.environ.get("GALENIC_BACKBONE"))'
