@@ -70,6 +70,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
+RESTART_SECONDS = 1800.0  # what was compiled at the first start is on the disk by now
 FETCHED_AT_ONCE = 100  # adapters on their way from the store, in this process
 MOST_PASSES = 4  # of the backbone through prompts that nobody has asked for yet, at a time
 CPU_ARGUMENTS: dict[str, Any] = {
@@ -191,7 +192,8 @@ class VllmEngine:
             try:
                 await self._stop_core()
                 await asyncio.sleep(backoff_seconds)
-                await self._start_core()
+                async with asyncio.timeout(RESTART_SECONDS):  # a core may hang while it starts too
+                    await self._start_core()
             except Exception:  # whatever stopped it, another attempt follows
                 logger.exception("engine core did not start")
             backoff_seconds = min(2 * backoff_seconds, LAST_BACKOFF_SECONDS)
