@@ -243,6 +243,19 @@ class TestFloors:
             if FLOORS[package] and "." in module and _floor(module) is None
         )
 
+    def test_tests_mirror_the_folders(self, package):
+        """
+        A folder with tests of a package's own is named as the folder that it tests.
+        """
+        tests = ROOT / "tests" / package.removeprefix("galenic_")
+        files = tests.rglob("test_*.py")
+
+        assert [] == sorted(
+            str(folder)
+            for folder in {file.parent.relative_to(tests) for file in files}
+            if not (SHELVES[package] / package / folder).is_dir()
+        )
+
     def test_light_modules_are_light(self):
         """
         Importing tasks, references, errors or the client loads neither torch nor transformers.

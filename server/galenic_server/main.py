@@ -2,9 +2,11 @@
 Assembles a server from its settings and runs it; parts are made here and nowhere else.
 """
 
+import errno
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,7 +17,7 @@ import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from galenic_adapters.backbone.weights import ensure, shape_at
-from galenic_adapters.errors import GalenicError
+from galenic_adapters.errors import BadInput, GalenicError
 from galenic_adapters.package import zoo
 from galenic_adapters.package.file import Fit
 from galenic_adapters.package.manifest import BackboneId
@@ -70,6 +72,7 @@ def main() -> int:
     logs.configure(settings.log_level)
     logs.adopt()
     try:
+        address = bound(settings)
         parts = assemble(settings, say=_say)
         key = first_key(parts.keys, settings)
     except (GalenicError, ImportError) as error:
@@ -77,7 +80,31 @@ def main() -> int:
         return 1
     if key:
         _say(f"\ngalenic: admin key (shown this once, keep it): {key}\n")
-    return serve(parts, invitation(settings, key))
+    return serve(parts, invitation(settings, key), address)
+
+
+def bound(settings: Settings) -> socket.socket:
+    """
+    Bind the server's address, before anything is loaded or a key is made.
+
+    Raises `BadInput` if another program has it, or this machine has no such address.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    address = socket.socket(family)
+    address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        address.bind((settings.host, settings.port))
+    except OSError as error:
+        address.close()
+        if error.errno == errno.EADDRINUSE:
+            problem = f"{settings.port} is taken at {settings.host} by another program"
+            raise BadInput("GALENIC_PORT", problem) from error
+        if error.errno == errno.EACCES:
+            problem = f"{settings.port} needs more rights; above 1023 none are needed"
+            raise BadInput("GALENIC_PORT", problem) from error
+        raise BadInput("GALENIC_HOST", f"{settings.host[:80]!r}: {error.strerror}") from error
+    address.set_inheritable(True)
+    return address
 
 
 def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
@@ -93,12 +120,14 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
             f"galenic: no metaprompt for {backbone}: only adapters that stand alone are served,"
             " until `galenic train` makes one, which GALENIC_METAPROMPT names"
         )
+    if settings.batch_invariant:
+        os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")  # read by vLLM's processes, on a GPU
     store = Store.open(settings.database, default_quota=settings.quota)
     chain = begin_chain(settings, store.database, *secrets)
     config = EngineConfig(
         backbone=str(found.path),
         secret=secrets[0],
-        dtype=settings.dtype,
+        dtype=settings.engine_dtype,
         num_slots=settings.num_slots,
         places=tuple(settings.places),
         prompt_bytes=settings.prompt_bytes,
@@ -213,7 +242,7 @@ def invitation(settings: Settings, key: str | None) -> str:
     )
 
 
-def serve(parts: Parts, invitation: str) -> int:
+def serve(parts: Parts, invitation: str, address: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT, then drain: refuse new requests and finish running ones."""
     settings = parts.settings
     failed = False
@@ -226,8 +255,6 @@ def serve(parts: Parts, invitation: str) -> int:
     crowd = Crowd(settings.max_connections, settings.max_connections_of_peer)
     config = uvicorn.Config(
         make_app(parts, on_ready=lambda: _be_ready(invitation), on_failed_start=give_up),
-        host=settings.host,
-        port=settings.port,
         log_config=None,  # logging is configured by `logs`
         access_log=False,
         server_header=False,
@@ -238,7 +265,6 @@ def serve(parts: Parts, invitation: str) -> int:
         ws="none",
     )
     server = uvicorn.Server(config)
-    address = config.bind_socket()  # fails on a taken port before anything is loaded
     for ending in (signal.SIGTERM, signal.SIGINT):
         # After draining, uvicorn raises the signal again for the previous handler: ignore it.
         signal.signal(ending, lambda *_: None)

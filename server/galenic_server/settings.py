@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     DirectoryPath,
     Field,
@@ -39,12 +41,42 @@ from galenic_server.tenancy.tenants import Quota
 from galenic_server.tenancy.tokens import MAPPED, Provider
 
 PREFIX = "GALENIC_"
-READ_ELSEWHERE = ("DEVICE", "PYTHON", "PIP_ARGS", "CACHE", "URL", "API_KEY", "LITELLM_TESTS")
-"""Variables that other programs read: setup, backbone cache, client and tests."""
+READ_ELSEWHERE = (
+    "API_KEY",
+    "CACHE",
+    "DEVICE",
+    "LITELLM_TESTS",
+    "OSV_URL",
+    "PIP_ARGS",
+    "PYTHON",
+    "URL",
+)
+"""Variables that other programs read: setup, audit, backbone cache, client and tests."""
 GPU = Path("/proc/driver/nvidia")
 MOST_DOCUMENTS = 4096
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
 """Requests in the engine while several tenants are active; on a CPU each slows all others."""
+
+
+DEFAULT_PORT = 8000
+SERVICE_LINK = re.compile(r"PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?|SERVICE_(HOST|PORT(_\w+)?)")
+"""
+Variables that Kubernetes sets in every pod beside a Service called galenic, and GALENIC_PORT with
+them, which is then an address.
+"""
+
+
+def _no_link(value: Any) -> Any:
+    """Replace a Service's address by the default port."""
+    is_link = isinstance(value, str) and value.startswith(("tcp://", "udp://"))
+    return DEFAULT_PORT if is_link else value
+
+
+def _origin(value: str) -> str:
+    """Return *value* if it is an origin, as browsers send it: ``https://host``, or ``*``."""
+    if value != "*" and not re.fullmatch(r"https?://[^/\s*@]+", value):
+        raise ValueError(f"{value[:80]!r} is no origin: https://host, with a port if there is one")
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -66,8 +98,15 @@ class Settings(BaseSettings):
         description="The folder of the database and the secret.",
     )
     host: str = Field(default="127.0.0.1", description="The address to bind.")
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="The port to bind; 0 takes any free one."
+    port: Annotated[int, BeforeValidator(_no_link)] = Field(
+        default=DEFAULT_PORT, ge=0, le=65535, description="The port to bind; 0 takes any free one."
+    )
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)
+    ] = Field(
+        default=(),
+        description="Origins whose pages may call the server from a browser, as https://host, with"
+        " commas between them; * is any. Unset, none.",
     )
     database_url: SecretStr | None = Field(
         default=None,
@@ -110,6 +149,11 @@ class Settings(BaseSettings):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="The number type of weights and adapters in the engine."
+    )
+    batch_invariant: bool = Field(
+        default=False,
+        description="Give a text the same answer whatever runs beside it. On a GPU by vLLM's"
+        " batch-invariant kernels, on a CPU by float32, which are slower.",
     )
     num_slots: int | None = Field(
         default=None,
@@ -314,6 +358,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def engine_dtype(self) -> str:
+        """Return the number type of the engine; on a CPU only float32 is batch-invariant."""
+        return "float32" if self.batch_invariant and not GPU.exists() else self.dtype
+
+    @property
     def admin_keys(self) -> Sequence[str]:
         """Return the admin keys from the environment. Raises `BadInput` for a weak one."""
         key = self.admin_key
@@ -408,7 +457,8 @@ def unknown(environment: Mapping[str, str]) -> Iterator[str]:
     known = [name.upper() for name in (*Settings.model_fields, *READ_ELSEWHERE)]
     for name in sorted(environment):
         own = name.upper().removeprefix(PREFIX)
-        if own != name.upper() and own not in known:
+        is_ours = own != name.upper() and not SERVICE_LINK.fullmatch(own)
+        if is_ours and own not in known:
             close = difflib.get_close_matches(own, known, n=1)
             hint = f"did you mean {PREFIX}{close[0]}?" if close else "`galenic settings` lists all"
             yield f"{name} is no setting; {hint}"

@@ -60,7 +60,7 @@ class TestAFile:
 
     def test_that_cannot_be_written_is_named(self, tmp_path: Path):
         """
-        With the system's reason.
+        The error holds the system's reason.
         """
         with pytest.raises(BadInput, match=r"none/file: cannot be written: No such file"):
             write_whole(tmp_path / "none" / "file", b"")

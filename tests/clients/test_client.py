@@ -140,10 +140,10 @@ class TestAdministration:
         assert admin.share("kept", ["*"], tenant="moving").with_everyone
         assert ["kept"] == [one.name for one in admin.shares(tenant="moving")]
         archive = b"".join(admin.export("moving"))
-        brought = admin.bring("moved", archive)
+        brought = admin.bring("imported", archive)
         assert (1, 1) == (brought.num_adapters, brought.num_shares)
-        assert 1 == admin.tenant("moved").num_adapters
-        assert admin.describe("kept", 1, tenant="moved").digest
+        assert 1 == admin.tenant("imported").num_adapters
+        assert admin.describe("kept", 1, tenant="imported").digest
         assert 1 == len(admin.replicas())
 
     def test_keeps_limits(self, admin: Client):
@@ -241,7 +241,7 @@ class TestManyPackages:
 
     def test_go_by_the_async_client_too(self, running: Running):
         """
-        From a file, as from bytes.
+        Packages come from files or from bytes.
         """
 
         async def push() -> list[str]:
@@ -281,7 +281,7 @@ class TestErrors:
 
     def test_of_a_stream_come_before_its_first_piece(self, client: Client):
         """
-        As of any other call.
+        A stream refused before its first piece raises the error that any other call raises.
         """
         with pytest.raises(NotFound):
             next(client.stream("nothing", MESSAGES))
@@ -404,7 +404,7 @@ class TestTheAsyncClient:
 
     def test_has_the_same_methods(self):
         """
-        Whoever knows one knows both.
+        Both clients have the same methods, so who knows one knows both.
         """
 
         def methods(kind: type) -> set[str]:

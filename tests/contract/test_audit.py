@@ -161,7 +161,7 @@ class TestTampering:
 
     def test_a_shorter_chain_cannot_be_sealed(self, database: Database, chain: Chain):
         """
-        Not with the last row's own MAC, and not by a server with another secret.
+        Neither the last row's own MAC nor a server with another secret seals it.
         """
         with database.writing() as db:
             db.execute(sa.text("DELETE FROM audit WHERE number = 5"))
@@ -360,7 +360,7 @@ class TestAnAct:
 
     def test_that_cannot_be_audited_does_not_happen(self, database: Database):
         """
-        With a broken chain nothing is changed any more.
+        Nothing is changed any more once the chain is broken.
         """
         store = Store.over(database)
         Chain(database, SECRET)
@@ -375,7 +375,7 @@ class TestAnAct:
 class TestADatabaseThatIsAway:
     def test_takes_no_row_and_says_so(self, tmp_path: Path):
         """
-        As a full disk does; the chain stays whole.
+        A database that is full raises as one that is away does, and the chain stays whole.
         """
         database = Database.open(f"sqlite:///{tmp_path}/galenic.db")
         chain = Chain(database, SECRET)

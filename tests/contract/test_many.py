@@ -102,7 +102,7 @@ class TestBulkReading:
 class TestBulkWriting:
     def test_is_one_change_and_twice_is_as_once(self, store: Store) -> None:
         """
-        With a version or without; a name's bytes are found among all its versions.
+        The bytes are found among all versions of a name, whether a version was given or not.
         """
         wanted = [Candidate("a", ONE), Candidate("b", ONE, version=7), Candidate("a", OTHER)]
         before = store.changes.newest()

@@ -131,7 +131,7 @@ class TestKeysThatEnd:
             store.keys.find("00" * 32)
 
     def test_rotates_once_and_not_for_others(self, store: Store) -> None:
-        """Nor once it is revoked; and a grace never makes an end later."""
+        """A revoked key is not rotated, and a grace never makes an end later."""
         soon = datetime.now(UTC) + timedelta(minutes=1)
         old = store.keys.add("north", Role.CALLER, "00" * 32, expires=soon)
         with pytest.raises(NotFound):
@@ -227,7 +227,7 @@ class TestDeletion:
 
 class TestCanaries:
     def test_get_their_share_of_requests_always_the_same_ones(self, two: Store) -> None:
-        """By the request's id: a retry, here or on another replica, meets the same version."""
+        """The request's id decides, so a retry meets the same version on any replica."""
         two.aliases.move("north", "ner", NORTH_1, canary=Canary(NORTH_2, 20))
         found = two.names.resolve("north", "ner")
         drawn = [found.for_request(f"request-{i}").ref for i in range(2000)]
@@ -323,7 +323,7 @@ class TestConditions:
 
 class TestShares:
     def test_open_one_name_to_whom_they_name(self, two: Store) -> None:
-        """By the owner's name before it; for others it is as if it never was."""
+        """They name it with its owner before it; for all others it does not exist."""
         for text in ("north/discharge", "north/discharge@1", "north/nothing"):
             with pytest.raises(NotFound):
                 two.names.resolve("south", text)
@@ -535,7 +535,7 @@ class TestReplicas:
 
 class TestAnOlderDatabase:
     def test_has_its_tenants_counted_when_it_is_opened(self, url: str) -> None:
-        """Whoever has an adapter or a key is a tenant, charged for the bytes that are there."""
+        """Everyone with an adapter or a key becomes a tenant, charged for stored bytes."""
         old = database._engine(database._parsed(url))
         with old.begin() as db:
             config = Config(attributes={"connection": db})

@@ -171,7 +171,7 @@ class TestPublish:
         assert packages == [replicas[0].versions.get(ref) for ref in refs]
 
     def test_writers_of_one_version_at_once(self, open_store: Callable[[], Store]) -> None:
-        """Of two that put other bytes under one ref, one wins and the other hears so."""
+        """One of two that put different bytes under one ref wins, and the other gets a conflict."""
         left, right = open_store(), open_store()
         for version in range(1, 11):
             ref = AdapterRef("north", "discharge", version)
@@ -211,7 +211,7 @@ class TestDelete:
         assert [] == store.versions.of_tenant("north")
 
     def test_number_is_never_given_again(self, store: Store) -> None:
-        """Whoever cached discharge@1 can never meet another adapter under that name."""
+        """A cached discharge@1 can never become another adapter."""
         store.versions.put(NORTH_1, ONE)
         store.versions.delete(NORTH_1)
 

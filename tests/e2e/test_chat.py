@@ -19,7 +19,7 @@ class TestAStream:
     @pytest.mark.parametrize("model", ["summarization", "SmolLM2-135M-Instruct"])
     def test_says_what_the_whole_reply_says(self, server: RealServer, model: str):
         """
-        With an adapter and bare. (Asked once before, so that both find the same prefix cached.)
+        Both agree, with an adapter and bare. (One more asks before, so both find its prefix.)
         """
         with server.client() as client:
             client.chat(model, CHAT, max_tokens=24)
@@ -32,7 +32,7 @@ class TestAStream:
 
     def test_ends_with_the_same_finish_and_usage(self, server: RealServer):
         """
-        And with [DONE], as OpenAI's clients expect.
+        It ends with [DONE] too, as OpenAI's clients expect.
         """
         body = {"model": "summarization", "messages": CHAT, "max_tokens": 5}
         streamed = body | {"stream": True, "stream_options": {"include_usage": True}}

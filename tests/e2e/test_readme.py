@@ -14,7 +14,7 @@ CURL = re.compile(r"^    (curl -s \S+/v1/ner .*?)\n\n", re.MULTILINE | re.DOTALL
 class TestTheReadme:
     def test_its_curl_finds_the_diseases(self, server: RealServer):
         """
-        In a sentence that no training set holds, each where it stands.
+        It finds each where it stands, in a sentence that no training set holds.
         """
         (pasted,) = CURL.findall(README.read_text())
         pasted = pasted.replace("http://127.0.0.1:8000", server.url)

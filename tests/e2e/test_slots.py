@@ -20,9 +20,9 @@ from tests.support.real_server import (
 )
 
 NUM_SLOTS = 8
-NUM_ADAPTERS = 64
+NUM_ADAPTERS = 32
 NUM_CALLERS = 16
-NUM_CHANGES = 24
+NUM_CHANGES = 12
 ANSWERS_A_CHANGE = 6
 NOTES: list[NliDocument] = [
     {"premise": "He has gout.", "hypothesis": "He is ill."},
@@ -81,7 +81,7 @@ class Ward:
 class TestEightSlots:
     def test_uploads_and_deletes_under_load_mix_nothing_up(self, server: RealServer, zoo: Zoo):
         """
-        64 adapters are asked by sixteen callers at once, while versions are replaced and deleted.
+        32 adapters are asked by sixteen callers at once, while versions are replaced and deleted.
         Whoever is answered hears the version they named, as it answers alone (the odds of "yes"
         to two notes, which no two versions agree on); a deleted version is not found any more.
         """

@@ -68,13 +68,13 @@ class Obedient:
 def obedient(running: Running, script: str) -> Iterator[None]:
     """The server's engine with a model that says *script* as far as it may, and ends."""
     engine: Any = running.parts.service.engine
-    backbone, tokenizer = engine._backbone, engine.tokenizer
+    backbone, tokenizer = engine.backbone, engine.tokenizer
     says = [*tokenizer.encode(script), tokenizer.eos_token_id]
-    engine._backbone = replace(backbone, model=Obedient(backbone.model, says))
+    engine.backbone = replace(backbone, model=Obedient(backbone.model, says))
     try:
         yield
     finally:
-        engine._backbone = backbone
+        engine.backbone = backbone
 
 
 @pytest.mark.parametrize("kind", DOCUMENTS)

@@ -1,6 +1,7 @@
 """The server as a process of its own, from settings in the environment."""
 
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -59,6 +60,27 @@ class TestAFreshStart:
             assert httpx.get(f"{server.url}/admin/v1/keys", headers=mine, timeout=60).is_success
             assert not KEY.findall(server.said())
             assert given["GALENIC_ADMIN_KEY"] not in server.said()
+
+    def test_on_a_taken_port_says_so_before_it_makes_a_key(
+        self, environment: dict[str, str], tmp_path: Path
+    ):
+        """
+        In one line that names the port, within a moment; nothing was made or loaded.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            done = subprocess.run(
+                [sys.executable, "-m", "galenic_server"],
+                env=environment | {"GALENIC_PORT": str(port)},
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+
+        assert 1 == done.returncode
+        assert f"GALENIC_PORT: {port} is taken at 127.0.0.1 by another program" in done.stderr
+        assert not KEY.findall(done.stderr)
+        assert not (tmp_path / "home" / "galenic.db").exists()
 
     def test_without_a_metaprompt_serves_what_stands_alone(self, tmp_path: Path):
         """
@@ -141,7 +163,7 @@ class TestAStartThatCannotSucceed:
         self, environment: dict[str, str], tmp_path: Path, setting: dict[str, str], said: str
     ):
         """
-        And ends with 1; no traceback.
+        It ends with 1, and prints no traceback.
         """
         command = [sys.executable, "-m", "galenic_server"]
         done = subprocess.run(

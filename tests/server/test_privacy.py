@@ -163,7 +163,7 @@ class TestACanary:
         collector: Collector,
     ):
         """
-        Not in the log at its most talkative, nor in metrics, errors, traces, database or files.
+        It is not in the log at level debug, nor in metrics, errors, traces, database or files.
         """
         given = {
             "GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open",
@@ -194,7 +194,7 @@ class TestACanary:
 
     def test_is_nowhere_in_what_vllm_says(self, environment: dict[str, str], tmp_path: Path):
         """
-        Nor in vLLM's own lines, from all of its processes: schemas that do not compile, calls that
+        No line of vLLM's processes holds it: not for schemas that do not compile, calls that
         its parsers cannot read, and a worker that dies with the note in hand.
         """
         given = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from galenic_adapters.cli import aliases, keys, limits, packages, tenants
-from galenic_adapters.cli.options import Key, Url, asking, show, told
+from galenic_adapters.cli.options import Key, Url, asking, reporting_errors, show
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -96,6 +96,13 @@ def settings() -> None:
 
 
 @app.command()
+def openapi() -> None:
+    """Print the server's OpenAPI document, to generate clients from; no server has to run."""
+    command = [sys.executable, "-m", "galenic_server.http.openapi"]
+    os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
+
+
+@app.command()
 def doctor() -> None:
     """Diagnose this machine, and say how to mend it."""
     from galenic_adapters import doctor as doctors
@@ -118,7 +125,7 @@ def ask(
     key: Key = None,
 ) -> None:
     """Ask a running server one question, and print its reply as JSON."""
-    with told():
+    with reporting_errors():
         text = _stdin() if text == "-" else text
     document = _document(task, text, hypothesis, context, option or [])
     with asking(url, key) as client:
@@ -197,7 +204,7 @@ def train(
     from galenic_adapters.training import runs
     from galenic_adapters.training.recipe import Recipe
 
-    with told():
+    with reporting_errors():
         runs.train(
             Recipe.load(recipe), folder, data=data, start=start, backbone=backbone, say=typer.echo
         )
@@ -216,7 +223,7 @@ def estimate(
     from galenic_adapters.training import estimate as estimates
     from galenic_adapters.training.recipe import Recipe
 
-    with told():
+    with reporting_errors():
         made = estimates.estimate(Recipe.load(recipe), gpu, gpus=gpus, use=use)
         for line in made.lines():
             typer.echo(line)
@@ -266,7 +273,7 @@ def adapt(
     from galenic_adapters.training import runs
     from galenic_adapters.training.recipe import Phase, Recipe, Source
 
-    with told():
+    with reporting_errors():
         source = Source(
             name=name,
             task=task,
@@ -318,7 +325,7 @@ def reproduce(
     """Run the whole study of the method, piece by piece, and write its report."""
     from galenic_adapters.study import reproduce as study
 
-    with told():
+    with reporting_errors():
         study.reproduce(
             preset,
             folder,
@@ -364,14 +371,14 @@ def evaluate(
         if task is None:
             raise typer.BadParameter("a server's adapter needs one", param_hint="--task")
         target = records or Path(f"{package.replace('@', '.')}.{split}.server.jsonl")
-        with told(), asking(server, key) as client:
+        with reporting_errors(), asking(server, key) as client:
             measure.measure_remote(
                 client, package, data, target, task_name=task, limit=limit, say=typer.echo
             )
         return
     if not Path(package).is_file():
         raise typer.BadParameter(f"{package} is no file", param_hint="PACKAGE")
-    with told():
+    with reporting_errors():
         measure.measure(
             Path(package),
             data,
@@ -380,6 +387,39 @@ def evaluate(
             split=split,
             limit=limit,
             untuned_records=untuned,
+            backbone=backbone,
+            say=typer.echo,
+        )
+
+
+@app.command()
+def calibrate(
+    package: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A package's file.")],
+    data: Annotated[Path, Existing],
+    dataset: Annotated[
+        str | None, typer.Option(help="Its name, for the card; if unset, folder/file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split it is; not that of the scores.")] = "dev",
+    metaprompt: Annotated[
+        Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples to take; all if unset.")] = None,
+    backbone: BackboneName = None,
+) -> None:
+    """
+    Correct a package's confidences: compare them with what is right on labelled examples, and write
+    the correction into the package.
+    """
+    from galenic_adapters.evaluation import calibrate as calibration
+
+    with reporting_errors():
+        calibration.calibrate(
+            package,
+            data,
+            metaprompt_file=metaprompt,
+            dataset=dataset or f"{data.resolve().parent.name}/{data.name}",
+            split=split,
+            limit=limit,
             backbone=backbone,
             say=typer.echo,
         )
@@ -415,7 +455,7 @@ def convert(
     from galenic_adapters.data.conll import Columns
     from galenic_adapters.data.convert import Rules
 
-    with told():
+    with reporting_errors():
         rules = Rules(tuple(label or ()), discontinuous, overlaps, split, none_pairs)
         columns = Columns(token_column, tag_column)
         convert_files(form, source, out, task=task, rules=rules, columns=columns, say=typer.echo)
@@ -440,7 +480,7 @@ def convert_hub(
     from galenic_adapters.data.hub import HubSet
 
     columns = _pairs(column or [], "--column", "OURS=THEIRS")
-    with told():
+    with reporting_errors():
         source = HubSet(name, split, subset, revision, columns)
         commands.convert_hub(source, out, task=task, say=typer.echo)
 
@@ -462,7 +502,7 @@ def import_peft(
     """
     from galenic_adapters.package import peft
 
-    with told():
+    with reporting_errors():
         peft.import_peft(
             checkpoint,
             folder,
@@ -495,7 +535,7 @@ def export_peft(
     """
     from galenic_adapters.package import peft
 
-    with told():
+    with reporting_errors():
         peft.export_peft(
             packages,
             folder,

@@ -64,7 +64,7 @@ def asking(url: str | None, key: str | None) -> "Iterator[Client]":
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def reporting_errors() -> Iterator[None]:
     """End the command with the message of any of our own errors."""
     from galenic_adapters.errors import GalenicError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galenic_adapters.cli.options import Key, Tenant, Url, asking, show, told
+from galenic_adapters.cli.options import Key, Tenant, Url, asking, reporting_errors, show
 from galenic_adapters.refs import split_ref
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def sign(
     """Sign a package as OpenSSF Model Signing does; writes PACKAGE.sig."""
     from galenic_adapters.package import signature as signatures
 
-    with told():
+    with reporting_errors():
         use = signatures.Use.of(for_) if for_ else None
         bundle = signatures.sign(package.read_bytes(), package.name, private_key.read_bytes(), use)
     target = package.with_name(package.name + ".sig")
@@ -158,7 +158,7 @@ def show_one(
     key: Key = None,
 ) -> None:
     """Show one adapter as JSON: its state, labels, scores and signature."""
-    with told():
+    with reporting_errors():
         name, version = split_ref(ref) if "@" in ref else (ref, None)
     with asking(url, key) as client:
         typer.echo(client.describe(name, version, tenant=tenant).model_dump_json(indent=2))
@@ -173,7 +173,7 @@ def delete(
     key: Key = None,
 ) -> None:
     """Delete a version; it can be brought back for a while."""
-    with told():
+    with reporting_errors():
         name, version = split_ref(ref)
     with asking(url, key) as client:
         client.delete(name, version, tenant=tenant, purge=purge)
@@ -182,7 +182,7 @@ def delete(
 @app.command()
 def undelete(ref: RefName, tenant: Tenant = None, url: Url = None, key: Key = None) -> None:
     """Bring back a deleted version, as it was."""
-    with told():
+    with reporting_errors():
         name, version = split_ref(ref)
     with asking(url, key) as client:
         client.undelete(name, version, tenant=tenant)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galenic_adapters.cli.options import Key, Url, asking, changed, number_or, show, told
+from galenic_adapters.cli.options import (
+    Key,
+    Url,
+    asking,
+    changed,
+    number_or,
+    reporting_errors,
+    show,
+)
 from galenic_adapters.files import write_whole
 
 if TYPE_CHECKING:
@@ -81,7 +89,7 @@ def export(
     key: Key = None,
 ) -> None:
     """Export everything of a tenant but its keys into one file."""
-    with told(), asking(url, key) as client:
+    with reporting_errors(), asking(url, key) as client:
         write_whole(file, client.export(name))
         typer.echo(f"{file}: {file.stat().st_size:,} bytes")
 

@@ -79,9 +79,9 @@ def _document(name: str, text: Path, annotations: Sequence[Path], report: Report
     return Document(name, whole, tuple(mentions), tuple(meant))
 
 
-def _mention(id_: str, type_: str, places: str, said: str | None) -> Mention:
+def _mention(id_: str, type_: str, places: str, words: str | None) -> Mention:
     pairs = [place.split(" ") for place in places.split(";")]
-    return Mention(id_, type_, tuple((int(start), int(end)) for start, end in pairs), said)
+    return Mention(id_, type_, tuple((int(start), int(end)) for start, end in pairs), words)
 
 
 def _arguments(trigger: str, arguments: str) -> Iterator[Link]:

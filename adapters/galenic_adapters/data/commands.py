@@ -68,7 +68,7 @@ def _write(out: Path, data: Dataset, report: Report, say: Say) -> None:
         raise BadInput(out.name, f"no example is left of {report.num_documents} documents")
     write_dataset(out, data.examples)
     num_examples, counts = len(data.examples), _counts(data)
-    say(f"{out}: {num_examples} examples of {report.num_documents} documents{_said(counts)}")
+    say(f"{out}: {num_examples} examples of {report.num_documents} documents{_listed(counts)}")
     if data.task in (TaskName.NER, TaskName.RE) and not counts:
         say("warning: none of them has an annotation")
 
@@ -78,6 +78,6 @@ def _counts(data: Dataset) -> Counter[str]:
     return Counter(label for example in data.examples for label in labels_used(example))
 
 
-def _said(counts: Counter[str]) -> str:
+def _listed(counts: Counter[str]) -> str:
     each = ", ".join(f"{label} {number}" for label, number in sorted(counts.items()))
     return f", {counts.total()} annotations: {each}" if counts else ""

@@ -14,7 +14,7 @@ from typing import Any
 from galenic_adapters.errors import BadInput
 from galenic_adapters.files import lines_of, text_of
 
-MOST_PLACES_TOLD = 3
+MOST_PLACES_SHOWN = 3
 
 Place = tuple[int, int]
 """Start and end (exclusive) in the text, in code points."""
@@ -25,13 +25,13 @@ class Mention:
     """
     Holds an entity: its type, and its place, or several if it is discontinuous.
 
-    said: the mention's words as the file repeats them, if it does; checked against the text.
+    words: the mention's words as the file repeats them, if it does; checked against the text.
     """
 
     id: str
     type: str
     places: tuple[Place, ...]
-    said: str | None = None
+    words: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +90,24 @@ class Mending(StrEnum):
 class Report:
     """Collects what was left out or changed, why and where: file names and ids, never text."""
 
-    told: dict[Reason | Mending, list[str]] = field(default_factory=dict)
+    places: dict[Reason | Mending, list[str]] = field(default_factory=dict)
     num_documents: int = 0
 
     def note(self, what: Reason | Mending, where: str) -> None:
-        self.told.setdefault(what, []).append(where)
+        self.places.setdefault(what, []).append(where)
 
     def num(self, what: Reason | Mending) -> int:
-        return len(self.told.get(what, ()))
+        return len(self.places.get(what, ()))
 
     @property
     def num_dropped(self) -> int:
         return sum(self.num(reason) for reason in Reason)
 
     def lines(self) -> Iterator[str]:
-        for what, places in self.told.items():
+        for what, places in self.places.items():
             verb = "dropped" if isinstance(what, Reason) else "mended"
-            first = ", ".join(place[:80] for place in places[:MOST_PLACES_TOLD])
-            more = ", …" if len(places) > MOST_PLACES_TOLD else ""
+            first = ", ".join(place[:80] for place in places[:MOST_PLACES_SHOWN])
+            more = ", …" if len(places) > MOST_PLACES_SHOWN else ""
             yield f"{verb} {len(places)}: {what} ({first}{more})"
 
 

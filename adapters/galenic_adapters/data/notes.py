@@ -80,7 +80,7 @@ def _settle_one(
         return Reason.NO_PLACE
     if not all(0 <= start < end <= len(text) for start, end in mention.places):
         return Reason.OUT_OF_TEXT
-    if mention.said is not None and not says(mention.said, text, mention.places):
+    if mention.words is not None and not says(mention.words, text, mention.places):
         return Reason.TEXT_DIFFERS
     start, end = mention.places[0][0], max(end for _, end in mention.places)
     if not _is_whole(mention.places, text):

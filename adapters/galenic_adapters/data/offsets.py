@@ -26,7 +26,7 @@ def aligned(document: Document, report: Report) -> Document:
     """
     text = document.text.removeprefix(MARK)
     marks = len(document.text) - len(text)
-    if not marks and _num_right(document.mentions, text) == _num_told(document.mentions):
+    if not marks and _num_right(document.mentions, text) == _num_with_words(document.mentions):
         return document
     ways = _recounted(document.mentions, text, marks)
     way, best = max(ways, key=lambda pair: _num_right(pair[1], text))
@@ -35,11 +35,11 @@ def aligned(document: Document, report: Report) -> Document:
     return replace(document, text=text, mentions=best)
 
 
-def says(said: str, text: str, places: Sequence[Place]) -> bool:
-    """Tell whether *said* are the words at *places*, or from first to last; spaces don't count."""
+def says(words: str, text: str, places: Sequence[Place]) -> bool:
+    """Tell whether *words* are the words at *places*, or from first to last; spaces don't count."""
     parts = [_words(text[start:end]) for start, end in places]
     whole = text[min(start for start, _ in places) : max(end for _, end in places)]
-    return _words(said) in {*(gap.join(parts) for gap in GAPS), _words(whole)}
+    return _words(words) in {*(gap.join(parts) for gap in GAPS), _words(whole)}
 
 
 def _words(text: str) -> str:
@@ -47,8 +47,8 @@ def _words(text: str) -> str:
     return "".join(text.split())
 
 
-def _num_told(mentions: Sequence[Mention]) -> int:
-    return sum(mention.said is not None for mention in mentions)
+def _num_with_words(mentions: Sequence[Mention]) -> int:
+    return sum(mention.words is not None for mention in mentions)
 
 
 def _num_right(mentions: Sequence[Mention], text: str) -> int:
@@ -57,7 +57,7 @@ def _num_right(mentions: Sequence[Mention], text: str) -> int:
 
 def _is_right(mention: Mention, text: str) -> bool:
     there = mention.places and all(0 <= a < b <= len(text) for a, b in mention.places)
-    return bool(there and mention.said is not None and says(mention.said, text, mention.places))
+    return bool(there and mention.words is not None and says(mention.words, text, mention.places))
 
 
 def _recounted(

@@ -26,7 +26,7 @@ class Evaluation:
     answers: Sequence[Answer[Any]]
 
 
-def said_of(scores: Scores) -> str:
+def summary_of(scores: Scores) -> str:
     """Format each metric with its 95 % bootstrap interval, and the number of unclean answers."""
     parts = []
     for metric, tally in scores.tallies.items():
@@ -36,10 +36,10 @@ def said_of(scores: Scores) -> str:
 
 
 def records_of(
-    task: Task[Any, Any], examples: Sequence[Example], said: Sequence[Completion]
+    task: Task[Any, Any], examples: Sequence[Example], completions: Sequence[Completion]
 ) -> Iterator[dict[str, Any]]:
     """Yield one JSON-ready row per example: its id and the completion, never the example's text."""
-    for example, completion in zip(examples, said, strict=True):
+    for example, completion in zip(examples, completions, strict=True):
         yield {
             "id": example.id,
             **asdict(completion),
@@ -53,10 +53,8 @@ def reread(
     """Restore an evaluation from its records; raises `BadInput` if they are of other examples."""
     if [row["id"] for row in records] != [example.id for example in examples]:
         raise BadInput("records", f"{len(records)} rows are not of these {len(examples)} examples")
-    completions = [
-        Completion(**{key: row[key] for key in row if key not in {"id", "reading"}})
-        for row in records
-    ]
+    names = Completion.__dataclass_fields__
+    completions = [Completion(**{key: row[key] for key in row if key in names}) for row in records]
     return _judged(task, examples, completions)
 
 

@@ -15,7 +15,7 @@ from galenic_adapters.evaluation.evaluate import (
     evaluate,
     records_of,
     reread,
-    said_of,
+    summary_of,
 )
 from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.package.file import Fit, Package
@@ -68,11 +68,11 @@ def measure(
         untuned=untuned.scores,
         constant=constant.scores if constant else None,
     )
-    for who, one in (("tuned", tuned), ("untuned", untuned), ("constant", constant)):
-        if one:
-            rows = records_of(task, examples, one.completions)
+    for who, evaluation in (("tuned", tuned), ("untuned", untuned), ("constant", constant)):
+        if evaluation:
+            rows = records_of(task, examples, evaluation.completions)
             _write_records(package_file.with_suffix(f".{split}.{who}.jsonl"), rows)
-            say(f"{package.manifest.name} {who}: {said_of(one.scores)}")
+            say(f"{package.manifest.name} {who}: {summary_of(evaluation.scores)}")
         else:
             say(f"{package.manifest.name} {who}: none, for answers are no labels")
     package_file.write_bytes(package.data)
@@ -94,7 +94,7 @@ def measure_remote(
     examples = read.examples[:limit]
     scores, rows = evaluate_remote(client, adapter, make_task(task_name, read.labels), examples)
     _write_records(records, rows)
-    say(f"{adapter}: {said_of(scores)}")
+    say(f"{adapter}: {summary_of(scores)}")
 
 
 def _write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:

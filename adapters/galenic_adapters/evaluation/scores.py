@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galenic_adapters.errors import Unavailable
-from galenic_adapters.tasks.base import Answer, Example, Reading, TaskName
+from galenic_adapters.tasks.base import Answer, Example, Reading, Relation, Span, TaskName
 
 Numbers = NDArray[np.float64]
 
@@ -76,33 +76,49 @@ def score(task: TaskName, examples: Sequence[Example], answers: Sequence[Answer[
     Raises `Unavailable` if a metric needs a library that is not installed.
     """
     gold = [example.value for example in examples]
-    said = [answer.value for answer in answers]
+    predicted = [answer.value for answer in answers]
     match task:
         case TaskName.NER:
-            tallies = _entity_tallies(_spans(gold), _spans(said))
+            tallies = _entity_tallies(_spans(gold), _spans(predicted))
         case TaskName.RE:
-            tallies = _relation_tallies(_relations(gold), _relations(said))
+            tallies = _relation_tallies(_relations(gold), _relations(predicted))
         case TaskName.QA if not any(example.fields.options for example in examples):
-            tallies = {"token_f1": _mean(map(token_f1, gold, said)), "exact": _same(gold, said)}
+            tallies = {
+                "token_f1": _mean(map(token_f1, gold, predicted)),
+                "exact": _same(gold, predicted),
+            }
         case TaskName.SUMMARIZATION:
-            tallies = {"rouge_l": _mean(rouge_l(gold, said))}
+            tallies = {"rouge_l": _mean(rouge_l(gold, predicted))}
         case _:
-            tallies = {"accuracy": _same(gold, said), "macro_f1": _label_tally(gold, said)}
+            tallies = {
+                "accuracy": _same(gold, predicted),
+                "macro_f1": _label_tally(gold, predicted),
+            }
     unread = sum(answer.reading is not Reading.CLEAN for answer in answers)
     metrics = {name: tally.value() for name, tally in tallies.items()}
     return Scores(metrics, len(examples), unread, tallies)
 
 
 def _spans(values: Sequence[Any]) -> list[set[Any]]:
-    return [{(s.start, s.end, s.type) for s in value or ()} for value in values]
+    return [set(map(span_fact, value or ())) for value in values]
 
 
 def _relations(values: Sequence[Any]) -> list[set[Any]]:
-    return [{(r.type, r.head.text, r.tail.text) for r in value or ()} for value in values]
+    return [set(map(relation_fact, value or ())) for value in values]
 
 
-def micro_f1(gold: Sequence[set[Any]], said: Sequence[set[Any]]) -> Tally:
-    pairs = list(zip(gold, said, strict=True))
+def span_fact(span: Span) -> tuple[int, int, str | None]:
+    """Return what has to be right in an entity."""
+    return span.start, span.end, span.type
+
+
+def relation_fact(relation: Relation) -> tuple[str, str, str]:
+    """Return what has to be right in a relation: its type and the words of its entities."""
+    return relation.type, relation.head.text, relation.tail.text
+
+
+def micro_f1(gold: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> Tally:
+    pairs = list(zip(gold, predicted, strict=True))
     return _tally([[2 * len(g & s)] for g, s in pairs], [[len(g) + len(s)] for g, s in pairs])
 
 
@@ -110,43 +126,43 @@ def f1_by(
     labels: Sequence[Any],
     label_of: Callable[[Any], Any],
     gold: Sequence[set[Any]],
-    said: Sequence[set[Any]],
+    predicted: Sequence[set[Any]],
 ) -> Tally:
     """Return macro F1: the mean over *labels* of each one's F1."""
 
     def of(label: Any, many: Sequence[set[Any]]) -> list[set[Any]]:
         return [{fact for fact in facts if label_of(fact) == label} for facts in many]
 
-    each = [micro_f1(of(label, gold), of(label, said)) for label in labels]
+    each = [micro_f1(of(label, gold), of(label, predicted)) for label in labels]
     if not each:
-        return micro_f1(gold, said)
+        return micro_f1(gold, predicted)
     return Tally(
         np.concatenate([tally.num_NL for tally in each], axis=1),
         np.concatenate([tally.den_NL for tally in each], axis=1),
     )
 
 
-def _relation_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, Tally]:
+def _relation_tallies(gold: list[set[Any]], predicted: list[set[Any]]) -> dict[str, Tally]:
     types = sorted({fact[0] for facts in gold for fact in facts})
-    macro = f1_by(types, lambda fact: fact[0], gold, said)
-    return {"micro_f1": micro_f1(gold, said), "macro_f1": macro}
+    macro = f1_by(types, lambda fact: fact[0], gold, predicted)
+    return {"micro_f1": micro_f1(gold, predicted), "macro_f1": macro}
 
 
-def _label_tally(gold: Sequence[Any], said: Sequence[Any]) -> Tally:
+def _label_tally(gold: Sequence[Any], predicted: Sequence[Any]) -> Tally:
     labels = sorted(set(gold))
-    return f1_by(labels, lambda label: label, [{g} for g in gold], [{s} for s in said])
+    return f1_by(labels, lambda label: label, [{g} for g in gold], [{s} for s in predicted])
 
 
-def _entity_tallies(gold: list[set[Any]], said: list[set[Any]]) -> dict[str, Tally]:
+def _entity_tallies(gold: list[set[Any]], predicted: list[set[Any]]) -> dict[str, Tally]:
     """Count entities with nervaluate, one example at a time; counts add up to its overall ones."""
     try:
         from nervaluate import Evaluator
     except ImportError as error:
         raise Unavailable("NER scores need nervaluate: pip install 'galenic[train]'") from error
 
-    types = sorted({str(span[2]) for spans in (*gold, *said) for span in spans})
+    types = sorted({str(span[2]) for spans in (*gold, *predicted) for span in spans})
     counts: dict[str, list[tuple[float, float]]] = {"strict": [], "ent_type": []}
-    for g, s in zip(gold, said, strict=True):
+    for g, s in zip(gold, predicted, strict=True):
         if not (g or s):
             for listed in counts.values():
                 listed.append((0.0, 0.0))
@@ -166,13 +182,13 @@ def _plain(spans: set[Any]) -> list[dict[str, Any]]:
     return [{"label": t, "start": start, "end": end - 1} for start, end, t in sorted(spans)]
 
 
-def _same(gold: Sequence[Any], said: Sequence[Any]) -> Tally:
-    return _mean(float(g == s) for g, s in zip(gold, said, strict=True))
+def _same(gold: Sequence[Any], predicted: Sequence[Any]) -> Tally:
+    return _mean(float(g == s) for g, s in zip(gold, predicted, strict=True))
 
 
-def token_f1(gold: str, said: str | None) -> float:
+def token_f1(gold: str, predicted: str | None) -> float:
     """Return the F1 of words after SQuAD's normalization (arXiv 1606.05250)."""
-    left, right = _words(gold), _words(said or "")
+    left, right = _words(gold), _words(predicted or "")
     common = sum((Counter(left) & Counter(right)).values())
     return 2 * common / (len(left) + len(right)) if common else float(left == right)
 
@@ -182,14 +198,14 @@ def _words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def rouge_l(gold: Sequence[str], said: Sequence[str | None]) -> list[float]:
+def rouge_l(gold: Sequence[str], predicted: Sequence[str | None]) -> list[float]:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise Unavailable("ROUGE needs rouge-score: pip install 'galenic[train]'") from error
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    pairs = zip(gold, said, strict=True)
+    pairs = zip(gold, predicted, strict=True)
     return [float(scorer.score(g, s or "")["rougeL"].fmeasure) for g, s in pairs]
 
 

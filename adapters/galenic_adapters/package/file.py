@@ -179,7 +179,9 @@ class Fit:
         """Say why a stored adapter, which fitted some server once, does not fit this one."""
         if problem := manifest.misfit(self.backbone, self.metaprompts):
             return problem
-        return next((f"{one.path} {one.problem}" for one in self._place_misfits(manifest)), None)
+        return next(
+            (f"{fault.path} {fault.problem}" for fault in self._place_misfits(manifest)), None
+        )
 
     def _place_misfits(self, manifest: Manifest) -> Iterator[Fault]:
         shared = self.metaprompts.get(manifest.metaprompt or "")

@@ -120,6 +120,24 @@ class Score(_Record):
     num_examples: int = Field(ge=1)
 
 
+class Calibration(_Record):
+    """
+    Corrects the confidences of answers (see `tasks.confidence`).
+
+    dataset, split, num_answers: the answers that it was fitted on.   brier, brier_before: the mean
+    squared error of the corrected and the uncorrected confidences of answers that it was not fitted
+    on (cross-validated).
+    """
+
+    slope: float
+    intercept: float
+    dataset: Line
+    split: Line
+    num_answers: int = Field(ge=1)
+    brier: float = Field(ge=0, le=1)
+    brier_before: float = Field(ge=0, le=1)
+
+
 class TrainingSet(_Record):
     """Names a data set that the adapter was trained on, and its licence."""
 
@@ -148,6 +166,7 @@ class Manifest(_Record):
     shapes: dict[TensorName, Shape] = Field(min_length=1)
     dtype: DType
     scores: tuple[Score, ...] = Field(default=(), max_length=32)
+    calibration: Calibration | None = None
     trained_on: tuple[TrainingSet, ...] = Field(default=(), max_length=32)
     licence: Line
     created: date

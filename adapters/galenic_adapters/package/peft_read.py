@@ -151,7 +151,7 @@ def import_adapter(
             " trust it.",
         )
     except ValidationError as error:
-        raise _told(error, "manifest") from None
+        raise _bad_input(error, "manifest") from None
     return Package.write(manifest, factor)
 
 
@@ -160,10 +160,10 @@ def _read_config(path: Path) -> _Config:
     try:
         return _Config.model_validate_json(text)
     except ValidationError as error:
-        raise _told(error, path.name) from None
+        raise _bad_input(error, path.name) from None
 
 
-def _told(error: ValidationError, field: str) -> BadInput:
+def _bad_input(error: ValidationError, field: str) -> BadInput:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(step)[:64] for step in first["loc"])
     return BadInput(field, f"{where}: {first['msg']}".removeprefix(": "))
@@ -202,23 +202,23 @@ def _check_sizes(config: _Config, shape: BackboneShape) -> None:
     if config.peft_type == PREFIX:
         sizes = {"token_dim": shape.keys, "num_layers": shape.num_layers}
     for name, size in sizes.items():
-        if (said := getattr(config, name)) not in (None, size):
+        if (stated := getattr(config, name)) not in (None, size):
             kind = f"{config.peft_type} on this backbone"
-            raise BadInput(CONFIG, f"{name} is {said}, that of {kind} is {size}")
+            raise BadInput(CONFIG, f"{name} is {stated}, that of {kind} is {size}")
 
 
 def _check_prompt(config: _Config, tensors: Mapping[str, Tensor], shape: BackboneShape) -> None:
     """Raise `BadInput` unless tensors have the names and shapes of the type and the backbone."""
     num_positions, rank, num_tasks = config.num_virtual_tokens, config.num_ranks, config.num_tasks
-    said: dict[str, tuple[int | None, ...]] = {SHARED: (num_positions, shape.width)}
+    shapes: dict[str, tuple[int | None, ...]] = {SHARED: (num_positions, shape.width)}
     if config.peft_type == PREFIX:
-        said = {SHARED: (num_positions, shape.num_layers * 2 * shape.keys)}
+        shapes = {SHARED: (num_positions, shape.num_layers * 2 * shape.keys)}
     if config.peft_type == MULTITASK:
-        said |= {COLS: (num_tasks, num_positions, rank), ROWS: (num_tasks, rank, shape.width)}
-    if set(tensors) != set(said):
+        shapes |= {COLS: (num_tasks, num_positions, rank), ROWS: (num_tasks, rank, shape.width)}
+    if set(tensors) != set(shapes):
         there = ", ".join(sorted(tensors))[:200]
-        raise BadInput(TENSORS, f"holds {there or 'nothing'}, not {', '.join(sorted(said))}")
-    for name, expected in said.items():
+        raise BadInput(TENSORS, f"holds {there or 'nothing'}, not {', '.join(sorted(shapes))}")
+    for name, expected in shapes.items():
         if (found := tuple(tensors[name].shape)) != expected:
             raise BadInput(
                 TENSORS, f"{name} has shape {found}, {CONFIG} and the backbone say {expected}"

@@ -83,7 +83,7 @@ def write_report(
 def _constants(exams: Sequence[Exam]) -> dict[str, float]:
     """Return the best constant label's score on each target whose answers are labels."""
     best = {exam.listed.name: best_constant(exam.task, exam.examples) for exam in exams}
-    return {name: one.scores.main[1] for name, one in best.items() if one}
+    return {name: evaluation.scores.main[1] for name, evaluation in best.items() if evaluation}
 
 
 def _drawn(draw: Callable[[], list[str]], say: Say) -> list[str]:
@@ -94,19 +94,19 @@ def _drawn(draw: Callable[[], list[str]], say: Say) -> list[str]:
         return []
 
 
-def _figure(one: Cell) -> dict[str, Any]:
+def _figure(cell: Cell) -> dict[str, Any]:
     return {
-        "target": one.target,
-        "method": one.method,
-        "metric": one.metric,
-        "values": dict(zip(one.runs, one.values, strict=True)),
-        "intervals": {run: interval(t) for run, t in zip(one.runs, one.tallies, strict=True)},
-        "all_metrics": {run: e.scores.metrics for run, e in one.runs.items()},
-        "mean": one.mean,
-        "sd": one.sd,
-        "num_examples": len(next(iter(one.runs.values())).examples),
-        "mean_num_unread": one.num_unread,
-        "files": one.files,
+        "target": cell.target,
+        "method": cell.method,
+        "metric": cell.metric,
+        "values": dict(zip(cell.runs, cell.values, strict=True)),
+        "intervals": {run: interval(t) for run, t in zip(cell.runs, cell.tallies, strict=True)},
+        "all_metrics": {run: e.scores.metrics for run, e in cell.runs.items()},
+        "mean": cell.mean,
+        "sd": cell.sd,
+        "num_examples": len(next(iter(cell.runs.values())).examples),
+        "mean_num_unread": cell.num_unread,
+        "files": cell.files,
     }
 
 
@@ -150,7 +150,7 @@ def _main(
         yield ""
     yield "Answers that were not clean (mean over seeds; they count as what could be read of them):"
     for method, cells in table.items():
-        unread = ", ".join(f"{t} {one.num_unread:.0f}" for t, one in cells.items())
+        unread = ", ".join(f"{t} {cell.num_unread:.0f}" for t, cell in cells.items())
         yield f"- {method}: {unread}"
 
 

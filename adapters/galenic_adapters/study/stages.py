@@ -169,7 +169,7 @@ def _taught(
     teachers = make_teachers(recipe, [course.name for course in courses], backbone)
     own = set(teachers.own())
     teachers.load_state_dict(
-        {name: one[: len(courses)] if name in own else one for name, one in state.items()}
+        {name: tensor[: len(courses)] if name in own else tensor for name, tensor in state.items()}
     )
     return teachers.to(backbone.device).requires_grad_(False)
 

@@ -68,7 +68,7 @@ def known_in(folder: Path, backbone: BackboneId, metaprompt: Metaprompt) -> list
             continue  # the metaprompt's own file
         manifest = package.manifest
         if (manifest.backbone, manifest.metaprompt) == (backbone, metaprompt.digest):
-            seen = frozenset(one.dataset for one in manifest.trained_on)
+            seen = frozenset(source.dataset for source in manifest.trained_on)
             found.append(Known(path.stem, str(manifest.task), package.factor, seen))
     return found
 

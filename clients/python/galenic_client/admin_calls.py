@@ -55,15 +55,15 @@ ADAPTERS = f"{ADMIN}/adapters"
 LINES = {"content-type": "application/x-ndjson"}
 
 
-def line(one: ToPush) -> bytes:
+def line(package: ToPush) -> bytes:
     fields: dict[str, object] = {
-        "name": one.name,
-        "package": base64.b64encode(bytes_of(one.package)).decode(),
+        "name": package.name,
+        "package": base64.b64encode(bytes_of(package.package)).decode(),
     }
-    if one.version is not None:
-        fields["version"] = one.version
-    if one.signature is not None:
-        fields["signature"] = bytes_of(one.signature).decode()
+    if package.version is not None:
+        fields["version"] = package.version
+    if package.signature is not None:
+        fields["signature"] = bytes_of(package.signature).decode()
     return json.dumps(fields).encode() + b"\n"
 
 

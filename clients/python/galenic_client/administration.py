@@ -82,9 +82,9 @@ class Administration:
                     sent.read()
                 raise_for(sent)
                 for text in sent.iter_lines():
-                    if (one := calls.pushed(text)) is None:
+                    if (pushed := calls.pushed(text)) is None:
                         return
-                    yield one
+                    yield pushed
         except httpx.TransportError as error:
             raise unreachable(error, self._http.base_url) from error
         raise calls.cut()

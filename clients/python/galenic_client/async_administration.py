@@ -74,8 +74,8 @@ class AsyncAdministration:
         """
 
         async def content() -> AsyncIterator[bytes]:
-            for one in packages:
-                yield calls.line(one)
+            for package in packages:
+                yield calls.line(package)
 
         params = {} if tenant is None else {"tenant": tenant}
         sending = self._http.stream(
@@ -87,9 +87,9 @@ class AsyncAdministration:
                     await sent.aread()
                 raise_for(sent)
                 async for text in sent.aiter_lines():
-                    if (one := calls.pushed(text)) is None:
+                    if (pushed := calls.pushed(text)) is None:
                         return
-                    yield one
+                    yield pushed
         except httpx.TransportError as error:
             raise unreachable(error, self._http.base_url) from error
         raise calls.cut()

@@ -25,7 +25,7 @@ class Admitted:
     def priority(self) -> int:
         return self.turn.priority
 
-    def said(self, num_tokens: int) -> None:
+    def count(self, num_tokens: int) -> None:
         self.turn.num_tokens += num_tokens
         self.spent.num_completion_tokens += num_tokens
         self.spend(num_tokens)

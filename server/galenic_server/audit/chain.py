@@ -69,7 +69,7 @@ class Act:
     num_written: int = 0
     facts: Record = field(default_factory=dict)
 
-    def told(self, **more: Any) -> Record:
+    def row(self, **more: Any) -> Record:
         """Return the record with notes merged in; notes cannot overwrite the actor's fields."""
         return {**self.facts, **self.record, **more}
 
@@ -249,7 +249,7 @@ class Chain:
         act = _act.get()
         if act is None:
             return
-        self._append(db, [act.told(outcome="done")])
+        self._append(db, [act.row(outcome="done")])
         act.num_written += 1
 
     def _mac(self, text: str) -> str:

@@ -39,7 +39,7 @@ class Round:
     @property
     def measures(self) -> dict[str, float]:
         """Return all metrics of the round by name; times are in seconds."""
-        first, last, tokens = (np.array(it) for it in (self.first, self.last, self.tokens))
+        first, last, tokens = (np.array(times) for times in (self.first, self.last, self.tokens))
         each = (last - first) / np.maximum(tokens - 1, 1)
         found = {
             "requests/s": len(first) / self.seconds,

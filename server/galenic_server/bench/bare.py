@@ -18,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from galenic_server.engine.contract import Delta, EngineConfig
-from galenic_server.engine.vllm.engine import make_vllm
+from galenic_server.engine.vllm.launch import make_vllm
 
 
 class Peer:

@@ -63,7 +63,7 @@ async def disturb(stage: Stage, churn: Churn, size: int, rate: float) -> None:
         rng = stage.rng(number, 7, is_busy)
         prompts = mixed(stage.draw(rng, stage.preset.num_requests), size, rng)
         starts = arrivals(rate, 1, len(prompts), stage.rng(number, 9))
-        return [replace(it, start=at) for it, at in zip(prompts, starts, strict=True)]
+        return [replace(prompt, start=at) for prompt, at in zip(prompts, starts, strict=True)]
 
     for number in range(-1, stage.preset.num_rounds):
         order = (churn.calm, churn.busy) if number % 2 else (churn.busy, churn.calm)
@@ -81,8 +81,8 @@ async def _saturation(stage: Stage, engine: Engine) -> float:
         return stage.draw(stage.rng(number, 8), stage.preset.num_requests)
 
     await take_turns(stage, "churn", [Arm("bare", of_engine(engine), prompts_of)], 2)
-    of_bare = [it for it in stage.rounds if (it.part, it.arm) == ("churn", "bare")]
-    return median(it.measures["requests/s"] for it in of_bare)
+    of_bare = [each for each in stage.rounds if (each.part, each.arm) == ("churn", "bare")]
+    return median(each.measures["requests/s"] for each in of_bare)
 
 
 @asynccontextmanager

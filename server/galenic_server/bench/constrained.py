@@ -34,7 +34,10 @@ async def _measure(stage: Stage, engine: Engine, name: str, constraint: Constrai
 
     def free(number: int) -> list[Prompt]:
         """Return the prompts unconstrained, as another tenant's, whose cache lacks these texts."""
-        return [replace(it, constraint=None, tenant=f"{it.tenant}-free") for it in rounds[number]]
+        return [
+            replace(prompt, constraint=None, tenant=f"{prompt.tenant}-free")
+            for prompt in rounds[number]
+        ]
 
     arms = [
         Arm(name, speak, rounds.__getitem__, engine=engine),
@@ -52,8 +55,8 @@ async def _of_true_length(
     lengths = await _lengths(engine, prompts, stage.preset.concurrency)
     fresh = stage.draw(stage.rng(number, 9), len(prompts))  # the same texts for fresh tenants
     return [
-        replace(it, num_tokens=length, tenant=other.tenant)
-        for it, length, other in zip(prompts, lengths, fresh, strict=True)
+        replace(prompt, num_tokens=length, tenant=other.tenant)
+        for prompt, length, other in zip(prompts, lengths, fresh, strict=True)
     ]
 
 
@@ -62,6 +65,6 @@ async def _lengths(engine: Engine, prompts: Sequence[Prompt], concurrency: int) 
 
     async def length(prompt: Prompt) -> int:
         async with turns:
-            return sum([it.num_tokens async for it in of_engine(engine)(prompt)])
+            return sum([delta.num_tokens async for delta in of_engine(engine)(prompt)])
 
     return list(await asyncio.gather(*map(length, prompts)))

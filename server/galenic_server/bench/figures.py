@@ -108,7 +108,9 @@ def paired(rounds: Sequence[Round], arm: str, against: str, measure: str) -> lis
     """Return the ratio of two arms in each round that both ran in the same part."""
 
     def of(name: str) -> dict[tuple[str, int], float]:
-        return {(it.part, it.number): it.measures[measure] for it in rounds if it.arm == name}
+        return {
+            (each.part, each.number): each.measures[measure] for each in rounds if each.arm == name
+        }
 
     above, below = of(arm), of(against)
     return [above[at] / below[at] for at in sorted(above.keys() & below.keys())]

@@ -39,8 +39,8 @@ async def measure(stage: Stage, engine: Engine) -> None:
 
 def saturation(stage: Stage) -> float:
     """Return the requests per second that bare reached in this part at full load."""
-    rounds = [it for it in stage.rounds if (it.part, it.arm) == ("mix", "bare, uniform")]
-    return median(it.measures["requests/s"] for it in rounds)
+    rounds = [each for each in stage.rounds if (each.part, each.arm) == ("mix", "bare, uniform")]
+    return median(each.measures["requests/s"] for each in rounds)
 
 
 When = Callable[[int, int], list[float | None]]
@@ -69,7 +69,7 @@ async def _pair(
     def bare(number: int) -> list[Prompt]:
         prompts = stage.draw(stage.rng(number, 4), count, lengths)
         starts = when(number, count)
-        return [replace(it, start=at) for it, at in zip(prompts, starts, strict=True)]
+        return [replace(prompt, start=at) for prompt, at in zip(prompts, starts, strict=True)]
 
     def adapted(number: int) -> list[Prompt]:
         return mixed(bare(number), size, stage.rng(number, 6), how, tenant=f"mix-{number}")

@@ -17,8 +17,8 @@ COLOURS = {"cold": "#3d5a80", "warm": "#0b6e4f"}
 
 def plot(report: Report, folder: Path) -> list[str]:
     """Draw the plots; returns their files, or none without matplotlib or data."""
-    rounds = [it for it in report.rounds if it.part == "residency"]
-    sizes = sorted({int(it) for r in rounds for it in re.findall(r"N = (\d+)", r.arm)})
+    rounds = [each for each in report.rounds if each.part == "residency"]
+    sizes = sorted({int(size) for r in rounds for size in re.findall(r"N = (\d+)", r.arm)})
     try:
         import matplotlib
     except ImportError:
@@ -46,7 +46,7 @@ def plot(report: Report, folder: Path) -> list[str]:
 
 def _throughput(axis: Any, rounds: Sequence[Round], sizes: list[int], kind: str, c: str) -> None:
     every = [_values(rounds, ours(size, kind), "requests/s") for size in sizes]
-    axis.plot(sizes, [median(it) for it in every], marker="o", color=c, label=kind)
+    axis.plot(sizes, [median(values) for values in every], marker="o", color=c, label=kind)
     axis.fill_between(sizes, list(map(min, every)), list(map(max, every)), color=c, alpha=0.2)
     axis.set(ylabel="requests/s", ylim=(0, None))
 
@@ -54,16 +54,16 @@ def _throughput(axis: Any, rounds: Sequence[Round], sizes: list[int], kind: str,
 def _first_tokens(axis: Any, rounds: Sequence[Round], sizes: list[int], kind: str, c: str) -> None:
     for share, style in ((50, "-"), (90, "--"), (99, ":")):
         every = [_values(rounds, ours(size, kind), f"TTFT p{share}") for size in sizes]
-        axis.plot(sizes, [median(it) for it in every], linestyle=style, color=c)
+        axis.plot(sizes, [median(values) for values in every], linestyle=style, color=c)
     axis.set(ylabel="first token p50, p90, p99, s", ylim=(0, None))
 
 
 def _share(axis: Any, rounds: Sequence[Round], sizes: list[int], kind: str, c: str) -> None:
     every = [paired(rounds, ours(size, kind), "bare", "requests/s") for size in sizes]
-    axis.plot(sizes, [median(it) for it in every], marker="o", color=c)
+    axis.plot(sizes, [median(values) for values in every], marker="o", color=c)
     axis.axhline(1, color="#888888", linewidth=0.8)
     axis.set(ylabel="share of bare", ylim=(0, 1.1))
 
 
 def _values(rounds: Sequence[Round], arm: str, measure: str) -> list[float]:
-    return [it.measures[measure] for it in rounds if it.arm == arm]
+    return [each.measures[measure] for each in rounds if each.arm == arm]

@@ -41,13 +41,13 @@ class Report:
     def read(cls, path: Path) -> "Report":
         row = json.loads(path.read_text("utf-8"))
         del row["figures"]
-        row["rounds"] = [Round(**it) for it in row["rounds"]]
+        row["rounds"] = [Round(**fields) for fields in row["rounds"]]
         return cls(**row)
 
     def add(self, later: "Report") -> None:
         """Merge a later report; parts that it measured again are replaced."""
-        parts = {it.part for it in later.rounds}
-        self.rounds = [it for it in self.rounds if it.part not in parts] + later.rounds
+        parts = {each.part for each in later.rounds}
+        self.rounds = [each for each in self.rounds if each.part not in parts] + later.rounds
         self.machine = later.machine
         self.presets |= later.presets
         self.samples |= later.samples
@@ -55,7 +55,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        figures = [asdict(it) | {"verdict": it.verdict} for it in self.figures]
+        figures = [asdict(figure) | {"verdict": figure.verdict} for figure in self.figures]
         row = asdict(self) | {"figures": figures}
         (folder / "bench.json").write_text(json.dumps(row) + "\n", "utf-8")
         (folder / "bench.md").write_text(self.markdown, "utf-8")
@@ -103,23 +103,22 @@ def _version(name: str) -> str:
 
 def _of_figures(figures: Sequence[Found]) -> list[str]:
     lines = ["| comparison | bar | median | min to max | |", "|---|---|---|---|---|"]
-    for it in figures:
-        sign = "≥" if it.figure.is_least else "≤"
-        value = "" if it.value is None else f"{it.value:.3g}"
-        spread = f"{min(it.values):.3g} to {max(it.values):.3g}" if it.values else ""
-        lines.append(
-            f"| {it.figure.name} | {sign} {it.figure.bar:g} | {value} | {spread} | {it.verdict} |"
-        )
+    for figure in figures:
+        bar, values = figure.figure, figure.values
+        sign = "≥" if bar.is_least else "≤"
+        value = "" if figure.value is None else f"{figure.value:.3g}"
+        spread = f"{min(values):.3g} to {max(values):.3g}" if values else ""
+        lines.append(f"| {bar.name} | {sign} {bar.bar:g} | {value} | {spread} | {figure.verdict} |")
     return lines
 
 
 def _of_arms(rounds: Sequence[Round]) -> list[str]:
     names = ("part", "arm", "% of bare", *COLUMNS)
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for part, arm in dict.fromkeys((it.part, it.arm) for it in rounds):
-        own = [it for it in rounds if it.part == part]
-        measures = [it.measures for it in own if it.arm == arm]
-        cells = [f"{median(it[name] for it in measures):.3g}" for name in COLUMNS]
+    for part, arm in dict.fromkeys((each.part, each.arm) for each in rounds):
+        own = [each for each in rounds if each.part == part]
+        measures = [each.measures for each in own if each.arm == arm]
+        cells = [f"{median(measured[name] for measured in measures):.3g}" for name in COLUMNS]
         lines.append(f"| {part} | {arm} | {_of_bare(own, arm)} | {' | '.join(cells)} |")
     return lines
 
@@ -128,7 +127,7 @@ def _of_bare(rounds: Sequence[Round], arm: str) -> str:
     """Format an arm's rate in percent of the bare arm of the same engine and label."""
     label = arm.partition(", ")[2]
     names = (f"bare beside {arm}", f"bare, {label}", "bare")
-    bare = next((name for name in names if any(it.arm == name for it in rounds)), None)
+    bare = next((name for name in names if any(each.arm == name for each in rounds)), None)
     if bare is None or arm.startswith("bare"):
         return ""
     return f"{100 * median(paired(rounds, arm, bare, 'requests/s')):.0f}"

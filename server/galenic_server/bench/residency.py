@@ -45,7 +45,7 @@ async def measure(stage: Stage, engine: Engine) -> None:
         size = (count, stage.preset.num_positions)
         prefixes = rng.integers(*stage.vocabulary, size=size).tolist()
         pairs = zip(prompts, prefixes, strict=True)
-        return [replace(it, text_ids=prefix + it.text_ids) for it, prefix in pairs]
+        return [replace(prompt, text_ids=prefix + prompt.text_ids) for prompt, prefix in pairs]
 
     arms = [
         Arm("bare", speak, bare, engine=engine),
@@ -66,7 +66,7 @@ def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
         return mixed(stage.draw(rng, stage.preset.num_requests), size, rng)
 
     def warm(number: int) -> list[Prompt]:
-        return [replace(it, tenant=f"warm-{number}") for it in cold(number)]
+        return [replace(prompt, tenant=f"warm-{number}") for prompt in cold(number)]
 
     return [
         Arm(ours(size, "cold"), speak, cold, engine=engine),
@@ -76,7 +76,7 @@ def _of_size(stage: Stage, engine: Engine, size: int) -> list[Arm]:
 
 async def heat(engine: Engine, prompts: Sequence[Prompt]) -> None:
     """Warm up the prefix cache for each pair of tenant and adapter in *prompts*."""
-    pairs = sorted({(it.tenant, it.adapter) for it in prompts})
+    pairs = sorted({(prompt.tenant, prompt.adapter) for prompt in prompts})
 
     async def once(number: int, tenant: str, name: str | None) -> None:
         request = Request(f"heat-{number}", tenant, [10], Sampling(1, ignore_end=True), name)

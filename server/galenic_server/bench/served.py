@@ -87,7 +87,7 @@ async def _measure_churn(stage: Stage, http: httpx.AsyncClient) -> None:
         upload,
         delete,
     )
-    reached = [it.measures["requests/s"] for it in stage.rounds if it.arm == "HTTP"]
+    reached = [each.measures["requests/s"] for each in stage.rounds if each.arm == "HTTP"]
     await disturb(stage, churn, NUM_ADAPTERS, LOAD * median(reached))
 
 

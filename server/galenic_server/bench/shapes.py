@@ -20,7 +20,7 @@ def write_shape(name: str, folder: Path) -> str:
     path = ARCHITECTURES / f"{name}.json"
     path = path if path.is_file() else Path(name)
     if not path.is_file():
-        known = ", ".join(sorted(it.stem for it in ARCHITECTURES.glob("*.json")))
+        known = ", ".join(sorted(path.stem for path in ARCHITECTURES.glob("*.json")))
         raise NotFound(f"no shape {name[:80]!r}: it is a file or one of {known}")
     shape = json.loads(path.read_text("utf-8"))
     kind = shape.pop("model_type")

@@ -63,7 +63,7 @@ def mixed(
     """Give each prompt one of *size* adapters, drawn by popularity *how*; *more* sets fields."""
     chosen = popular(how, len(prompts), size, rng)
     pairs = zip(prompts, chosen, strict=True)
-    return [replace(it, adapter=adapter(i), **more) for it, i in pairs]
+    return [replace(prompt, adapter=adapter(i), **more) for prompt, i in pairs]
 
 
 @dataclass(slots=True)

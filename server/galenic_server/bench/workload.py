@@ -26,20 +26,20 @@ class Prompt:
 def popular(how: str, count: int, size: int, rng: Generator) -> list[int]:
     """Draw *count* of *size* adapters: ``uniform``, ``zipf`` of exponent 1, ``power <alpha>``."""
     if how == "uniform":
-        return [int(it) for it in rng.integers(size, size=count)]
+        return [int(number) for number in rng.integers(size, size=count)]
     if how == "zipf":
         weights = 1 / np.arange(1, size + 1)
-        return [int(it) for it in rng.choice(size, size=count, p=weights / weights.sum())]
+        return [int(number) for number in rng.choice(size, size=count, p=weights / weights.sum())]
     # numpy's density grows towards one, so the popular adapters are the last.
     alpha = float(how.removeprefix("power "))
     drawn = (rng.power(alpha, size=count) * size).astype(int)
-    return [int(it) for it in np.minimum(drawn, size - 1)]
+    return [int(number) for number in np.minimum(drawn, size - 1)]
 
 
 def arrivals(rate: float, cv: float, count: int, rng: Generator) -> list[float]:
     """Draw *count* arrival times in seconds; gaps are gamma: mean 1 / *rate*, variation *cv*."""
     gaps = rng.gamma(1 / cv**2, cv**2 / rate, size=count)
-    return [float(it) for it in np.cumsum(gaps) - gaps[0]]
+    return [float(number) for number in np.cumsum(gaps) - gaps[0]]
 
 
 def texts(
@@ -51,6 +51,6 @@ def texts(
     low, high = lengths.answer
     answers = rng.integers(low, high + 1, size=count)
     return [
-        ([int(it) for it in rng.integers(*vocabulary, size=size)], int(answer))
+        ([int(id_) for id_ in rng.integers(*vocabulary, size=size)], int(answer))
         for size, answer in zip(sizes, answers, strict=True)
     ]

@@ -42,7 +42,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        with _told(), self._engine.begin() as db:
+        with _translated(), self._engine.begin() as db:
             yield db
 
     @contextmanager
@@ -53,7 +53,7 @@ class Database:
         Without *is_act* it is the server's own note, which is not audited. SQLite waits for the
         disk for acts only: a power cut may lose the last notes, never an act.
         """
-        with _told(), (self._writer if is_act else self._notes).begin() as db:
+        with _translated(), (self._writer if is_act else self._notes).begin() as db:
             yield db
             if is_act:
                 self.before_commit(db)
@@ -142,7 +142,7 @@ def _migrate(db: sa.Connection) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Raise `Unavailable` for a database that is away, busy or full, without address or rows."""
     try:
         yield

@@ -57,8 +57,8 @@ class Bounds:
                 "of the adapter's prompt": num_positions,
                 "for the answer": num_answer,
             }
-            told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
-            needed = f"needs {sum(parts.values()):,} tokens ({told})"
+            listed = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+            needed = f"needs {sum(parts.values()):,} tokens ({listed})"
             raise TooLong(field, f"{needed}; the context holds {self.context_tokens:,}")
 
     def check_logprobs(self, num_text: int, field: str) -> None:

@@ -167,10 +167,10 @@ async def _audited(
             _check_scopes(request, caller)
             yield
     except Exception as error:  # failed attempts are audited too
-        trail.refusals.add(act.told(outcome=type(error).__name__))
+        trail.refusals.add(act.row(outcome=type(error).__name__))
         raise
     if not act.num_written:
-        trail.add(act.told(outcome="done"))
+        trail.add(act.row(outcome="done"))
 
 
 def _check_scopes(request: Request, caller: Caller) -> None:

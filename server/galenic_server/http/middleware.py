@@ -139,8 +139,8 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers, most = Headers(scope=scope), self._most(scope)
-        said = headers.get("content-length", "")
-        is_announced = said.isascii() and said.isdigit() and int(said[:20]) > most
+        length = headers.get("content-length", "")
+        is_announced = length.isascii() and length.isdigit() and int(length[:20]) > most
         # Without a limit of its own a method is answered first: 405 says more than its body's size.
         if is_announced and most:
             return await faults.reply(_too_large(most))(scope, receive, send)

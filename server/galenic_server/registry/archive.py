@@ -14,11 +14,12 @@ line is parsed as data, and every package is checked again on import.
 import base64
 import binascii
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from galenic_adapters.errors import BadInput, Fault, RejectedUpload
 from galenic_adapters.package.file import MAX_PACKAGE_BYTES, package_digest
@@ -85,6 +86,11 @@ class Adapter(PackageLine):
         return AdapterRef(tenant, self.name, self.version)
 
 
+def _manifest(value: Any) -> Any:
+    """Read a manifest of any schema; nested in a line, pydantic reads only the newest itself."""
+    return Manifest.model_validate_json(json.dumps(value)) if isinstance(value, dict) else value
+
+
 class Deleted(_Line):
     """Parses a version that was deleted; its number stays taken."""
 
@@ -92,7 +98,7 @@ class Deleted(_Line):
     name: Name
     version: Version
     digest: Digest
-    manifest: Manifest
+    manifest: Annotated[Manifest, BeforeValidator(_manifest)]
 
     def ref(self, tenant: str) -> AdapterRef:
         return AdapterRef(tenant, self.name, self.version)

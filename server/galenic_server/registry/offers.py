@@ -57,7 +57,7 @@ Refused = Conflict | QuotaExceeded
 
 
 @dataclass(slots=True)
-class Shelf:
+class Numbering:
     """
     Assigns versions to many candidates before any of them is written.
 

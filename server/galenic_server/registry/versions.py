@@ -20,7 +20,7 @@ from galenic_server.audit.chain import note
 from galenic_server.database.changes import Changes, Kind, Writing, now
 from galenic_server.database.tables import adapters
 from galenic_server.registry.aliases import pointing
-from galenic_server.registry.offers import Candidate, Published, Refused, Shelf, check_same
+from galenic_server.registry.offers import Candidate, Numbering, Published, Refused, check_same
 from galenic_server.registry.rows import (
     ENTRY,
     HAS_BYTES,
@@ -103,8 +103,10 @@ class Versions:
         Bytes that a name has already are not written again, so repeating a call changes nothing.
         """
         with self._changes.writing(Kind.ADAPTER, check_name("tenant", tenant)) as writing:
-            shelf = self._shelf(writing.db, tenant, {candidate.name for candidate in candidates})
-            placed = [shelf.place(candidate) for candidate in candidates]
+            numbering = self._numbering(
+                writing.db, tenant, {candidate.name for candidate in candidates}
+            )
+            placed = [numbering.place(candidate) for candidate in candidates]
             new = {
                 where.ref: what
                 for where, what in zip(placed, candidates, strict=True)
@@ -259,15 +261,15 @@ class Versions:
             num_bytes = sum(row["num_bytes"] for row in rows)
             self._tenants.charge(writing.db, tenant, len(rows), num_bytes)
 
-    def _shelf(self, db: sa.Connection, tenant: str, names: Iterable[str]) -> Shelf:
-        shelf = Shelf(self._tenants.ensured(db, tenant), self._tenants.check_quota)
+    def _numbering(self, db: sa.Connection, tenant: str, names: Iterable[str]) -> Numbering:
+        numbering = Numbering(self._tenants.ensured(db, tenant), self._tenants.check_quota)
         asked = sorted(names)
         for first in range(0, len(asked), IN_ONE_QUERY):
             some = adapters.c.name.in_(asked[first : first + IN_ONE_QUERY])
             query = sa.select(*HELD).where(adapters.c.tenant == tenant, some)
             for name, version, digest, gone in db.execute(query):
-                shelf.add(name, version, None if gone else digest)
-        return shelf
+                numbering.add(name, version, None if gone else digest)
+        return numbering
 
     def _purge(self, db: sa.Connection, which: sa.ColumnElement[bool]) -> int:
         drop = adapters.update().where(which, adapters.c.deleted.is_not(None), HAS_BYTES)

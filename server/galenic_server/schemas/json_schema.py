@@ -105,19 +105,19 @@ def check_schema(path: str, schema: Any) -> None:
     _check_size(path, schema)
     pending, seen = [(path, schema)], set()
     while pending:
-        where, one = pending.pop()
-        if id(one) in seen or one is True:
+        where, inner = pending.pop()
+        if id(inner) in seen or inner is True:
             continue
-        seen.add(id(one))
-        if not isinstance(one, dict):
-            problem = "allows nothing at all" if one is False else "is not a schema"
+        seen.add(id(inner))
+        if not isinstance(inner, dict):
+            problem = "allows nothing at all" if inner is False else "is not a schema"
             raise BadInput(where, problem)
-        _check_keywords(where, one)
-        if "$ref" in one:
-            pending.append((f"{where}.$ref", _target(f"{where}.$ref", one, schema)))
-        if "oneOf" in one:
-            _check_exclusive(f"{where}.oneOf", one["oneOf"], schema)
-        pending.extend(_inner(where, one))
+        _check_keywords(where, inner)
+        if "$ref" in inner:
+            pending.append((f"{where}.$ref", _target(f"{where}.$ref", inner, schema)))
+        if "oneOf" in inner:
+            _check_exclusive(f"{where}.oneOf", inner["oneOf"], schema)
+        pending.extend(_inner(where, inner))
 
 
 def _check_size(path: str, schema: Any) -> int:
@@ -169,7 +169,7 @@ def _check_keywords(where: str, schema: Schema) -> None:
 def _types(where: str, schema: Schema) -> tuple[str, ...]:
     named = schema.get("type", [])
     types = tuple(named) if isinstance(named, list) else (named,)
-    if not all(isinstance(one, str) and one in BOUNDS for one in types):
+    if not all(isinstance(kind, str) and kind in BOUNDS for kind in types):
         raise BadInput(f"{where}.type", f"is none of {', '.join(sorted(BOUNDS))}")
     if "type" in schema and not types:
         raise BadInput(f"{where}.type", "is empty")
@@ -188,7 +188,7 @@ def _check_alone(where: str, schema: Schema, settling: str, types: tuple[str, ..
         values = [inner] if settling == "const" else inner
         if not isinstance(values, list) or not values:
             raise BadInput(path, "is not a list of values")
-        if types and not all(any(_is_of(value, one) for one in types) for value in values):
+        if types and not all(any(_is_of(value, kind) for kind in types) for value in values):
             raise BadInput(path, f"holds a value that is not of the type {' or '.join(types)}")
     elif types:
         problem = f"stands beside {settling}, where the engine does not obey it"
@@ -250,11 +250,11 @@ def _check_string(where: str, schema: Schema) -> None:
     if "format" in schema and schema["format"] not in FORMATS:
         problem = f"is none that the engine obeys: {', '.join(sorted(FORMATS))}"
         raise BadInput(f"{where}.format", problem)
-    said = [keyword for keyword in ("pattern", "format") if keyword in schema]
-    for other in (*said[1:], "minLength", "maxLength"):
-        if said and other in schema:
+    present = [keyword for keyword in ("pattern", "format") if keyword in schema]
+    for other in (*present[1:], "minLength", "maxLength"):
+        if present and other in schema:
             raise BadInput(
-                f"{where}.{other}", f"stands beside {said[0]}; the engine obeys only one"
+                f"{where}.{other}", f"stands beside {present[0]}; the engine obeys only one"
             )
 
 
@@ -291,7 +291,7 @@ def _check_open_names(where: str, schema: Schema) -> None:
         check_pattern(f"{where}.patternProperties[{i}]", pattern)
     if len(patterns) > 1:
         raise BadInput(f"{where}.patternProperties", "has several patterns; one is obeyed")
-    rules = [one for one in ("patternProperties", "propertyNames") if one in schema]
+    rules = [keyword for keyword in ("patternProperties", "propertyNames") if keyword in schema]
     for other in (*rules[1:], "properties", "unevaluatedProperties"):
         if rules and other in schema:
             raise BadInput(
@@ -314,13 +314,13 @@ def _inner(where: str, schema: Schema) -> Iterator[tuple[str, Any]]:
     if "propertyNames" in schema:
         yield f"{where}.propertyNames", _of_names(f"{where}.propertyNames", schema)
     for keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
-        for i, one in enumerate(schema.get(keyword, ())):
-            yield f"{where}.{keyword}[{i}]", one
+        for i, inner in enumerate(schema.get(keyword, ())):
+            yield f"{where}.{keyword}[{i}]", inner
     for keyword in ("properties", "patternProperties", "$defs", "definitions"):
         inside = schema.get(keyword, {})
         if isinstance(inside, dict):
-            for i, one in enumerate(inside.values()):
-                yield f"{where}.{keyword}[{i}]", one
+            for i, inner in enumerate(inside.values()):
+                yield f"{where}.{keyword}[{i}]", inner
 
 
 def _of_names(path: str, schema: Schema) -> Schema:
@@ -368,7 +368,7 @@ def _followed(path: str, reference: Any, root: Any) -> Any:
 def _check_exclusive(path: str, options: list[Any], root: Any) -> None:
     if len(options) > MAX_EXCLUSIVE:
         raise BadInput(path, f"has {len(options):,} schemas; at most {MAX_EXCLUSIVE} are taken")
-    whole = [_target(path, one, root) for one in options]
+    whole = [_target(path, option, root) for option in options]
     if not all(_are_apart(one, other, root) for one, other in combinations(whole, 2)):
         problem = "has schemas that could fit at once, where the engine obeys only anyOf"
         raise BadInput(path, problem)
@@ -401,7 +401,7 @@ def _kinds(schema: Schema) -> set[str]:
         return set()
     named = schema.get("type", [])
     types = named if isinstance(named, list) else [named]
-    return {"number" if one == "integer" else str(one) for one in types}
+    return {"number" if kind == "integer" else str(kind) for kind in types}
 
 
 def _values(schema: Any) -> set[str] | None:
@@ -411,7 +411,11 @@ def _values(schema: Any) -> set[str] | None:
     if "const" in schema:
         return {json.dumps(schema["const"], sort_keys=True)}
     values = schema.get("enum")
-    return {json.dumps(one, sort_keys=True) for one in values} if isinstance(values, list) else None
+    return (
+        {json.dumps(value, sort_keys=True) for value in values}
+        if isinstance(values, list)
+        else None
+    )
 
 
 def _always(schema: Schema) -> set[str]:
@@ -419,7 +423,7 @@ def _always(schema: Schema) -> set[str]:
     names, required = schema.get("properties"), schema.get("required")
     if schema.get("type") != "object" or not isinstance(names, dict):
         return set()
-    return {one for one in required if one in names} if isinstance(required, list) else set()
+    return {name for name in required if name in names} if isinstance(required, list) else set()
 
 
 def _is_of(value: Any, type_: str) -> bool:

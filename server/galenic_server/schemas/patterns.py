@@ -136,9 +136,9 @@ def _problem_of_class(text: str) -> str | None:
     if "[:" in text:
         return "holds a POSIX class"
     members = MEMBER.findall(inner.removeprefix("^"))
-    if not inner.startswith("^") and all(_is_escaped_in_json(one) for one in members):
+    if not inner.startswith("^") and all(_is_escaped_in_json(member) for member in members):
         return "holds a class of nothing that a JSON string holds unescaped"
-    return next((problem for one in members if (problem := _unknown(one))), None)
+    return next((problem for member in members if (problem := _unknown(member))), None)
 
 
 def _unknown(text: str) -> str | None:

@@ -51,7 +51,7 @@ class InputMessage(Lenient):
     content: str | Parts
 
     @property
-    def said(self) -> str | list[InputText | InputRefusal]:
+    def words(self) -> str | list[InputText | InputRefusal]:
         return self.content
 
     def check(self, path: str) -> None:
@@ -68,7 +68,7 @@ class FunctionCall(Lenient):
     arguments: Arguments = "{}"
 
     @property
-    def said(self) -> str:
+    def words(self) -> str:
         return self.arguments
 
     def check(self, path: str) -> None:
@@ -84,7 +84,7 @@ class FunctionOutput(Lenient):
     output: str | Parts = ""
 
     @property
-    def said(self) -> str | list[InputText | InputRefusal]:
+    def words(self) -> str | list[InputText | InputRefusal]:
         return self.output
 
     def check(self, path: str) -> None:
@@ -197,13 +197,13 @@ class ResponsesBody(OpenAIBody):
     def num_characters(self) -> int:
         if isinstance(self.input, str):
             return len(self.input)
-        return sum(len(text_of(item.said)) for _, item in self._items)
+        return sum(len(text_of(item.words)) for _, item in self._items)
 
     @property
     def _items(self) -> list[tuple[int, InputMessage | FunctionCall | FunctionOutput]]:
         """The items that are not passed over, with their places."""
         items = () if isinstance(self.input, str) else self.input
-        return [(i, one) for i, one in enumerate(items) if not isinstance(one, ReasoningItem)]
+        return [(i, item) for i, item in enumerate(items) if not isinstance(item, ReasoningItem)]
 
     def fields(self) -> dict[str, Any]:
         asked = DEFAULTS_OF_SAMPLING | {"store": False} | super().fields()

@@ -94,7 +94,7 @@ class Limiter:
             f"x-ratelimit-{what}-{kind}": text
             for kind, bucket in buckets.items()
             if bucket
-            for what, text in _told(bucket).items()
+            for what, text in _state_of(bucket).items()
         }
 
     def _meter(self, tenant: str, limits: Limits) -> Meter:
@@ -123,7 +123,7 @@ class Limiter:
                 raise LimitReached(problem, bucket.seconds_until(max(needed, 1.0)))
 
 
-def _told(bucket: Bucket) -> dict[str, str]:
+def _state_of(bucket: Bucket) -> dict[str, str]:
     return {
         "limit": str(bucket.per_minute),
         "remaining": str(max(0, math.floor(bucket.level))),

@@ -90,7 +90,7 @@ def test_mentions_follow_their_passages(read, name):
     assert ("7", "Naïve 🩺 rash\nAspirin & ear pain. Ear ache.") == (document.id, document.text)
     assert [["rash"], ["Aspirin"], ["ear", "ache"]] == said
     assert (Link("causes", "2", "1"),) == document.links
-    assert ["7/R2"] == report.told[Reason.UNSAYABLE]
+    assert ["7/R2"] == report.places[Reason.UNSAYABLE]
 
 
 def test_gaps_between_passages_may_have_any_length(read):
@@ -157,7 +157,7 @@ def test_ids_that_begin_anew_in_each_passage_are_kept_apart(read):
 
     assert ["1", "2", "1@2", "3"] == [mention.id for mention in document.mentions]
     assert {Link("r", "1", "2"), Link("r", "1@2", "3"), Link("r", "2", "3")} == set(document.links)
-    assert {Mending.RENAMED: ["7@2"], Reason.AMBIGUOUS: ["7/R3"]} == report.told
+    assert {Mending.RENAMED: ["7@2"], Reason.AMBIGUOUS: ["7/R3"]} == report.places
 
 
 BOMB = """<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><collection>&b;</collection>"""

@@ -56,7 +56,7 @@ def test_relations_and_events_are_links(folder, report):
 def test_what_the_schema_has_no_place_for_is_counted(folder, report):
     list(read_brat(folder, report))
 
-    assert ["ward/note.ann:5", "ward/note.ann:6"] == report.told[Reason.UNSAYABLE]
+    assert ["ward/note.ann:5", "ward/note.ann:6"] == report.places[Reason.UNSAYABLE]
 
 
 def test_a_discontinuous_mention_keeps_its_places(folder, report):
@@ -73,7 +73,7 @@ def test_a_line_of_no_known_form_is_named(folder, report):
     (document,) = read_brat(folder / "ward/note.ann", report)
 
     assert () == document.mentions
-    assert [f"note.ann:{n}" for n in (1, 2, 4)] == report.told[Reason.MALFORMED]
+    assert [f"note.ann:{n}" for n in (1, 2, 4)] == report.places[Reason.MALFORMED]
 
 
 def test_a_file_without_its_partner_is_left_out(folder, report):
@@ -81,7 +81,7 @@ def test_a_file_without_its_partner_is_left_out(folder, report):
     (folder / "v1.2.ann").write_text("")
 
     assert ["ward/note"] == [document.id for document in read_brat(folder, report)]
-    assert ["lonely", "v1.2"] == report.told[Reason.UNPAIRED]
+    assert ["lonely", "v1.2"] == report.places[Reason.UNPAIRED]
 
 
 def test_names_with_dots_stay_whole(folder, report):
@@ -110,7 +110,7 @@ def test_the_files_of_the_bionlp_shared_tasks_are_read_together(folder, report):
 
     assert ["Protein", "Binding"] == [mention.type for mention in document.mentions]
     assert (Link("Theme", "T2", "T1"),) == document.links
-    assert {Reason.UNSAYABLE: ["n.a2:3"]} == report.told
+    assert {Reason.UNSAYABLE: ["n.a2:3"]} == report.places
 
 
 def test_a_mark_is_no_part_of_the_first_mention(folder, report):
@@ -118,7 +118,7 @@ def test_a_mark_is_no_part_of_the_first_mention(folder, report):
 
     (document,) = read_brat(folder, report)
 
-    assert ("T1", []) == (document.mentions[0].id, report.told.get(Reason.MALFORMED, []))
+    assert ("T1", []) == (document.mentions[0].id, report.places.get(Reason.MALFORMED, []))
 
 
 def test_what_systems_leave_beside_files_is_not_read(folder, report):
@@ -128,4 +128,4 @@ def test_what_systems_leave_beside_files_is_not_read(folder, report):
     (folder / ".ipynb_checkpoints/note.txt").write_text("old")
 
     assert ["ward/note"] == [document.id for document in read_brat(folder, report)]
-    assert Reason.UNPAIRED not in report.told
+    assert Reason.UNPAIRED not in report.places

@@ -41,13 +41,13 @@ def test_the_text_is_its_tokens_and_offsets_fit_it(read, change):
     assert ("train:3", "Acute renal failure , 🩺 aspirin") == (first.id, first.text)
     assert [("Disease", "Acute renal failure"), ("Drug", "aspirin")] == said(first)
     assert ("None", []) == (second.text, said(second))
-    assert {} == report.told
+    assert {} == report.places
 
 
 def test_comments_are_no_tokens_and_a_hash_is_one(read):
     (document,), report = read("# id = 7\n# id 5239\taf12\n# SYM O\n#1 SYM O\n")
 
-    assert ("# #1", {}) == (document.text, report.told)
+    assert ("# #1", {}) == (document.text, report.places)
 
 
 def test_columns_may_stand_elsewhere(read):
@@ -65,7 +65,7 @@ def test_a_line_without_token_or_tag_is_in_no_text_and_named(read):
     (document,), report = read(text)
 
     assert ("aspirin helps", [("Drug", "aspirin")]) == (document.text, said(document))
-    assert [f"train.conll:{n}" for n in (1, 3, 5)] == report.told[Reason.MALFORMED]
+    assert [f"train.conll:{n}" for n in (1, 3, 5)] == report.places[Reason.MALFORMED]
 
 
 def test_marks_of_files_that_were_put_together_are_in_no_text(read):

@@ -44,7 +44,7 @@ class TestNer:
 
         nested = [("Sign", "Acute kidney pain"), ("Organ", "kidney")]
         assert [[*nested, ("Drug", "aspirin"), ("Drug", "ibuprofen")]] == said
-        assert {Reason.TWIN: ["n/T3"]} == report.told
+        assert {Reason.TWIN: ["n/T3"]} == report.places
 
     def test_of_those_that_overlap_the_longest_may_win(self):
         said, report = ner(Rules(overlaps="longest"))
@@ -52,7 +52,7 @@ class TestNer:
         assert [("Sign", "Acute kidney pain"), ("Drug", "aspirin"), ("Drug", "ibuprofen")] == said[
             0
         ]
-        assert ["n/T2", "n/T3"] == report.told[Reason.OVERLAPS]
+        assert ["n/T2", "n/T3"] == report.places[Reason.OVERLAPS]
 
     def test_only_the_types_asked_for(self):
         said, report = ner(Rules(labels=("Drug",)))
@@ -66,7 +66,7 @@ class TestNer:
     def test_a_document_that_comes_twice_counts_once(self):
         said, report = ner(Rules(), document(), document())
 
-        assert ([[]], {Reason.SAME_ID: ["n"]}, 2) == (said, report.told, report.num_documents)
+        assert ([[]], {Reason.SAME_ID: ["n"]}, 2) == (said, report.places, report.num_documents)
 
 
 class TestRe:
@@ -100,7 +100,7 @@ class TestRe:
     def test_only_the_relations_asked_for(self):
         said, report = self.pairs(Rules(labels=("before",), none_pairs=5))
 
-        assert ([], {Reason.OTHER_TYPE: ["n/T1-T4"]}) == (said, report.told)
+        assert ([], {Reason.OTHER_TYPE: ["n/T1-T4"]}) == (said, report.places)
 
 
 HEAD, TAIL = Span(0, 17, TEXT[:17], "Sign"), Span(26, 33, "aspirin", "Drug")

@@ -49,13 +49,13 @@ def test_a_mention_that_is_none_is_dropped_and_named(mention, reason):
     note, report = note_of(mention, Mention("T2", "Drug", ((34, 41),), "aspirin"))
 
     assert ["aspirin"] == said(note)
-    assert {reason: ["n/T1"]} == report.told
+    assert {reason: ["n/T1"]} == report.places
 
 
 def test_an_id_that_was_used_is_dropped():
     note, report = note_of(Mention("T1", "X", ((0, 4),)), Mention("T1", "Y", ((34, 41),)))
 
-    assert (["Left"], {Reason.SAME_ID: ["n/T1"]}) == (said(note), report.told)
+    assert (["Left"], {Reason.SAME_ID: ["n/T1"]}) == (said(note), report.places)
 
 
 def test_places_with_only_space_between_are_one():
@@ -64,7 +64,7 @@ def test_places_with_only_space_between_are_one():
     """
     note, report = note_of(Mention("T1", "Sign", ((9, 21), (23, 27)), "right kidney pain"))
 
-    assert (TEXT, ["right kidney\r\npain"], {}) == (note.text, said(note), report.told)
+    assert (TEXT, ["right kidney\r\npain"], {}) == (note.text, said(note), report.places)
 
 
 def test_lines_that_a_mention_runs_across_stay_together():
@@ -72,14 +72,14 @@ def test_lines_that_a_mention_runs_across_stay_together():
 
     (piece,) = split(note, "lines", report)
 
-    assert (["right kidney\r\npain"], ["n#0"]) == (said(piece), report.told[Mending.REJOINED])
+    assert (["right kidney\r\npain"], ["n#0"]) == (said(piece), report.places[Mending.REJOINED])
 
 
 @pytest.mark.parametrize("told", ["Left kidney", "Left ... kidney", "Left…kidney", TEXT[:21]])
 def test_what_a_discontinuous_mention_says_is_its_parts_or_all_between(told):
     mention = Mention("T1", "Organ", ((0, 4), (15, 21)), told)
 
-    assert {Reason.DISCONTINUOUS: ["n/T1"]} == note_of(mention)[1].told
+    assert {Reason.DISCONTINUOUS: ["n/T1"]} == note_of(mention)[1].places
     assert ["Left and right kidney"] == said(note_of(mention, discontinuous="cover")[0])
 
 
@@ -88,20 +88,20 @@ def test_a_discontinuous_mention_may_be_covered():
     note, report = note_of(Mention("T1", "Organ", places), discontinuous="cover")
 
     assert ["Left and right kidney"] == said(note)
-    assert {Mending.COVERED: ["n/T1"]} == report.told
+    assert {Mending.COVERED: ["n/T1"]} == report.places
 
 
 def test_space_at_the_ends_is_no_part_of_a_mention():
     note, report = note_of(Mention("T1", "Drug", ((33, 41),), " aspirin"))
 
-    assert (["aspirin"], {Mending.TRIMMED: ["n/T1"]}) == (said(note), report.told)
+    assert (["aspirin"], {Mending.TRIMMED: ["n/T1"]}) == (said(note), report.places)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "a\0b", "a\ud800b"])
 def test_a_document_without_text_is_dropped(text):
     assert (None, {Reason.NOT_TEXT: ["n"]}) == (
         (made := note_of(text=text))[0],
-        made[1].told,
+        made[1].places,
     )
 
 
@@ -123,7 +123,7 @@ def test_a_relation_needs_two_mentions_and_one_type(link, reason):
     note, report = note_of(A, B, links=(Link("r", "B", "A"), link))
 
     assert (Link("r", "B", "A"),) == note.links
-    assert {reason: [f"n/{link.head}-{link.tail}"]} == report.told
+    assert {reason: [f"n/{link.head}-{link.tail}"]} == report.places
 
 
 class TestSplitting:
@@ -137,7 +137,7 @@ class TestSplitting:
             (second.id, second.text),
         ]
         assert (["Left"], ["aspirin"]) == (said(first), said(second))
-        assert {Reason.ACROSS: ["n/A-B"]} == report.told
+        assert {Reason.ACROSS: ["n/A-B"]} == report.places
 
     def test_sentences_end_where_they_end_and_not_after_an_abbreviation(self):
         text = "Dr. Hill saw her, e.g. on Monday. She took 2.5 mg b.i.d. and slept. No fever."
@@ -154,7 +154,7 @@ class TestSplitting:
 
         (first,) = split(note, "sentences", report)
 
-        assert (["pain. Took aspirin"], ["n#0"]) == (said(first), report.told[Mending.REJOINED])
+        assert (["pain. Took aspirin"], ["n#0"]) == (said(first), report.places[Mending.REJOINED])
 
 
 TEXTS = st.text(string.ascii_letters[:6] + " .\n\r\t🩺é", min_size=1, max_size=60).filter(str.strip)

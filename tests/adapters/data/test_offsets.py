@@ -38,7 +38,7 @@ def test_offsets_are_put_right_and_that_is_told(given, way):
     made = aligned(given, report)
 
     assert (given.text, SAID) == (made.text, said(made))
-    assert {way: ["n"]} == report.told
+    assert {way: ["n"]} == report.places
 
 
 @pytest.mark.parametrize("counted_in", ["\ufeff" + TEXT, TEXT])
@@ -47,13 +47,13 @@ def test_a_mark_is_no_text_whether_offsets_count_it_or_not(counted_in):
 
     made = aligned(document("\ufeff" + TEXT, counted_in), report)
 
-    assert (TEXT, SAID, {}) == (made.text, said(made), report.told)
+    assert (TEXT, SAID, {}) == (made.text, said(made), report.places)
 
 
 def test_what_is_right_stays():
     report = Report()
 
-    assert (document(TEXT, TEXT), {}) == (aligned(document(TEXT, TEXT), report), report.told)
+    assert (document(TEXT, TEXT), {}) == (aligned(document(TEXT, TEXT), report), report.places)
 
 
 def test_one_mention_that_is_wrong_however_one_counts_changes_nothing():
@@ -61,7 +61,7 @@ def test_one_mention_that_is_wrong_however_one_counts_changes_nothing():
     wrong = Document("n", TEXT, (*right.mentions, Mention("x", "Sign", ((0, 4),), "gout")))
 
     assert wrong == aligned(wrong, report := Report())
-    assert {} == report.told
+    assert {} == report.places
 
 
 @given(st.text(alphabet="ab \r\n🩺é", min_size=1), st.integers(0, 9), st.integers(1, 9))

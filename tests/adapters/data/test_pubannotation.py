@@ -50,7 +50,7 @@ def test_bags_and_chains_are_mentions_in_several_places(read, name, text):
     assert "Notes/12" == document.id
     assert {"T1": ["left", "kidney"], "T3": ["right kidney"], "T4": ["left", "pain"]} == said
     assert (Link("in", "T4", "T3"),) == document.links
-    assert ["Notes/12/A1"] == report.told[Reason.UNSAYABLE]
+    assert ["Notes/12/A1"] == report.places[Reason.UNSAYABLE]
 
 
 def test_mentions_need_no_ids(read):
@@ -83,7 +83,7 @@ def test_files_of_the_first_years_are_read(read):
         (mention.id, mention.type, mention.places) for mention in document.mentions
     ]
     assert ("PMC/9/1", (Link("themeOf", "T1", "T1"),)) == (document.id, document.links)
-    assert {Reason.UNSAYABLE: ["PMC/9/1/M1"]} == report.told
+    assert {Reason.UNSAYABLE: ["PMC/9/1/M1"]} == report.places
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,9 @@ def test_of_several_labels_the_first_counts_and_the_others_are_told(read, label,
 def test_lists_of_a_name_that_is_not_known_are_told(read):
     _, report = read(json.dumps(OLD | {"spans": [{"begin": 0}, {"begin": 3}], "namespaces": [{}]}))
 
-    assert ["PMC/9/1/M1", "PMC/9/1/spans", "PMC/9/1/spans"] == sorted(report.told[Reason.UNSAYABLE])
+    assert ["PMC/9/1/M1", "PMC/9/1/spans", "PMC/9/1/spans"] == sorted(
+        report.places[Reason.UNSAYABLE]
+    )
 
 
 RING = [{"subj": "T1", "pred": "_lexicallyChainedTo", "obj": "T2"},

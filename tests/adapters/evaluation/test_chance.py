@@ -42,7 +42,7 @@ class TestPairs:
         assert 1.0 == paired_p([worse], [worse])
 
     def test_under_no_difference_p_is_even(self):
-        """As a p-value has to be: 5 % of them are below 0.05."""
+        """5 % of the p-values are below 0.05, as they have to be."""
         ps = [
             paired_p([chances(0.5, 60, 2 * s)], [chances(0.5, 60, 2 * s + 1)], resamples=200)
             for s in range(300)

@@ -54,7 +54,7 @@ def test_equals_transformers_generate(backbone, prompt_PD, is_prompted):
 
 
 def test_a_constraint_always_yields_an_answer_of_its_form(backbone, prompt_PD):
-    """Even of a random model, whatever it would rather say."""
+    """A random model answers in the form too, whatever it would rather say."""
     nli = Nli(("entailment", "neutral"))
     examples = [Example(str(i), NliFields(t, t), "neutral") for i, t in enumerate(TEXTS)]
 
@@ -76,7 +76,7 @@ def test_a_list_that_does_not_end_is_truncated_and_not_off_schema(backbone, prom
 
 
 def test_tasks_side_by_side_are_answered_as_each_alone(backbone, prompt_PD):
-    """Whatever their constraints, prompts and lengths."""
+    """Constraints, prompts and lengths of one task do not change the answers of another."""
     nli, summary, ner = Nli(("entailment", "neutral")), Summarization(), Ner(("Drug", "Disease"))
     prompts = torch.stack([prompt_PD, prompt_PD * 0.5, -prompt_PD])
     asked = [
@@ -102,7 +102,7 @@ def test_tasks_side_by_side_are_answered_as_each_alone(backbone, prompt_PD):
 
 
 def test_nor_does_a_window_tell_them_apart(tmp_path):
-    """Of 48 tokens, which the prompt and each text together are longer than."""
+    """The window has 48 tokens, and the prompt with each text is longer than that."""
     backbone = PromptedBackbone(tiny_gpt_oss(tmp_path), dtype=torch.float32)
     prompt_PD = torch.randn(40, backbone.width, generator=torch.Generator().manual_seed(0))
     texts = [*TEXTS, TEXTS[0][::-1]]

@@ -341,7 +341,7 @@ class TestInspection:
         assert ["tensors.u.dtype", "manifest.metaprompt"] == [fault.path for fault in faults]
 
     def test_names_places_as_json_paths(self) -> None:
-        """Of lists by number."""
+        """Items of lists are named by their number."""
         scores = [{"dataset": "a", "split": "b", "metric": "c", "value": 1, "num_examples": 0}]
         assert {"manifest.scores[0].num_examples"} == set(faults_of(with_manifest(scores=scores)))
 
@@ -453,7 +453,7 @@ class TestFits:
         assert "scales.o" not in said
 
     def test_a_place_of_the_metaprompt_that_the_server_does_not_scale(self) -> None:
-        """Whoever acts on that metaprompt scales there too."""
+        """An adapter on that metaprompt scales there too, so it is refused."""
         shared = Metaprompt(make_metaprompt().rows_PD, {"q": torch.ones(2, D)})
         package = alone({"scales.o": torch.ones(2, D)}, metaprompt=shared.digest)
         self.fits(package, shared)

@@ -483,7 +483,7 @@ class TestCommands:
 
     def test_another_models_checkpoint_is_warned_about(self, backbones, saved, tmp_path):
         """
-        By both names; sizes that fit prove nothing.
+        The warning has both names, since sizes that fit prove nothing.
         """
         path = saved / "adapter_config.json"
         other = {"base_model_name_or_path": "meta-llama/Other-8B"}

@@ -136,7 +136,7 @@ class TestASignature:
         ],
     )
     def test_of_another_statement_is_refused(self, change: Any, said: str) -> None:
-        """Though it is signed by a key that is trusted: what it says is not that."""
+        """A trusted key has signed it, but it states something else."""
         assert said in problem(resigned(change))
 
     @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ class TestAUse:
 
 class TestKeys:
     def test_of_other_kinds_are_refused_by_name(self, tmp_path: Path) -> None:
-        """At the start, and not when the first package comes."""
+        """They are refused at the start, not when the first package comes."""
         for kind in (ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 2048)):
             (tmp_path / "wrong.pem").write_bytes(public_pem(kind))
             with pytest.raises(BadInput, match=r"wrong\.pem"):

@@ -135,7 +135,7 @@ class TestADeath:
 
     def test_in_mid_stream_is_one_event(self, vllm_running: Running):
         """
-        And the stream ends.
+        The stream ends after it.
         """
         body = CHAT | {"stream": True, "max_tokens": 6}
         with held(vllm_running) as engine:
@@ -151,5 +151,5 @@ class TestADeath:
         """
         self.ask(running, *[NER | {"max_tokens": 20 + i} for i in range(5)], tenant="north")
 
-        turns = running.parts.service.engine._gate.turns
+        turns = running.parts.service.engine.gate.turns
         eventually(lambda: (0, 0) == (turns.num_running, turns.num_waiting))

@@ -93,7 +93,7 @@ class TestAFlood:
 
     def test_leaves_half_to_another_that_floods_too(self):
         """
-        Of the next hundred, fifty are each one's, whoever came first.
+        Each gets fifty of the next hundred places, whoever came first.
         """
 
         async def story(hall: Hall) -> None:
@@ -254,7 +254,7 @@ class TestTheEngine:
 class TestOneWhoLeaves:
     def test_in_line_is_passed_over(self):
         """
-        And costs nobody a turn.
+        It costs nobody a turn.
         """
 
         async def story(hall: Hall) -> None:
@@ -293,7 +293,7 @@ class TestOneWhoLeaves:
     @pytest.mark.parametrize("seed", range(20))
     def test_at_random_leaves_nothing_behind(self, seed: int):
         """
-        Whatever comes, ends and leaves, in any order: all are served, and no line stays.
+        All are served and no line stays, in whatever order requests come, end and leave.
         """
         chance = random.Random(seed)
 

@@ -79,7 +79,7 @@ class TestAPlainMessage:
         self, running: Running, route: str, document: dict[str, Any]
     ):
         """
-        As the route takes it: with options, with a head and a tail, with an id.
+        The document may have options, a head and a tail, or an id, as the route takes it.
         """
         chatted = asked(running, route, json.dumps(document | {"id": "a"}))
         answered = by_rest(running, route, document | {"id": "a"})
@@ -120,7 +120,7 @@ class TestAPlainMessage:
     )
     def test_that_is_a_wrong_document_is_refused(self, running: Running, document: dict[str, Any]):
         """
-        By the place in the message.
+        The error names the place in the message.
         """
         content = json.dumps(document)
         body = {"model": "re", "messages": [{"role": "user", "content": content}]}
@@ -133,7 +133,7 @@ class TestAPlainMessage:
 class TestAnyOtherChat:
     def test_is_free(self, running: Running):
         """
-        With a system message the conversation is the caller's own, and nothing is read from it.
+        A system message makes the conversation the caller's own, and nothing is read from it.
         """
         brief = {"role": "system", "content": "Be brief."}
         messages = [brief, {"role": "user", "content": TEXT}]

@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from galenic_adapters.refs import SHARED
 from galenic_server.audit.chain import Chain, Tampered
 from galenic_server.audit.ledger import Spent
-from galenic_server.audit.trail import provenance
+from galenic_server.audit.trail import Trail, provenance
 from galenic_server.http import routes
 from galenic_server.http.auth import AdminRoute
 from galenic_server.tenancy.keys import Role
@@ -45,7 +46,7 @@ class TestAnAnswer:
 
     def test_leaves_who_which_when_and_how_much(self, running: Running):
         """
-        By its request's id: the key, the adapter's digest, the sizes; never a text.
+        The row names the key, the adapter's digest and the sizes by the request's id; never a text.
         """
         told = running.client("north").post("/v1/ner", json=NER, headers={"x-request-id": "one"})
         [row] = waited(running, 1, request_id="one")
@@ -170,7 +171,7 @@ class TestAnAdminsAct:
         """
         A moved alias: from where to where, and by whom.
         """
-        chief = running.client("moved", Role.TENANT_ADMIN)
+        chief = running.client("audited-moves", Role.TENANT_ADMIN)
         digests = [
             chief.put(
                 "/admin/v1/adapters/m", content=package(seed=seed).data, headers=BINARY
@@ -181,7 +182,7 @@ class TestAnAdminsAct:
             body = {"adapter": f"m@{version}"}
             condition = ANY if version > 1 else {}
             chief.put("/admin/v1/aliases/ner", json=body, headers=condition).raise_for_status()
-        first, second = rows(running, action="move_alias", tenant="moved")
+        first, second = rows(running, action="move_alias", tenant="audited-moves")
 
         assert (None, "m@1", digests[0]) == (first["old"], first["new"], first["digest"])
         assert ("m@1", "m@2", digests[1]) == (second["old"], second["new"], second["digest"])
@@ -189,15 +190,17 @@ class TestAnAdminsAct:
 
     def test_that_was_refused_or_only_read_leaves_a_row_soon(self, running: Running):
         """
-        Also for who may not: names of ours only, whatever was sent.
+        A refused act leaves one too. It holds names of ours only, whatever was sent.
         """
         north = running.client("north")
-        north.put("/admin/v1/aliases/ner", json={"adapter": "x@1"})
+        north.put(
+            "/admin/v1/aliases/ner", json={"adapter": "x@1"}, headers={"x-request-id": "refused"}
+        )
         running.admin.get(
             "/admin/v1/adapters", params={"tenant": "audited"}, headers={"x-request-id": "read"}
         )
         running.admin.get(f"/admin/v1/adapters/{CANARY} has gout", headers={"x-request-id": "odd"})
-        [refused] = waited(running, 1, action="move_alias", tenant="north")
+        [refused] = waited(running, 1, action="move_alias", request_id="refused")
         [read] = waited(running, 1, action="list_adapters", request_id="read")
         [odd] = waited(running, 1, request_id="odd")
 
@@ -234,7 +237,8 @@ class TestTheTrail:
         What was answered last is written before the server ends.
         """
         parts = make_parts(backbone, tmp_path)
-        parts.trail._flush_seconds = 3600  # so that only the stop writes
+        # Only the stop writes.
+        parts = replace(parts, trail=Trail(parts.trail.chain, flush_seconds=3600))
         with serving(parts) as server:
             server.publish("north", "mine", package())
             body = NER | {"adapter": "mine"}
@@ -267,7 +271,7 @@ class TestTheTrail:
         would leave none. Nobody is told why but the log.
         """
         parts = make_parts(backbone, tmp_path)
-        parts.trail._most_waiting = 3
+        parts = replace(parts, trail=Trail(parts.trail.chain, most_waiting=3))
         with serving(parts) as server:
             server.publish("north", "mine", package())
             north, body = server.client("north"), NER | {"adapter": "mine"}
@@ -281,7 +285,7 @@ class TestTheTrail:
 
     def test_row_holds_numbers_and_names_only(self):
         """
-        Whatever is in a ledger.
+        A row holds nothing else of a ledger.
         """
         row = provenance({"tenant": "north"}, "sha256:0", Spent(1, 2, 3))
 

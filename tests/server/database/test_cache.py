@@ -107,7 +107,7 @@ class TestASourceThatIsAway:
         self, source: Source, remembered: Remembered[str, str]
     ):
         """
-        With the next probe.
+        The next probe finds it.
         """
         remembered.get("key", source.look_up)
         source.now, source.says = 10, AWAY

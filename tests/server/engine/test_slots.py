@@ -154,7 +154,7 @@ class TestSeats:
 
     def test_the_longest_unused_leaves(self):
         """
-        Of a, b and c in two slots, using a again makes b the one to go.
+        Using a again makes b the one to go for c.
         """
 
         async def scenario():
@@ -271,7 +271,7 @@ class TestManyAtOnce:
 
     def test_wait_for_nobody(self):
         """
-        Of three that come to two slots the first two are seated; a place that is held stays.
+        The first two of three that come to two slots are seated; a held place stays.
         """
 
         async def scenario():

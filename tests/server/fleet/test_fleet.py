@@ -74,10 +74,10 @@ class TestAnUpload:
         """
         Within two seconds at either, before anyone has asked for it.
         """
-        made = fleet.one.publish("north", "fresh", package(seed=1))
+        made = fleet.one.versions.publish("north", "fresh", package(seed=1))
         url = "/admin/v1/adapters/fresh/1?tenant=north"
         eventually(lambda: fleet.other.admin.get(url).json()["state"] == "ready", 10)
-        resident = fleet.other.parts.service.engine._tunings
+        resident = fleet.other.parts.service.engine.residents
         eventually(lambda: made["digest"] in resident, 10)
         told = [ask(at, "north", "fresh").json()["adapter"] for at in fleet.both]
 
@@ -85,9 +85,9 @@ class TestAnUpload:
 
     def test_deleted_at_one_is_gone_at_the_other(self, fleet: Fleet):
         """
-        Though it was resident there, and its name remembered.
+        It is not found, though it was resident and its name cached there.
         """
-        fleet.one.publish("north", "brief", package(seed=2))
+        fleet.one.versions.publish("north", "brief", package(seed=2))
         assert [200, 200] == [ask(at, "north", "brief").status_code for at in fleet.both]
         fleet.one.admin.delete("/admin/v1/adapters/brief/1?tenant=north").raise_for_status()
         eventually(lambda: ask(fleet.other, "north", "brief").status_code == 404, 5)
@@ -99,7 +99,7 @@ class TestAnAliasMove:
         Case 52: after *converged*, no old answer at any replica, with callers asking all along.
         """
         for seed in (10, 11):
-            fleet.one.publish("north", "atomic", package(seed=seed))
+            fleet.one.versions.publish("north", "atomic", package(seed=seed))
         fleet.move("live", "atomic@1")
         is_over = False
 
@@ -133,7 +133,7 @@ class TestAnAliasMove:
         """
         It is named, and an admin may say that it is dead.
         """
-        fleet.one.publish("north", "lagging", package(seed=20))
+        fleet.one.versions.publish("north", "lagging", package(seed=20))
         dead = fleet.one.parts.store.replicas.enter("elsewhere:1", 0)
         url = "/admin/v1/aliases/lag?tenant=north"
         fleet.one.admin.put(url, json={"adapter": "lagging@1"}).raise_for_status()
@@ -163,7 +163,7 @@ class TestAReplica:
         """
         Meanwhile it asks the database each time, so it is never wrong; then it is current again.
         """
-        fleet.one.publish("north", "robust", package(seed=30))
+        fleet.one.versions.publish("north", "robust", package(seed=30))
         store = fleet.other.parts.store
         with store.database.writing() as db:
             db.execute(sa.text("ALTER TABLE clock RENAME TO hidden"))
@@ -174,7 +174,7 @@ class TestAReplica:
             with store.database.writing() as db:
                 db.execute(sa.text("ALTER TABLE hidden RENAME TO clock"))
         eventually(lambda: store.changes.is_current, 10)
-        fleet.one.publish("north", "robust", package(seed=31))
+        fleet.one.versions.publish("north", "robust", package(seed=31))
         url = "/admin/v1/adapters/robust/2?tenant=north"
         eventually(lambda: fleet.one.admin.get(url).json()["state"] == "ready", 10)
 
@@ -240,8 +240,8 @@ class TestAToken:
 
     def test_opens_what_its_tenant_and_role_open(self, fleet: Fleet):
         """
-        At every replica; of a tenant that is unknown here or suspended it opens nothing. Nobody is
-        an admin by the provider's word alone.
+        It does so at every replica; for an unknown or suspended tenant it opens nothing. Nobody
+        is an admin by the provider's word alone.
         """
         fleet.one.admin.put("/admin/v1/tenants/north", json={}).raise_for_status()
         caller = fleet.oidc.token()

@@ -10,7 +10,7 @@ from tests.support.serving import Running, eventually, make_parts, package, serv
 
 def resident(running: Running) -> set[str]:
     engine = running.parts.service.engine
-    return set(engine._tunings)  # type: ignore[attr-defined]  # of the transformers engine
+    return set(engine.residents)  # type: ignore[attr-defined]  # of the transformers engine
 
 
 class TestAStart:
@@ -35,7 +35,7 @@ class TestAStart:
 
     def test_knows_what_was_asked_most(self, backbone: str, tmp_path: Path):
         """
-        By whoever it was.
+        Requests of all tenants count.
         """
         with serving(make_parts(backbone, tmp_path)) as server:
             digests = [
@@ -50,7 +50,7 @@ class TestAStart:
 class TestAnotherReplica:
     def test_seats_a_bulk_that_it_hears_of(self, backbone: str, tmp_path: Path):
         """
-        Before any of it is asked for.
+        It seats them before any is asked for.
         """
         places = [make_parts(backbone, tmp_path, port=port) for port in (1, 2)]
         with serving(places[0]) as one, serving(places[1]) as other:

@@ -39,12 +39,11 @@ class TestATextThatIsWrong:
     @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
     def test_an_empty_one_is_named_by_its_place(self, north: httpx.Client, text: str):
         """
-        The second document is at fault, so the error says documents[1].text, and nothing runs.
+        The error of the only document is that of the request.
         """
-        body = {"documents": [{"text": CANARY}, {"text": text}]}
-        error = error_of(north.post("/v1/ner", json=body), 422)
+        error = error_of(north.post("/v1/ner", json=ner(text)), 422)
 
-        assert "documents[1].text" == error["param"]
+        assert "documents[0].text" == error["param"]
         assert "is empty" in error["message"]
 
     def test_one_of_200000_characters_is_refused_with_both_numbers(self, north: httpx.Client):
@@ -83,7 +82,7 @@ class TestATextThatIsWrong:
 
     def test_a_body_in_gzip_is_read(self, north: httpx.Client):
         """
-        As some clients send it; what is no gzip, or not whole, is told.
+        Some clients send it; a body that is no gzip, or not whole, is refused.
         """
         plain = json.dumps(ner("He has gout.")).encode()
         packed = gzip.compress(plain)
@@ -117,7 +116,7 @@ class TestATextThatIsWrong:
     @pytest.mark.parametrize("path", ["/admin/v1/adapters", "/admin/v1/tenants/a/archive"])
     def test_a_body_of_a_get_is_refused_unread(self, running: Running, path: str):
         """
-        Also where another method of that path takes gigabytes; said or not.
+        It is refused with and without a stated length, even if another method takes gigabytes.
         """
         key = {"authorization": f"Bearer {running.key('north')}"}
         for content in (b"a", iter([b"a" * 100])):
@@ -181,7 +180,7 @@ class TestAFieldThatIsWrong:
         self, north: httpx.Client, body: dict[str, Any], param: str
     ):
         """
-        Nor is a name that is none of ours: a note that lands in the wrong place must not come back.
+        A name that is none of ours is not repeated either: it may be a misplaced note.
         """
         assert param == error_of(north.post("/v1/ner", json=body), 422)["param"]
 
@@ -389,7 +388,7 @@ class TestNumbersThatAreNone:
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
     def test_they_are_in_no_body(self, number: str):
         """
-        Also where no bound of a field's own would refuse them.
+        They are refused where no bound of a field's own would do so, too.
         """
 
         class Unbounded(Body):

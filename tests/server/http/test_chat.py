@@ -121,7 +121,7 @@ class TestAStream:
 
     def test_tells_its_usage_when_asked(self, running: Running):
         """
-        As one more chunk without choices, before the end.
+        One more chunk, without choices, has it before the end.
         """
         more = {"stream": True, "stream_options": {"include_usage": True}}
         last = events(running.client("north").post(URL, json=chat(**more)))[-1]
@@ -190,11 +190,11 @@ class TestAFormat:
 
         assert reply.status_code in (200, 400, 422), reply.text
         assert ask(running, max_tokens=1)
-        assert 0 == running.parts.service.engine._stats.restarts
+        assert 0 == running.parts.service.engine.core.num_restarts
 
     def test_a_keyword_that_nothing_obeys_is_named(self, running: Running):
         """
-        With its place, in a format and in a tool.
+        The error has its place, in a format and in a tool.
         """
         schema = {"type": "array", "items": {"type": "integer", "multipleOf": 5}}
         form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
@@ -235,7 +235,7 @@ class TestAFormat:
     @pytest.mark.parametrize("num_objects", [64, 300])
     def test_a_schema_that_is_deep_is_refused(self, running: Running, num_objects: int):
         """
-        Before any compiler sees it, in a format and in a tool.
+        No compiler sees it, in a format or in a tool.
         """
         schema: dict[str, Any] = {"type": "string"}
         for _ in range(num_objects):
@@ -250,7 +250,7 @@ class TestAFormat:
 
     def test_a_schema_of_a_megabyte_is_refused(self, running: Running):
         """
-        Before any compiler sees it.
+        No compiler sees it.
         """
         schema = {"type": "object", "title": "a" * 1_000_000}
         form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
@@ -263,7 +263,7 @@ class TestAFormat:
 class TestARefusal:
     def test_more_than_sixteen_answers_are_refused(self, running: Running):
         """
-        Also where a temperature would make them differ.
+        They are refused even if a temperature would make them differ.
         """
         reply = running.client("north").post(URL, json=chat(n=17, temperature=1))
 
@@ -443,7 +443,7 @@ class TestSampling:
 
     def test_a_task_that_is_left_no_tokens_is_told_so(self, running: Running):
         """
-        Also streamed: its reading is that of an answer cut off.
+        Its reading is that of an answer cut off, streamed too.
         """
         messages = [{"role": "user", "content": "He has gout."}]
         body = {"model": "ner", "messages": messages, "max_tokens": 0, "stream": True}
@@ -549,7 +549,7 @@ class TestOpenAIsOwnClient:
 
     def test_streams(self, client: openai.OpenAI):
         """
-        And the text is that of the whole reply.
+        The text is that of the whole reply.
         """
         whole = client.chat.completions.create(**chat()).choices[0].message.content
         parts = client.chat.completions.create(**chat(), stream=True)

@@ -28,7 +28,7 @@ def ask(running: Running, **more: Any) -> dict[str, Any]:
 class TestACompletion:
     def test_goes_on_from_one_prompt_or_several(self, running: Running):
         """
-        As texts or as ids of the vocabulary, each answered by its index.
+        Prompts are texts or ids of the vocabulary, each answered by its index.
         """
         ids = running.parts.service.engine.tokenizer.encode(NOTE)
         alone = ask(running)["choices"][0]["text"]
@@ -50,7 +50,7 @@ class TestACompletion:
     @pytest.mark.parametrize("stream", [False, True])
     def test_echoes_the_text_alone(self, running: Running, stream: bool):
         """
-        Of the virtual prompt nothing is repeated.
+        Nothing of the adapter is repeated.
         """
         body = {"model": "tiny-ner", "prompt": NOTE, "max_tokens": 3, "echo": True}
         reply = running.client("north").post(URL, json=body | {"stream": stream}).text
@@ -63,7 +63,7 @@ class TestACompletion:
     @pytest.mark.parametrize(("echo", "text"), [(False, ""), (True, NOTE)])
     def test_of_no_tokens_is_a_stream_that_ends(self, running: Running, echo: bool, text: str):
         """
-        In one chunk, with the text if that is to be echoed, before the usage.
+        One chunk ends it, with the text if that is to be echoed, before the usage.
         """
         body = {"model": "tiny-ner", "prompt": NOTE, "max_tokens": 0, "echo": echo, "stream": True}
         asked = body | {"stream_options": {"include_usage": True}}
@@ -141,7 +141,7 @@ class TestResponses:
 
     def test_keep_a_schema(self, client: openai.OpenAI):
         """
-        Of the caller's.
+        The schema is the caller's.
         """
         schema = {"type": "string", "enum": ["yes", "no"]}
         form: Any = {"format": {"type": "json_schema", "name": "a", "schema": schema}}
@@ -152,7 +152,7 @@ class TestResponses:
     @pytest.mark.parametrize("stream", [False, True])
     def test_are_refused_before_they_begin(self, running: Running, stream: bool):
         """
-        Also as a stream: no event is sent for what does not fit.
+        No event is sent for what does not fit.
         """
         body = {"model": "tiny-ner", "input": NOTE, "max_output_tokens": 640, "stream": stream}
         reply = running.client("north").post("/v1/responses", json=body)

@@ -35,7 +35,7 @@ def written() -> Iterator[io.StringIO]:
 class TestARequestId:
     def test_is_the_callers_where_it_is_safe(self, running: Running):
         """
-        So a log here can be matched with a log there.
+        A log here can be matched with a log there by it.
         """
         sent = {"x-request-id": "abc-1.2_3"}
         assert (
@@ -97,7 +97,7 @@ class TestTheLog:
 
     def test_holds_no_message_of_an_unexpected_error(self, running: Running, written: io.StringIO):
         """
-        Nor does the reply, which is a 500 with the id to look for.
+        The reply holds none either: it is a 500 with the id to look for.
         """
 
         async def broken(*_: Any) -> None:
@@ -117,7 +117,7 @@ class TestTheLog:
 
     def test_names_an_unexpected_error_by_type_and_place(self):
         """
-        Not by its message, which may hold what the caller sent.
+        Its message may hold what the caller sent, so it is left out.
         """
         try:
             raise RuntimeError(CANARY)

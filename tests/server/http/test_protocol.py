@@ -192,7 +192,7 @@ class TestACrowd:
 class TestASlowBody:
     def test_is_refused(self, impatient: Running):
         """
-        With an error that clients do not try again by themselves.
+        The error is one that clients do not retry by themselves.
         """
         with connected(impatient) as connection:
             connection.sendall(head(impatient, 100_000) + b'{"documents"')
@@ -203,7 +203,7 @@ class TestASlowBody:
 
     def test_that_is_announced_too_large_is_refused_unread(self, impatient: Running):
         """
-        At once: nobody waits for a byte of it.
+        It is refused at once, without waiting for a byte of it.
         """
         with connected(impatient) as connection:
             connection.sendall(head(impatient, 10**9))

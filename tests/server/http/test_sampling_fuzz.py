@@ -123,7 +123,7 @@ class TestAnySampling:
 
     def test_leaves_the_engine_alive(self, north: httpx.Client, vllm_running: Running):
         """
-        After all that, on its first core.
+        The engine is still on its first core after all that.
         """
         assert north.post("/v1/completions", json=BASE["/v1/completions"]).is_success
         assert "galenic_engine_restarts_total 0.0" in vllm_running.anyone.get("/metrics").text

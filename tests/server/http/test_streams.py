@@ -58,7 +58,7 @@ def answers(vllm_running: Running) -> list[tuple[Any, str, Any]]:
 class TestTwoHundredAtOnce:
     def test_deltas_are_the_text(self, answers: list[tuple[Any, str, Any]]):
         """
-        For every adapter, greedy or drawn, in whatever batch.
+        Deltas add up to the text for every adapter, greedy or drawn, in any batch.
         """
         assert [whole.choices[0].message.content for whole, _, _ in answers] == [
             text for _, text, _ in answers

@@ -28,7 +28,7 @@ class TestEveryTask:
     @pytest.mark.parametrize("task", DOCUMENTS)
     def test_answers_by_its_default_and_names_it(self, running: Running, task: str):
         """
-        Without an adapter the task's default answers; reply and headers say which version that was.
+        The task's default answers if no adapter is named; reply and headers name its version.
         """
         body = {"documents": [DOCUMENTS[task] | {"id": "a"}, DOCUMENTS[task]], "max_tokens": 40}
         reply = running.client("north").post(f"/v1/{task}", json=body)

@@ -20,7 +20,7 @@ def evictions(running: Running) -> float:
 class TestAVersion:
     def test_answers_as_soon_as_it_is_published(self, running: Running):
         """
-        And the digest is that of the bytes sent.
+        The digest is that of the bytes sent.
         """
         made = package(seed=100)
         entry = running.publish("clinic", "fresh", made)
@@ -56,7 +56,7 @@ class TestAVersion:
 
     def test_comes_back_as_the_bytes_it_was(self, running: Running):
         """
-        With its digest as ETag.
+        Its digest is the ETag.
         """
         made = package(seed=101)
         running.publish("clinic", "kept", made)
@@ -80,7 +80,7 @@ class TestAVersion:
 
     def test_of_another_tenant_looks_like_none(self, running: Running):
         """
-        To a tenant's own admin too, byte for byte.
+        Even a tenant's admin gets the same error, byte for byte.
         """
         running.publish("clinic", "hidden", package(seed=104))
         other = running.client("rival", Role.TENANT_ADMIN)
@@ -94,7 +94,7 @@ class TestAVersion:
 class TestAListing:
     def test_comes_in_pages(self, running: Running):
         """
-        By name and version, and each page says where the next begins.
+        Adapters are sorted by name and version, and each page says where the next begins.
         """
         for seed in range(3):
             running.publish("archive", "a", package(seed=200 + seed))
@@ -185,7 +185,7 @@ class TestAnUpload:
 
     def test_tried_out_tells_every_fault_and_writes_nothing(self, running: Running):
         """
-        Of the file, of the fit, of the name, of the quota, in one answer, each with its JSON path.
+        One answer has the faults of file, fit, name and quota, each with its JSON path.
         """
         running.admin.put("/admin/v1/tenants/poor", json={"max_adapters": 0})
         data = package(template_version=7, metaprompt="sha256:" + "0" * 64).data
@@ -231,7 +231,7 @@ class TestAnUpload:
 class TestADeletedVersion:
     def test_comes_back_until_it_is_purged(self, running: Running):
         """
-        As it was; with purge it is gone at once.
+        It comes back as it was; with purge it is gone at once.
         """
         made = running.publish("clinic", "lazarus", package(seed=500))
         url = "/admin/v1/adapters/lazarus/1{}tenant=clinic"

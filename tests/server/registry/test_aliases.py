@@ -12,7 +12,7 @@ from tests.support.serving import Running, package
 class TestAnAlias:
     def test_moves_answers_from_one_version_to_the_next(self, running: Running):
         """
-        At once, and back again.
+        Answers move at once, and back again.
         """
         for seed in (300, 301):
             running.publish("clinic", "moving", package(seed=seed))
@@ -139,7 +139,8 @@ class TestACanary:
 class TestSharing:
     def test_lends_answers_to_whom_it_names(self, running: Running):
         """
-        As owner/name, in lists of models too; never the package, and nothing to anyone else.
+        Borrowers name it owner/name, also in lists of models. They never get the package, and
+        others see nothing.
         """
         made = running.publish("clinic", "lent", package(seed=600))
         url, body = "/admin/v1/shares/lent?tenant=clinic", {"tenants": ["friend"]}

@@ -97,7 +97,7 @@ class TestABulk:
 
     def test_ends_at_the_quota(self, running: Running):
         """
-        As many as have room, and for each of the others that it has none.
+        As many are written as have room; each of the others is told that it has none.
         """
         running.admin.put("/admin/v1/tenants/small", json={"max_adapters": 2}).raise_for_status()
         lines = [line(f"a-{i}", package(seed=5800 + i).data) for i in range(4)]
@@ -132,7 +132,7 @@ class TestABulk:
 
 def test_an_empty_bulk_is_refused(running: Running):
     """
-    Whoever sends nothing has lost something on the way.
+    An empty body means that something was lost on the way.
     """
     reply = running.admin.post(URL, params={"tenant": "bulk"})
 

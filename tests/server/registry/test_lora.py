@@ -10,7 +10,7 @@ from tests.support.serving import Running, package
 class TestVllmsRoutes:
     def test_load_and_unload_what_is_registered(self, running: Running):
         """
-        By version, by name and by digest, in vLLM's words; the loaded name answers.
+        Adapters load by version, name or digest, in vLLM's words; the loaded name answers.
         """
         made = running.publish("clinic", "lora", package(seed=900))
         for number, path in enumerate(("lora@1", "lora", made["digest"])):

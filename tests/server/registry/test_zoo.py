@@ -57,7 +57,7 @@ class TestSharing:
 
     def test_moves_the_default_to_a_newer_version_of_the_same(self, store: Store, folder: Path):
         """
-        So an upgrade of Galenic upgrades what is asked by default.
+        An upgrade of Galenic upgrades what is asked by default.
         """
         share(store, folder)
         (folder / "diseases.safetensors").write_bytes(package(seed=1).data)
@@ -67,7 +67,7 @@ class TestSharing:
 
     def test_the_listed_adapter_is_its_tasks_default(self, store: Store, folder: Path):
         """
-        Whatever the others are called.
+        The names of the others do not matter.
         """
         (folder / "a-first.safetensors").write_bytes(package(seed=3).data)
         (folder / "defaults.json").write_text('["diseases"]')
@@ -77,7 +77,7 @@ class TestSharing:
 
     def test_leaves_a_default_that_an_admin_has_set(self, store: Store, folder: Path):
         """
-        Even where the zoo has another adapter for the task.
+        It stays even if the zoo has another adapter for the task.
         """
         chosen = store.versions.publish(SHARED, "chosen", package(seed=2))
         store.aliases.move(SHARED, "ner", chosen)
@@ -117,7 +117,7 @@ class TestSharing:
 class TestTheMetaprompt:
     def test_is_the_zoos_unless_another_is_given(self, folder: Path, tmp_path: Path):
         """
-        By a file.
+        A file gives another.
         """
         other = Metaprompt(torch.ones(2, WIDTH))
         given = tmp_path / "other.safetensors"
@@ -128,7 +128,7 @@ class TestTheMetaprompt:
 
     def test_of_an_earlier_zoo_stands_beside_it(self, store: Store, folder: Path):
         """
-        And beside those that an operator names; none of them is taken for an adapter.
+        Those that an operator names stand beside both; none of them is taken for an adapter.
         """
         earlier, given = (Metaprompt(torch.full((2, WIDTH), n)) for n in (1.0, 2.0))
         (folder / "metaprompt-2026.safetensors").write_bytes(write_metaprompt(earlier))

@@ -54,13 +54,13 @@ class TestASchema:
     )
     def test_of_ordinary_kind_is_taken(self, schema: Any):
         """
-        As pydantic, zod and people write them.
+        Schemas that pydantic, zod and people write are taken.
         """
         check_schema("schema", schema)
 
     def test_of_tagged_cases_is_taken(self):
         """
-        As pydantic writes a discriminated union: the tags tell the cases apart.
+        It is a discriminated union as pydantic writes it: the tags tell the cases apart.
         """
         cases = {
             name: an_object("kind", {"type": "string", "const": name}) for name in ("cat", "dog")
@@ -132,7 +132,7 @@ class TestASchema:
     )
     def test_that_is_none_is_refused(self, schema: Any):
         """
-        Before the compiler says so, and quotes it.
+        It is refused before the compiler does so, which would quote it.
         """
         refusal_of(schema)
 
@@ -195,7 +195,7 @@ class TestASchema:
     @pytest.mark.parametrize("levels", [64, 100_000])
     def test_that_is_deep_is_refused(self, levels: int):
         """
-        Without recursion, which would end there too.
+        The check does not recurse, which would end there too.
         """
         schema: dict[str, Any] = {"type": "string"}
         for _ in range(levels):

@@ -32,7 +32,7 @@ class TestANull:
     )
     def test_is_the_default(self, field: str):
         """
-        Of fields that are refused with a value too; nothing of it is told as ignored.
+        Null is the default of fields that are refused with a value, and is not listed as ignored.
         """
         for body in (chat(HI, **{field: None}), responses("Hi.", **{field: None})):
             assert "" == body.ignored
@@ -40,7 +40,7 @@ class TestANull:
 
     def test_is_the_default_inside_too(self):
         """
-        Of options, tools, calls and formats.
+        It is the default in options, tools, calls and formats.
         """
         call = CALL | {"type": None, "function": {"name": "dose", "arguments": None}}
         turn = {"role": "assistant", "content": None, "name": None, "tool_calls": [call]}
@@ -72,7 +72,7 @@ class TestAMessage:
     @pytest.mark.parametrize("content", ["", [], None])
     def test_may_be_empty(self, role: str, content: Any):
         """
-        Of every role: clients send empty instructions, and turns that only call a tool.
+        Every role may be empty: clients send empty instructions, and turns that only call a tool.
         """
         said = chat({"role": role, "content": content}, HI).fields()["messages"]
 
@@ -80,7 +80,7 @@ class TestAMessage:
 
     def test_that_calls_may_have_no_content_and_no_arguments(self):
         """
-        As rig and others send a tool's loop back.
+        Rig and others send a tool's loop back like that.
         """
         turn = {"role": "assistant", "content": [], "tool_calls": [CALL]}
         (_, said, _) = chat(HI, turn, {"role": "tool", "content": "5"}).fields()["messages"]
@@ -90,7 +90,7 @@ class TestAMessage:
 
     def test_may_be_a_refusal(self):
         """
-        In its own field or as a part, it is what the assistant said.
+        A refusal, in its own field or as a part, is the assistant's text.
         """
         part = {"type": "refusal", "refusal": "No."}
         turns = [{"role": "assistant", "refusal": "No."}, {"role": "assistant", "content": [part]}]
@@ -108,7 +108,7 @@ class TestAMessage:
     @pytest.mark.parametrize("text", ["a\0", "\ud83d"])
     def test_that_is_no_text_is_refused(self, role: str, text: str):
         """
-        Of every role.
+        It is refused for every role.
         """
         with pytest.raises(BadInput, match=r"messages\[0\]"):
             chat({"role": role, "content": text})
@@ -150,7 +150,7 @@ class TestAnItemOfResponses:
 
     def test_of_an_unknown_type_is_one_fault(self):
         """
-        And not one for each type that it is not.
+        It is not one for each type that it is not.
         """
         with pytest.raises(ValidationError) as refused:
             responses([{"type": "item_reference", "id": "x"}])

@@ -116,7 +116,7 @@ class TestAPattern:
 
     def test_that_is_long_is_refused_with_both_numbers(self):
         """
-        Also one of half a megabyte, at once.
+        One of half a megabyte is refused at once.
         """
         assert "500,000 characters; at most 512" in problem_of("a" * 500_000)
 

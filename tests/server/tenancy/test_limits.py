@@ -77,7 +77,7 @@ class TestRequestsAMinute:
 
     def test_change_when_the_limit_does(self, limiter: Limiter):
         """
-        Without a restart.
+        No restart is needed.
         """
         ask(limiter, self.LIMITS, 60)
         ask(limiter, Limits(requests_per_minute=120), 120)
@@ -102,7 +102,7 @@ class TestTokensAMinute:
 
     def test_headers_tell_what_is_left(self, limiter: Limiter, clock: Clock):
         """
-        As OpenAI names and writes them.
+        Their names and forms are those of OpenAI.
         """
         both = Limits(requests_per_minute=60, tokens_per_minute=600)
         with limiter.open("A", both) as first:
@@ -168,7 +168,7 @@ def limit(running: Running) -> Iterator[str]:
 class TestOverHttp:
     def test_one_request_too_many_is_a_429(self, running: Running, limit: str):
         """
-        With Retry-After and what is left, in the form that OpenAI's clients wait by.
+        It has Retry-After and what is left, in the form that OpenAI's clients wait by.
         """
         client = running.client("limited")
         free = client.post("/v1/ner", json=NER)
@@ -206,7 +206,7 @@ class TestOverHttp:
 
     def test_a_stream_is_open_until_its_last_byte(self, vllm_running: Running):
         """
-        Not only until its first.
+        The stream counts as open after its first byte, until its last.
         """
         client = vllm_running.client("limited")
         limit = "/admin/v1/tenants/limited/limits"
@@ -253,7 +253,7 @@ class TestOverHttp:
 
     def test_a_flood_over_http_is_counted_right(self, running: Running, limit: str):
         """
-        Of thirty at once exactly ten get through.
+        Exactly ten of thirty at once get through.
         """
         key = {"authorization": f"Bearer {running.key('limited')}"}
         running.admin.put(limit, json={"requests_per_minute": 10}).raise_for_status()

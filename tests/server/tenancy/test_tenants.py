@@ -14,7 +14,7 @@ from tests.support.serving import Running, package
 class TestATenant:
     def test_is_listed_with_what_it_keeps(self, running: Running):
         """
-        In pages; its own admin sees it, and no other.
+        Tenants are listed in pages; its own admin sees a tenant, and no other.
         """
         for name in ("ward-a", "ward-b"):
             running.publish(name, "x", package(seed=700))
@@ -36,7 +36,7 @@ class TestATenant:
 
     def test_suspended_opens_nothing_until_it_is_not(self, running: Running):
         """
-        At once, here; the tenant of the admins cannot be.
+        Its keys are invalid here at once; the admins' own tenant cannot be suspended.
         """
         caller = running.client("ward-c")
         url = "/admin/v1/tenants/ward-c"

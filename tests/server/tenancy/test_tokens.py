@@ -213,7 +213,7 @@ class TestABadToken:
     )
     def test_is_none(self, tokens: Tokens, text: str):
         """
-        Nor does the provider hear of it.
+        The provider is not asked about it.
         """
         assert tokens.read(text) is None
 

@@ -94,7 +94,6 @@ class Decoding:
         self._cache: DynamicCache | None = None
         self._token: int | None = None
         self._num_tokens = 0
-        self._logprob = 0.0
 
     @torch.inference_mode()
     def step(self) -> Delta:
@@ -107,15 +106,19 @@ class Decoding:
         if self._matcher is not None:
             self._matcher.accept_token(self._token)
         self._num_tokens += 1
-        self._logprob += logprob_of(logits_V, self._token)
         self.finish = self._ending(self._token)
         return Delta(
             text=self._text.take(is_last=self.finish is not None),
             num_tokens=1,
             finish=self.finish,
             num_prompt_tokens=len(self._request.text_ids),
-            logprob=self._logprob if self._request.sampling.with_logprob else None,
+            logprobs=self._logprobs(logits_V, self._token),
         )
+
+    def _logprobs(self, logits_V: Tensor, token: int) -> list[tuple[str, float]]:
+        if not self._request.sampling.with_logprobs:
+            return []
+        return [(self._backbone.tokenizer.decode([token]), logprob_of(logits_V, token))]
 
     def _logits(self) -> Tensor:
         model, offsets = self._backbone.model, self._tuning.offsets
@@ -161,19 +164,19 @@ class Penalties:
     def __init__(self, request: Request) -> None:
         self._sampling = request.sampling
         self._text = set(request.text_ids)
-        self._said: Counter[int] = Counter()
+        self._generated: Counter[int] = Counter()
 
     def add(self, token: int) -> None:
-        self._said[token] += 1
+        self._generated[token] += 1
 
     def __call__(self, logits_V: Tensor) -> Tensor:
         sampling, penalized_V = self._sampling, logits_V.clone()
         if sampling.repetition_penalty != 1.0:
-            seen = list(self._text | self._said.keys())
+            seen = list(self._text | self._generated.keys())
             factor = sampling.repetition_penalty
             at = penalized_V[seen]
             penalized_V[seen] = torch.where(at > 0, at / factor, at * factor)
-        for token, count in self._said.items():
+        for token, count in self._generated.items():
             penalized_V[token] -= sampling.frequency_penalty * count + sampling.presence_penalty
         return penalized_V
 

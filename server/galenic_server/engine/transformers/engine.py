@@ -32,18 +32,22 @@ from galenic_server.engine.transformers.decoding import Backbone, Decoding, Tuni
 
 
 class TransformersEngine:
-    """Implements `Engine`; its slots are composed adapters that are kept in memory."""
+    """
+    Implements `Engine`; its slots are composed adapters that are kept in memory.
+
+    Its parts may be wrapped between requests: *gate* admits them, *backbone* decodes.
+    """
 
     def __init__(self, config: EngineConfig, adapters_of: AdaptersOf, gate: Gate) -> None:
         self._config, self._bounds, self._capacity = fit(config)
         self._num_slots: int = self._config.num_slots or 0
         self._adapters_of = adapters_of
-        self._gate = gate
+        self.gate = gate
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
-        self._tunings: dict[str, Tuning] = {}  # the longest unused first
+        self.residents: dict[str, Tuning] = {}  # the longest unused first
         self._turn = asyncio.Lock()
-        self._backbone: Backbone | None = None
+        self.backbone: Backbone | None = None
         self._num_loads = 0
         self._num_evictions = 0
 
@@ -60,33 +64,33 @@ class TransformersEngine:
         return None
 
     async def start(self) -> None:
-        self._backbone = await asyncio.to_thread(
+        self.backbone = await asyncio.to_thread(
             Backbone.load, self._config.backbone, self._dtype, self._tokenizer
         )
         await complete(self, WARM_UP)
 
     async def stop(self) -> None:
-        self._backbone = None
+        self.backbone = None
 
     async def healthy(self) -> bool:
-        return self._backbone is not None
+        return self.backbone is not None
 
     def check(self, request: Request) -> None:
-        tuning = self._tunings.get(request.adapter or "", Tuning())
+        tuning = self.residents.get(request.adapter or "", Tuning())
         self._bounds.check(request, tuning.num_positions)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta]:
         self.check(request)
         async with (
-            self._gate.enter(Work.of(request)) as turn,
+            self.gate.enter(Work.of(request)) as turn,
             aclosing(self._decode(request)) as deltas,
         ):
             async for delta in deltas:
-                turn.said(delta.num_tokens)
+                turn.count(delta.num_tokens)
                 yield delta
 
     async def _decode(self, request: Request) -> AsyncGenerator[Delta]:
-        backbone = self._backbone
+        backbone = self.backbone
         if backbone is None:
             raise Unavailable("the engine is starting")
         tuning = await self._tuning(request.adapter) if request.adapter else Tuning()
@@ -98,37 +102,37 @@ class TransformersEngine:
             yield delta
 
     async def seat(self, digests: Sequence[str], *, may_evict: bool = True) -> bool:
-        new = [digest for digest in digests if digest not in self._tunings]
+        new = [digest for digest in digests if digest not in self.residents]
         found = self._capacity.fitting(await asyncio.to_thread(self._adapters_of, new))
         for digest, adapter in found.items():
-            if not may_evict and len(self._tunings) >= self._num_slots:
+            if not may_evict and len(self.residents) >= self._num_slots:
                 return False
             self._keep(digest, await asyncio.to_thread(self._round, adapter))
         return True
 
     async def evict(self, digest: str) -> None:
-        self._tunings.pop(digest, None)
+        self.residents.pop(digest, None)
 
     async def stats(self) -> EngineStats:
         return EngineStats(
-            resident_adapters=len(self._tunings),
+            resident_adapters=len(self.residents),
             num_slots=self._num_slots,
             slot_loads=self._num_loads,
             slot_evictions=self._num_evictions,
         )
 
     async def _tuning(self, digest: str) -> Tuning:
-        tuning = self._tunings.pop(digest, None)
+        tuning = self.residents.pop(digest, None)
         if tuning is None:
             return self._keep(digest, await asyncio.to_thread(self._fetch, digest))
-        self._tunings[digest] = tuning
+        self.residents[digest] = tuning
         return tuning
 
     def _keep(self, digest: str, tuning: Tuning) -> Tuning:
         self._num_loads += 1
-        self._tunings[digest] = tuning
-        if len(self._tunings) > self._num_slots:
-            del self._tunings[next(iter(self._tunings))]
+        self.residents[digest] = tuning
+        if len(self.residents) > self._num_slots:
+            del self.residents[next(iter(self.residents))]
             self._num_evictions += 1
         return tuning
 

@@ -22,7 +22,7 @@ class Loader:
     Loads adapters for one engine, over all its cores.
 
     shapes: of the scales that have tables.   shelf: the prompts of residents; workers forget all
-    others with the next message.
+    others with the next message.   kept: digests of the prompts that workers hold.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Loader:
         self._shapes = shapes
         self._dtype = dtype
         self._shelf = shelf
-        self._kept: set[str] = set()
+        self.kept: set[str] = set()
         self._unsent: list[Seated] = []
         self._next: asyncio.Task[None] | None = None
         self._sending = asyncio.Lock()
@@ -52,7 +52,7 @@ class Loader:
     async def filling(self) -> AsyncIterator[Send]:
         """Yield a function that fills a fresh core; other loads wait until the block ends."""
         async with self._sending:
-            self._kept.clear()
+            self.kept.clear()
             yield self._send
 
     async def _send_unsent(self) -> None:
@@ -66,16 +66,20 @@ class Loader:
         if not self._shapes:
             return
         numbers = sum(num_layers * width for num_layers, width in self._shapes.values())
-        for some in messages(seated, lambda one: numbers * self._dtype.itemsize):
+        for some in messages(seated, lambda adapter: numbers * self._dtype.itemsize):
             packed = await asyncio.to_thread(pack_scales, some, self._shapes, self._dtype)
             await self._call("load_scales", packed)
 
     async def _send_prompts(self, seated: Sequence[Seated]) -> None:
-        needed = {one.place.prompt.digest: one.adapter for one in seated if one.place.prompt}
-        new = [digest for digest in needed if digest not in self._kept]
+        needed = {
+            resident.place.prompt.digest: resident.adapter
+            for resident in seated
+            if resident.place.prompt
+        }
+        new = [digest for digest in needed if digest not in self.kept]
         for some in messages(new, lambda digest: prompt_size(needed[digest], self._dtype)):
             adapters = {digest: needed[digest] for digest in some}
             packed = await asyncio.to_thread(pack_prompts, adapters, self._dtype)
-            gone = {digest for digest in self._kept if digest not in self._shelf()}
+            gone = {digest for digest in self.kept if digest not in self._shelf()}
             await self._call("load_prompts", packed, list(gone))
-            self._kept = self._kept - gone | packed.keys()
+            self.kept = self.kept - gone | packed.keys()

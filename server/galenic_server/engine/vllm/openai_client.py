@@ -17,7 +17,7 @@ from galenic_adapters.errors import BadInput, GalenicError
 from galenic_server.engine.checks import Bounds
 from galenic_server.engine.contract import Call, Work
 from galenic_server.engine.vllm.openai_renderer import PromptedRenderer
-from galenic_server.engine.vllm.sampling import structured
+from galenic_server.engine.vllm.sampling import logprobs_of, structured
 
 NO_BOUND = 2**31 - 1
 DEFAULT_ANSWER_TOKENS = 1024
@@ -108,7 +108,7 @@ def _fill_in(params: SamplingParams, call: Call, *, is_open: bool) -> None:
         params.max_tokens = DEFAULT_ANSWER_TOKENS
     if call.constraint is not None:
         params.structured_outputs = structured(call.constraint)
-    if call.with_logprob and params.logprobs is None:
+    if call.with_logprobs and params.logprobs is None:
         params.logprobs = 0
 
 
@@ -129,12 +129,13 @@ def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
 
 def _note(output: RequestOutput, call: Call) -> None:
     """Record an output in *call*; of a silent call, the one generated token is hidden."""
-    for said in output.outputs:
+    for answer in output.outputs:
         if call.is_silent:
-            said.text, said.token_ids, said.finish_reason = "", [], "length"
-            said.logprobs = [] if said.logprobs is not None else None
-        call.text += said.text
-        call.num_tokens += len(said.token_ids)
-        call.finish = said.finish_reason or call.finish
-        call.logprob = said.cumulative_logprob
+            answer.text, answer.token_ids, answer.finish_reason = "", [], "length"
+            answer.logprobs = [] if answer.logprobs is not None else None
+        call.text += answer.text
+        call.num_tokens += len(answer.token_ids)
+        call.finish = answer.finish_reason or call.finish
+        if call.with_logprobs:
+            call.logprobs += logprobs_of(answer)
     call.num_cached_tokens = max(call.num_cached_tokens, output.num_cached_tokens or 0)

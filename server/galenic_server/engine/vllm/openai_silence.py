@@ -22,12 +22,12 @@ async def silence(whole: Mapping[str, Any], asked: Mapping[str, Any]) -> AsyncGe
 
 
 def _ended(choice: Mapping[str, Any]) -> dict[str, Any]:
-    said = (
+    empty = (
         {"delta": {"role": "assistant", "content": ""}}
         if "message" in choice
         else {"text": choice["text"]}
     )
-    return said | {name: choice[name] for name in KEPT_OF_CHOICE}
+    return empty | {name: choice[name] for name in KEPT_OF_CHOICE}
 
 
 def _event(data: Mapping[str, Any]) -> str:

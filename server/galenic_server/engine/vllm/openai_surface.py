@@ -70,13 +70,13 @@ class Surface:
         }
         renderer = OnlineRenderer(client.model_config, client.renderer, **_TEMPLATE, **parsers)
         given = {"engine_client": client, "models": self._calls, "online_renderer": renderer}
-        told = {"request_logger": None, "enable_prompt_tokens_details": True}
+        options = {"request_logger": None, "enable_prompt_tokens_details": True}
         chat = OpenAIServingChat(
-            response_role="assistant", **given, **told, **_TEMPLATE_OF_CHAT, **parsers
+            response_role="assistant", **given, **options, **_TEMPLATE_OF_CHAT, **parsers
         )
-        completions = OpenAIServingCompletion(**given, **told)
-        responses = OpenAIServingResponses(**given, **told, **_TEMPLATE_OF_CHAT, **parsers)
-        self._plain = _plain_chat(client, self._calls, told).create_chat_completion
+        completions = OpenAIServingCompletion(**given, **options)
+        responses = OpenAIServingResponses(**given, **options, **_TEMPLATE_OF_CHAT, **parsers)
+        self._plain = _plain_chat(client, self._calls, options).create_chat_completion
         self._apis: dict[Api, tuple[type[BaseModel], Create]] = {
             Api.CHAT: (ChatCompletionRequest, chat.create_chat_completion),
             Api.COMPLETIONS: (CompletionRequest, completions.create_completion),
@@ -105,12 +105,14 @@ _TEMPLATE_OF_CHAT = {"chat_template": None, "chat_template_content_format": "aut
 _TEMPLATE = _TEMPLATE_OF_CHAT | {"request_logger": None}
 
 
-def _plain_chat(client: PromptingClient, calls: Calls, told: dict[str, Any]) -> OpenAIServingChat:
+def _plain_chat(
+    client: PromptingClient, calls: Calls, options: dict[str, Any]
+) -> OpenAIServingChat:
     """Make the handler for tasks: it renders as in training for any backbone, parsing nothing."""
     renderer = OnlineRenderer(client.model_config, client.renderer, **_TEMPLATE)
     renderer.use_harmony, renderer.parser = False, None
     chat = OpenAIServingChat(
-        client, calls, "assistant", online_renderer=renderer, **told, **_TEMPLATE_OF_CHAT
+        client, calls, "assistant", online_renderer=renderer, **options, **_TEMPLATE_OF_CHAT
     )
     chat.parser_cls = None
     return chat

@@ -41,10 +41,10 @@ class Trials:
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._verdicts: OrderedDict[bytes, bytes] = OrderedDict()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.verdicts: OrderedDict[bytes, bytes] = OrderedDict()
+        self.turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._turn = asyncio.Lock()
-        self._process: Process | None = None
+        self.process: Process | None = None
 
     async def check(self, tenant: str, asked: StructuredOutputsParams | None) -> None:
         """Raise `BadInput` for a grammar that the engine refuses, or that is too much for it."""
@@ -53,39 +53,39 @@ class Trials:
         kind, text = get_structured_output_key(asked)
         frame = json.dumps({"kind": kind.name, "text": text}).encode()
         digest = hashlib.sha256(frame).digest()
-        verdict = self._verdicts.get(digest) or await self._verdict(tenant, digest, frame)
+        verdict = self.verdicts.get(digest) or await self._verdict(tenant, digest, frame)
         if verdict != TAKEN:
             raise BadInput("constraint", PROBLEMS[verdict])
 
     async def stop(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
 
     async def _verdict(self, tenant: str, digest: bytes, frame: bytes) -> bytes:
         """Try a grammar in the tenant's turn, which lasts until the end even if the caller left."""
-        turn = self._turns.setdefault(tenant, asyncio.Lock())
+        turn = self.turns.setdefault(tenant, asyncio.Lock())
         await turn.acquire()
         trial = asyncio.create_task(self._judge(digest, frame))
         trial.add_done_callback(lambda _: turn.release())
         return await asyncio.shield(trial)
 
     async def _judge(self, digest: bytes, frame: bytes) -> bytes:
-        if digest not in self._verdicts:
+        if digest not in self.verdicts:
             verdict = await self._tried(frame)
             if verdict == LATE:
                 raise Unavailable("the server is too busy to try a new grammar")
-            self._verdicts[digest] = verdict
-            if len(self._verdicts) > MAX_REMEMBERED:
-                self._verdicts.popitem(last=False)
-        return self._verdicts[digest]
+            self.verdicts[digest] = verdict
+            if len(self.verdicts) > MAX_REMEMBERED:
+                self.verdicts.popitem(last=False)
+        return self.verdicts[digest]
 
     async def _tried(self, frame: bytes) -> bytes:
         async with self._turn:
             for _ in range(2):
                 process = await self._running()
                 try:
-                    return await _told(process, frame, 2 * WALL_SECONDS)
+                    return await _answer_to(process, frame, 2 * WALL_SECONDS)
                 except TimeoutError:
                     await self.stop()
                     return LATE
@@ -94,18 +94,18 @@ class Trials:
             raise Unavailable("no process to try grammars in")
 
     async def _running(self) -> Process:
-        if self._process is None or self._process.returncode is not None:
+        if self.process is None or self.process.returncode is not None:
             vocabulary = await asyncio.to_thread(self._vocabulary)
             arguments = ("-m", "galenic_server.engine.vllm.trial_process")
-            self._process = await asyncio.create_subprocess_exec(
+            self.process = await asyncio.create_subprocess_exec(
                 sys.executable, *arguments, stdin=PIPE, stdout=PIPE, stderr=DEVNULL
             )
             try:
-                await _told(self._process, vocabulary, START_SECONDS)
+                await _answer_to(self.process, vocabulary, START_SECONDS)
             except (TimeoutError, OSError, asyncio.IncompleteReadError):
                 await self.stop()
                 raise Unavailable("no process to try grammars in") from None
-        return self._process
+        return self.process
 
     def _vocabulary(self) -> bytes:
         vocabulary = xgrammar.TokenizerInfo.from_huggingface(
@@ -114,7 +114,7 @@ class Trials:
         return vocabulary.serialize_json().encode()
 
 
-async def _told(process: Process, frame: bytes, seconds: float) -> bytes:
+async def _answer_to(process: Process, frame: bytes, seconds: float) -> bytes:
     """Send *frame* to *process*, and return its answer of one byte."""
     assert process.stdin is not None and process.stdout is not None
     async with asyncio.timeout(seconds):

@@ -59,7 +59,7 @@ class AdapterWorker:
         """
         for digest in forgotten:
             get_kv_transfer_group().prompts.pop(digest, None)
-        prompts = {digest: safetensors.torch.load(one) for digest, one in packed.items()}
+        prompts = {digest: safetensors.torch.load(data) for digest, data in packed.items()}
         rows = {digest: prompt["rows"] for digest, prompt in prompts.items() if "rows" in prompt}
         for digest in prompts.keys() - rows.keys():
             self._keep(digest, self._sharded(**prompts[digest]))
@@ -99,12 +99,14 @@ def pack_scales(
     They are zero where an adapter does not scale, which overwrites the slot's previous adapter.
     """
     tensors = {
-        "slots": torch.tensor([one.place.slot for one in seated]),
-        "versions": torch.tensor([version_of(one.digest) for one in seated]),
+        "slots": torch.tensor([resident.place.slot for resident in seated]),
+        "versions": torch.tensor([version_of(resident.digest) for resident in seated]),
     }
     for place, shape in shapes.items():
         ones = torch.ones(shape)
-        offsets = [to_offset(one.adapter.scales.get(place, ones), dtype) for one in seated]
+        offsets = [
+            to_offset(resident.adapter.scales.get(place, ones), dtype) for resident in seated
+        ]
         tensors[place] = torch.stack(offsets)
     return safetensors.torch.save(tensors)
 

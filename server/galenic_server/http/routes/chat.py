@@ -79,7 +79,7 @@ async def _answer(request: Request, origin: Origin, parts: Parts, body: OpenAIBo
     headers = _headers(talk, body)
     if isinstance(talk.reply, dict):
         _count(parts, origin, talk)
-        return JSONResponse(talk.reply | talk.told(), headers=headers)
+        return JSONResponse(talk.reply | talk.extensions(), headers=headers)
     events = _events(parts, origin, talk, talk.reply, request.state.deadline)
     return EventStream(events, headers=headers | {"cache-control": "no-cache"})
 
@@ -107,7 +107,7 @@ async def _events(
             async for event in deadline.kept_by(reply):
                 if is_untold and talk.call.finish is not None and _is_last(event):
                     is_untold = False
-                    yield _event(_data(event) | talk.told())
+                    yield _event(_data(event) | talk.extensions())
                 else:
                     yield event
     except Exception as error:  # noqa: BLE001 the status is sent, so the stream carries the error
@@ -122,7 +122,7 @@ def _is_last(event: str) -> bool:
     """Tell whether *event* ends the answer: only its usage and the end of the stream follow."""
     if not event.startswith("data: {"):
         return False
-    return any(one.get("finish_reason") for one in _data(event).get("choices", ()))
+    return any(choice.get("finish_reason") for choice in _data(event).get("choices", ()))
 
 
 def _data(event: str) -> dict[str, Any]:

@@ -30,9 +30,9 @@ class TestAPromptThatIsNotThere:
         """
         adapters = [scarce.adapters.add(kind) for kind in ("rows", "deep")]
         expected = [scarce.ask(adapter=adapter).text for adapter in adapters]
-        lost = scarce.engine._slots.seated()[adapters[0]].prompt.digest
-        scarce.run(scarce.engine._call("load_prompts", {}, [lost]))
-        scarce.engine._loader._kept.remove(lost)
+        lost = scarce.engine.residents.slots.seated()[adapters[0]].prompt.digest
+        scarce.run(scarce.engine.core.call("load_prompts", {}, [lost]))
+        scarce.engine.residents.loader.kept.remove(lost)
 
         with pytest.raises(Unavailable, match="ended this request"):
             scarce.ask(adapter=adapters[0], tenant="south")  # whose cache knows it not

@@ -41,7 +41,7 @@ class TestSlots:
         assert 56 < len(set(alone.values()))
         assert [alone[digest] for digest in asked] == [answer.text for answer in answers]
         assert stats(vllm_engine).slot_evictions >= 56
-        assert len(vllm_engine.engine._loader._kept) <= stats(vllm_engine).num_slots
+        assert len(vllm_engine.engine.residents.loader.kept) <= stats(vllm_engine).num_slots
 
     def test_uploads_and_deletes_while_requests_run(self, vllm_engine, transformers_engine):
         """
@@ -120,7 +120,7 @@ class TestTheSize:
     @pytest.mark.parametrize("field", ["num_slots", "prompt_bytes"])
     def test_is_refused_where_it_fits_no_memory(self, vllm_engine, field):
         """
-        Before anything is loaded, with both numbers.
+        The error has both numbers, and nothing was loaded.
         """
         config = replace(vllm_engine.engine.config, **{field: 10**12})
         with pytest.raises(BadInput, match="GiB, and may take half of"):
@@ -135,14 +135,14 @@ class TestTheCache:
         """
         first = vllm_engine.adapters.add()
         vllm_engine.ask(adapter=first)
-        slot = vllm_engine.engine._slots.seated()[first].slot
+        slot = vllm_engine.engine.residents.slots.seated()[first].slot
         vllm_engine.run(vllm_engine.engine.evict(first))
         second = vllm_engine.adapters.add()
         transformers_engine.adapters.put(vllm_engine.adapters[second])
         before = stats(vllm_engine).prefix_hits
         answer = vllm_engine.ask(adapter=second)
 
-        assert slot == vllm_engine.engine._slots.seated()[second].slot
+        assert slot == vllm_engine.engine.residents.slots.seated()[second].slot
         assert before == stats(vllm_engine).prefix_hits
         assert transformers_engine.ask(adapter=second).text == answer.text
 
@@ -171,13 +171,13 @@ class TestAnAbort:
             answer = vllm_engine.engine.generate(vllm_engine.request(max_tokens=400))
             await anext(answer)
             await answer.aclose()
-            return vllm_engine.engine._llm.output_processor.get_num_unfinished_requests()
+            return vllm_engine.engine.core.llm.output_processor.get_num_unfinished_requests()
 
         assert 0 == vllm_engine.run(leave_half_read())
 
     def test_a_cancelled_caller_gives_its_slot_back(self, vllm_engine):
         """
-        Also while it waits for the slot to be loaded.
+        It does so while it waits for the slot to be loaded, too.
         """
         digests = [vllm_engine.adapters.add() for _ in range(24)]
 
@@ -197,7 +197,7 @@ class TestAnAbort:
 
 def kill_core(engine: RunningEngine) -> list[psutil.Process]:
     """End the engine's core, as a crash would; gives the processes that it had."""
-    (core,) = engine.engine._llm.engine_core.resources.engine_manager.processes
+    (core,) = engine.engine.core.llm.engine_core.resources.engine_manager.processes
     family = [psutil.Process(core.pid), *psutil.Process(core.pid).children(recursive=True)]
     os.kill(core.pid, signal.SIGKILL)
     return family
@@ -255,7 +255,7 @@ class TestAHang:
         A worker stands still, as in a deadlock. Whoever waits for it hears `EngineDied`, a new core
         answers as before, and the worker that stood still is gone.
         """
-        (core,) = vllm_engine.engine._llm.engine_core.resources.engine_manager.processes
+        (core,) = vllm_engine.engine.core.llm.engine_core.resources.engine_manager.processes
         worker = next(one for one in psutil.Process(core.pid).children() if "Worker" in one.name())
         expected, before = vllm_engine.ask().text, stats(vllm_engine).restarts
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from galenic_server.engine.contract import AnyTime, Pass, Work
+from galenic_server.engine.vllm.engine import cache_salt
 from tests.support.engines import RunningEngine
 
 LONG = "Seen by both before. " * 8
@@ -42,17 +43,17 @@ class TestTheCache:
         assert 0 < own < len(mine)
         assert longer.num_cached_tokens <= len(mine)
 
-    def test_the_salt_is_no_ones_to_guess(self, vllm_engine: RunningEngine):
+    def test_the_salt_is_no_ones_to_guess(self):
         """
         It is keyed by the server's secret, and names cannot be put together to another's.
         """
-        salt = vllm_engine.engine._cache_salt
         salts = {
-            salt(tenant, adapter)
+            cache_salt(b"secret", tenant, adapter)
             for tenant, adapter in (("a", None), ("a", "b"), ("ab", None), ("a:b", None), ("", "a"))
         }
 
         assert 5 == len(salts)
+        assert cache_salt(b"other", "a", None) not in salts
         assert all(len(one) == 64 for one in salts)
 
     def test_an_adapter_uploaded_again_is_not_the_old_one(
@@ -85,7 +86,7 @@ class TestABlock:
         """
 
         async def leave() -> list[bool]:
-            llm = vllm_engine.engine._llm
+            llm = vllm_engine.engine.core.llm
             answers = [
                 vllm_engine.engine.generate(vllm_engine.request(LONG, adapter=kind, max_tokens=200))
                 for kind in vllm_engine.adapters.kinds
@@ -127,7 +128,7 @@ class TestAPass:
         With every place taken, who has the lower priority starts first, whoever came before.
         """
         engine: Any = vllm_engine.engine
-        gate, engine._gate = engine._gate, ByLength()
+        gate, engine.gate = engine.gate, ByLength()
         order: list[int] = []
 
         async def ask(num_tokens: int) -> None:
@@ -145,6 +146,6 @@ class TestAPass:
         try:
             vllm_engine.run(story())
         finally:
-            engine._gate = gate
+            engine.gate = gate
         late = [PRIORITIES[num_tokens] for num_tokens in order if num_tokens != 250]
         assert [10, 20, 30, 90] == late

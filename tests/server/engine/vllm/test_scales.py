@@ -56,7 +56,7 @@ class TestAMixedBatch:
 
         expected = [scarce_reference.ask_all(request)[0] for request in requests(scarce_reference)]
         cold, warm = (scarce.ask_all(*requests(scarce)) for _ in range(2))
-        config = scarce.engine._llm.vllm_config.cache_config
+        config = scarce.engine.core.llm.vllm_config.cache_config
         num_tokens = sum(one.num_prompt_tokens + one.num_completion_tokens for one in expected)
 
         assert num_tokens > 2 * config.num_gpu_blocks * config.block_size

@@ -73,7 +73,7 @@ def batch(names: list[str] | None, num_tokens: list[int]) -> InputBatch:
 class TestAStep:
     def test_is_in_the_runners_order(self, config, model):
         """
-        Whatever order requests came in, and after one has left and come back elsewhere.
+        The order holds for requests in any order, and after one has left and come back elsewhere.
         """
         state = init_model_state(config, model, None, CPU)
         for index, (name, seat) in enumerate(

@@ -49,13 +49,13 @@ class TestAGrammar:
     )
     def test_of_ordinary_kind_is_taken(self, bench: Bench, asked: dict[str, Any]):
         """
-        Of every kind that a request may bring.
+        Every kind that a request may bring is taken.
         """
         bench.check(**asked)
 
     def test_that_does_not_parse_is_refused(self, bench: Bench):
         """
-        By the compiler's own judgement, without its words, which quote it.
+        The compiler refuses it; its words, which quote the grammar, are not repeated.
         """
         with pytest.raises(BadInput, match=r"constraint: is not taken by the engine$"):
             bench.check(grammar='root ::= ("Wilhelmina"')
@@ -74,29 +74,29 @@ class TestAGrammar:
         The second time nothing has to run.
         """
         bench.check_pattern("^once$")
-        process, bench.trials._process = bench.trials._process, None
+        bench.runner.run(bench.trials.stop())
         bench.check_pattern("^once$")
 
-        assert bench.trials._process is None
-        bench.trials._process = process
+        assert bench.trials.process is not None
+        assert bench.trials.process.returncode is not None
 
     def test_goes_on_where_nobody_waits_for_it(self, bench: Bench):
         """
         Who sends and leaves has no second turn before the first is over, and the verdict is kept.
         """
         asked = StructuredOutputsParams(json='{"type": "string", "pattern": "^left$"}')
-        known = len(bench.trials._verdicts)
+        known = len(bench.trials.verdicts)
 
         async def leave() -> bool:
             waiting = asyncio.create_task(bench.trials.check("south", asked))
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait({waiting})
-            return bench.trials._turns["south"].locked()
+            return bench.trials.turns["south"].locked()
 
         assert bench.runner.run(leave())
         bench.runner.run(bench.trials.check("south", asked))
-        assert known + 1 == len(bench.trials._verdicts)
+        assert known + 1 == len(bench.trials.verdicts)
 
 
 class TestTheProcess:
@@ -105,6 +105,6 @@ class TestTheProcess:
         No grammar is blamed for that.
         """
         bench.check_pattern("^before$")
-        assert bench.trials._process is not None
-        os.kill(bench.trials._process.pid, signal.SIGKILL)
+        assert bench.trials.process is not None
+        os.kill(bench.trials.process.pid, signal.SIGKILL)
         bench.check_pattern("^after$")

@@ -65,7 +65,7 @@ class TestAsk:
 
     def test_ends_with_the_servers_own_words(self, running: Running):
         """
-        And with 1; no traceback.
+        The command ends with 1, and prints no traceback.
         """
         done = run("ask", "ner", "a", "-a", "nothing", running=running)
 
@@ -76,7 +76,7 @@ class TestAsk:
     @pytest.mark.parametrize("words", [("nli", "a"), ("qa", "a", "--option", "A")])
     def test_says_what_a_task_needs(self, running: Running, words: tuple[str, ...]):
         """
-        Before anything is sent.
+        It says so before anything is sent.
         """
         assert 2 == run("ask", *words, running=running).exit_code
 
@@ -99,7 +99,7 @@ class TestPush:
 
     def test_dry_run_tells_every_fault_and_writes_nothing(self, running: Running, tmp_path: Path):
         """
-        And ends with 1 where there is one.
+        It ends with 1 if there is one.
         """
         good, bad = tmp_path / "dry.safetensors", tmp_path / "bad.safetensors"
         good.write_bytes(package(seed=4).data)
@@ -120,7 +120,8 @@ class TestPush:
         self, running: Running, tmp_path: Path
     ):
         """
-        By the files' names; sent again, they are there already. It ends with 1 where one failed.
+        It names adapters after their files, and finds them there when they are sent again. It ends
+        with 1 if one failed.
         """
         admin = {"running": running, "role": Role.ADMIN}
         for seed in range(3):
@@ -173,7 +174,7 @@ class TestAliases:
 class TestTenants:
     def test_leave_and_arrive_as_a_file(self, running: Running, tmp_path: Path):
         """
-        With their deleted numbers; and versions come back before that.
+        The file holds deleted numbers too, and deleted versions come back before that.
         """
         for seed in (7, 8):
             running.publish("exported", "x", package(seed=seed))
@@ -242,7 +243,7 @@ class TestLimits:
 class TestAnAdapter:
     def test_is_shown_and_listed_among_the_models(self, running: Running):
         """
-        By version or by name, with its labels; and what a key may name is a table.
+        An adapter is shown by version or by name, with its labels; what a key may name is a table.
         """
         running.publish("north", "shown", package(labels=("Finding",), seed=41))
         admin = {"running": running, "role": Role.ADMIN}
@@ -276,7 +277,7 @@ class TestWhatCannotBeSent:
     @pytest.mark.parametrize("name", ["Org/Discharge", "a b"])
     def test_as_a_name_is_told_what_a_name_is(self, running: Running, tmp_path: Path, name: str):
         """
-        Also where it holds a slash, which is in no route.
+        A name that holds a slash, which is in no route, is refused in the same words.
         """
         file = tmp_path / "a.safetensors"
         file.write_bytes(package(seed=42).data)
@@ -306,7 +307,7 @@ class TestWhatCannotBeSent:
 
     def test_to_an_address_that_ends_as_openais_do_is_sent(self, running: Running):
         """
-        With /v1 at its end.
+        An address may end with /v1.
         """
         environment = {"GALENIC_URL": running.url + "/v1", "GALENIC_API_KEY": running.key("north")}
 
@@ -316,7 +317,7 @@ class TestWhatCannotBeSent:
 class TestSign:
     def test_writes_a_signature_beside_the_package(self, running: Running, tmp_path: Path):
         """
-        By a private key in PEM form; another kind is refused in words.
+        It signs with a private key in PEM form, and refuses another kind in words.
         """
         key, file = tmp_path / "key.pem", tmp_path / "a.safetensors"
         private = ec.generate_private_key(ec.SECP256R1())

@@ -1,7 +1,7 @@
 """
 Measures how fast training is, relative to a plain forward and backward pass of the backbone.
 
-    python -m galenic_adapters.training.speed [--backbone NAME] [--tokens 2048] [--rounds 9]
+    python -m tests.measure.training [--backbone NAME] [--tokens 2048] [--rounds 9]
 
 Plain is what any trainer does: one prompt before every example, no tasks, no teachers; the loss is
 on answers, and only these go through the output head. All variants run the same examples,
