@@ -44,7 +44,7 @@ from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
-from galenic_server.secret import read_secrets
+from galenic_server.secret import keep_private, read_secrets
 from galenic_server.settings import Settings, faults_of, unknown
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
@@ -111,6 +111,7 @@ def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
     """Make every part of a server, and publish the zoo; nothing runs yet."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     secrets = read_secrets(settings.home, _revealed(settings.secret))
+    keep_private(settings.home)
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompts = zoo.metaprompts_of(backbone, settings.metaprompt, zoo=settings.zoo)
