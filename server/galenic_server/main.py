@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from typing import TextIO
 
@@ -19,6 +18,7 @@ from galenic_adapters.errors import GalenicError
 from galenic_adapters.package import zoo
 from galenic_adapters.package.file import Fit
 from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.progress import Say
 from galenic_adapters.refs import SHARED
 from galenic_server import logs
 from galenic_server.admission.gate import Admission
@@ -77,7 +77,7 @@ def main() -> int:
     return serve(parts, invitation(settings, key))
 
 
-def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
+def assemble(settings: Settings, *, say: Say) -> Parts:
     """Make every part of a server, and publish the zoo; nothing runs yet."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     secret = read_secret(settings.home, _revealed(settings.secret))

@@ -35,7 +35,7 @@ from galenic_server.engine.contract import (
     Request,
     Work,
 )
-from galenic_server.engine.slots import Place
+from galenic_server.engine.slots import Placement
 from galenic_server.engine.vllm.connector import put_before
 from galenic_server.engine.vllm.core import Core
 from galenic_server.engine.vllm.openai_client import PromptingClient
@@ -46,7 +46,7 @@ from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
 from galenic_server.engine.vllm.trial import Trials
 
-BARE = Place(slot=0, prompt=None)
+BARE = Placement(slot=0, prompt=None)
 
 
 class VllmEngine:
@@ -178,7 +178,7 @@ class VllmEngine:
                     self._num_prefix_hits += shown.num_cached_tokens or 0
                 yield shown
 
-    def _prompt(self, work: Work, place: Place, params: SamplingParams) -> TokensInput:
+    def _prompt(self, work: Work, place: Placement, params: SamplingParams) -> TokensInput:
         """Make vLLM's input, and name the adapter's slot and prompt in *params*."""
         ids = list(work.text_ids)
         params.extra_args = None  # nobody else's
@@ -214,7 +214,7 @@ def cache_salt(secret: bytes, tenant: str, adapter: str | None) -> str:
     return hmac.new(secret, owner.encode(), hashlib.sha256).hexdigest()
 
 
-def _num_positions(place: Place) -> int:
+def _num_positions(place: Placement) -> int:
     return place.prompt.num_positions if place.prompt else 0
 
 
