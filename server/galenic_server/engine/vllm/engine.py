@@ -2,7 +2,7 @@
 The engine on vLLM. A request holds its adapter's slot: scales are read from tables inside the
 layers, and the prompt's keys and values are written before the text's.
 
-It tells the story of a request; `Core` runs vLLM's process, and `Residents` keeps the adapters.
+It tells the story of a request; `Core` runs vLLM's process, `WorkerResidents` keeps adapters in it.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ from galenic_server.engine.vllm.connector import put_before
 from galenic_server.engine.vllm.core import Core
 from galenic_server.engine.vllm.openai_client import PromptingClient
 from galenic_server.engine.vllm.openai_surface import Surface
-from galenic_server.engine.vllm.residents import Residents
+from galenic_server.engine.vllm.residents import WorkerResidents
 from galenic_server.engine.vllm.sampling import sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
@@ -66,7 +66,7 @@ class VllmEngine:
         launch.check_memory(self._config, layout.num_bytes(capacity.scales, dtype))
         self.gate = gate
         self.core = Core(partial(launch.make_prompted, self._config, layout), self._prepare)
-        self.residents = Residents(
+        self.residents = WorkerResidents(
             num_slots, capacity, dtype, adapters_of=adapters_of, call=self.core.call
         )
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)

@@ -19,7 +19,7 @@ FETCHED_AT_ONCE = 100  # adapters on their way from the store, in this process
 MOST_PASSES = 4  # of the backbone through prompts that nobody has asked for yet, at a time
 
 
-class Residents:
+class WorkerResidents:
     """Assigns adapters to slots, and loads them into the workers, which *call* reaches."""
 
     def __init__(
