@@ -96,7 +96,7 @@ class TestTheEnd:
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
             mine = {"authorization": "Bearer a-long-enough-secret"}
-            body = {"documents": [{"text": "He has gout."}] * 4, "max_tokens": 200}
+            body = {"documents": [{"text": "He has gout."}] * 4, "max_tokens": 80}
             replies = []
 
             def ask() -> None:
