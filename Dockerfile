@@ -1,5 +1,7 @@
 # The steps of `make serve`, taken when the image is built: packages, Galenic, weights.
-FROM python:3.11-slim-bookworm
+# To build on exactly one base, name it by digest: --build-arg PYTHON_IMAGE=python@sha256:… (deploy/README.md).
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
 
 # g++ is for torch.compile, libnuma1 for vLLM on CPUs, make for the steps.
 RUN apt-get update \

@@ -26,12 +26,19 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
 
 from galenic_server.http.routes import health
 from galenic_server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+KINDS = {
+    "Deployment": "deployment-apps-v1",
+    "NetworkPolicy": "networkpolicy-networking-v1",
+    "Service": "service-v1",
+}
 NETWORK = re.compile(r"(PIP_|SSL_CERT|REQUESTS_CA|.*_proxy$|.*_PROXY$)")
 
 
@@ -298,14 +305,15 @@ class TestDockerfile:
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The Compose specification's, from the wheel of docker-compose."""
-    folder = tmp_path_factory.mktemp("compose")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "docker-compose==1.29.2"],
-        cwd=folder,
-        check=True,
-    )
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    with _wheel("docker-compose==1.29.2", tmp_path_factory) as wheel:
         return json.loads(wheel.read("compose/config/compose_spec.json"))
+
+
+def _wheel(pin: str, folders: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = folders.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", pin]
+    subprocess.run(command, cwd=folder, check=True)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
 
 
 class TestCompose:
@@ -368,6 +376,15 @@ class TestCompose:
         assert COMPOSE["volumes"].keys() == volumes.keys()
         assert one("VOLUME").rest == volumes["galenic"]
 
+    def test_it_dumps_no_core_and_writes_to_volumes_only(self):
+        """
+        A core would hold the texts that are being answered.
+        """
+        ours = COMPOSE["services"]["galenic"]
+
+        assert (0, True) == (ours["ulimits"]["core"], ours["read_only"])
+        assert ["/tmp:exec", "/home/galenic"] == ours["tmpfs"]
+
     def test_the_order_of_starting(self):
         """
         The server starts once PostgreSQL is healthy, which PostgreSQL can tell.
@@ -378,16 +395,94 @@ class TestCompose:
         assert "healthcheck" in COMPOSE["services"]["database"]
 
 
+KUBERNETES = {
+    found["kind"]: found
+    for found in yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text())
+}
+POD = KUBERNETES["Deployment"]["spec"]["template"]["spec"]
+
+
 @pytest.fixture(scope="module")
 def container() -> dict[str, Any]:
-    text = (ROOT / "deploy/kubernetes.yaml").read_text()
-    kinds = {found["kind"]: found for found in yaml.safe_load_all(text)}
-    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    assert labels == kinds["Service"]["spec"]["selector"]
-    return kinds["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    labels = KUBERNETES["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels == KUBERNETES["Service"]["spec"]["selector"]
+    return POD["containers"][0]
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A validator for each kind, by the API's own schemas, which forbid unknown fields."""
+    with _wheel("kubernetes-validate==1.37.0", tmp_path_factory) as wheel:
+        folder = "kubernetes_validate/kubernetes-json-schema/v1.37.0-local-strict"
+
+        def read(name: str) -> Resource[Any]:
+            return DRAFT202012.create_resource(json.loads(wheel.read(f"{folder}/{name}")))
+
+        shared = ("/api/_definitions.json", read("_definitions.json"))
+        registry: Registry[Any] = Registry().with_resources([shared])
+        return {
+            kind: jsonschema.Draft202012Validator(read(f"{name}.json").contents, registry=registry)
+            for kind, name in KINDS.items()
+        }
 
 
 class TestKubernetes:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_it_is_valid(self, kinds, kind):
+        """
+        By the API's schema, in which no field is misspelt.
+        """
+        assert KINDS.keys() == KUBERNETES.keys()
+        assert [] == [error.message for error in kinds[kind].iter_errors(KUBERNETES[kind])]
+
+    def test_the_schemas_bite(self, kinds):
+        wrong = KUBERNETES["NetworkPolicy"] | {"spek": {}}
+
+        assert not kinds["NetworkPolicy"].is_valid(wrong)
+
+    def test_it_meets_the_restricted_standard(self, container):
+        """
+        Of Kubernetes' Pod Security Standards.
+        """
+        own, pod = container["securityContext"], POD["securityContext"]
+
+        assert (True, 1000, 1000) == (pod["runAsNonRoot"], pod["runAsUser"], pod["runAsGroup"])
+        assert {"type": "RuntimeDefault"} == pod["seccompProfile"]
+        assert (False, ["ALL"]) == (own["allowPrivilegeEscalation"], own["capabilities"]["drop"])
+        assert {"emptyDir"} == {key for volume in POD["volumes"] for key in volume} - {"name"}
+        assert not POD.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+
+    def test_it_gives_the_pod_nothing_that_it_does_not_need(self, container):
+        """
+        No token of the cluster, no addresses of other services, no core dump, no writable root.
+        """
+        assert (False, False) == (POD["automountServiceAccountToken"], POD["enableServiceLinks"])
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert ["sh", "-c", "ulimit -c 0 && exec galenic serve"] == container["command"]
+        assert ["galenic", "serve"] == one("CMD").command
+
+    def test_it_can_write_where_it_has_to(self, container):
+        """
+        Where the image keeps its state, in its home and in /tmp; each volume is declared.
+        """
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+
+        assert {one("VOLUME").rest, "/home/galenic", "/tmp"} == mounts.keys()
+        assert {volume["name"] for volume in POD["volumes"]} == set(mounts.values())
+
+    def test_only_the_ingress_asks_and_only_the_database_is_asked(self):
+        """
+        Besides name servers.
+        """
+        policy = KUBERNETES["NetworkPolicy"]["spec"]
+        ports = [port["port"] for rule in policy["egress"] for port in rule["ports"]]
+
+        assert KUBERNETES["Deployment"]["spec"]["selector"] == policy["podSelector"]
+        assert ["Ingress", "Egress"] == policy["policyTypes"]
+        assert [53, 53, 5432] == ports
+        assert ["http"] == [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
+        assert all(rule["from"] for rule in policy["ingress"])
+
     def test_it_runs_what_compose_runs(self, container):
         """
         The same image, of the version that is released here, with the same settings.

@@ -26,7 +26,7 @@ FLOORS = {
         {"tenancy", "admission"},
         {"audit"},
         {"engine", "database"},
-        {"logs"},
+        {"logs", "secret"},
     ],
     "galenic_adapters": [
         {"cli"},

@@ -15,6 +15,7 @@ The tree of errors; the server maps it to HTTP in one table.
     ├── LimitReached        the tenant's rate limit is reached
     ├── NotServed           a route that this server's engine does not have
     └── Unavailable         the engine or the database does not answer now
+        ├── TimedOut        the request took longer than a request may
         └── EngineDied      the engine crashed during this request
             └── Quarantined the engine crashed more than once during this request
 
@@ -99,6 +100,10 @@ class NotServed(GalenicError):
 
 class Unavailable(GalenicError):
     """Says that the engine or the database does not answer now; a retry may succeed."""
+
+
+class TimedOut(Unavailable):
+    """Says that the request took longer than a request may; the engine stopped working for it."""
 
 
 class EngineDied(Unavailable):

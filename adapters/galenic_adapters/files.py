@@ -5,6 +5,7 @@ A byte order mark selects the encoding and is no part of the text.
 """
 
 import codecs
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,8 @@ def write_whole(path: Path, data: bytes | Iterable[bytes]) -> None:
         with part.open("wb") as file:
             for piece in (data,) if isinstance(data, bytes) else data:
                 file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name without the bytes
         part.replace(path)
     except OSError as error:
         raise BadInput(str(path), f"cannot be written: {error.strerror or error}") from error

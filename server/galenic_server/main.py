@@ -2,9 +2,11 @@
 Assembles a server from its settings and runs it; parts are made here and nowhere else.
 """
 
+import errno
 import gc
 import os
 import signal
+import socket
 import sys
 from datetime import timedelta
 from typing import TextIO
@@ -14,7 +16,7 @@ import uvicorn
 from pydantic import SecretStr, ValidationError
 
 from galenic_adapters.backbone.weights import ensure, shape_at
-from galenic_adapters.errors import GalenicError
+from galenic_adapters.errors import BadInput, GalenicError
 from galenic_adapters.package import zoo
 from galenic_adapters.package.file import Fit
 from galenic_adapters.package.manifest import BackboneId
@@ -25,8 +27,10 @@ from galenic_server.admission.gate import Admission
 from galenic_server.admission.quarantine import Quarantine
 from galenic_server.admission.turns import Turns
 from galenic_server.answering.service import Service
-from galenic_server.audit.chain import Chain, acting
+from galenic_server.audit.chain import Chain, Tampered, acting
 from galenic_server.audit.trail import Trail
+from galenic_server.audit.witness import Witness
+from galenic_server.database.database import Database
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
 from galenic_server.fleet.follower import Follower
@@ -40,11 +44,11 @@ from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
+from galenic_server.secret import read_secrets
 from galenic_server.settings import Settings, faults_of, unknown
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limiter import Limiter
-from galenic_server.tenancy.secret import read_secret
 from galenic_server.tenancy.tenant_limits import TenantLimits
 from galenic_server.tenancy.tokens import Tokens
 
@@ -64,9 +68,11 @@ def main() -> int:
         for fault in faults_of(error):
             _say(f"galenic: {fault}")
         return 1
+    os.umask(0o077)  # database, secret and temporary files are this user's alone
     logs.configure(settings.log_level)
     logs.adopt()
     try:
+        address = bound(settings)
         parts = assemble(settings, say=_say)
         key = first_key(parts.keys, settings)
     except (GalenicError, ImportError) as error:
@@ -74,13 +80,37 @@ def main() -> int:
         return 1
     if key:
         _say(f"\ngalenic: admin key (shown this once, keep it): {key}\n")
-    return serve(parts, invitation(settings, key))
+    return serve(parts, invitation(settings, key), address)
+
+
+def bound(settings: Settings) -> socket.socket:
+    """
+    Bind the server's address, before anything is loaded or a key is made.
+
+    Raises `BadInput` if another program has it, or this machine has no such address.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    address = socket.socket(family)
+    address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        address.bind((settings.host, settings.port))
+    except OSError as error:
+        address.close()
+        if error.errno == errno.EADDRINUSE:
+            problem = f"{settings.port} is taken at {settings.host} by another program"
+            raise BadInput("GALENIC_PORT", problem) from error
+        if error.errno == errno.EACCES:
+            problem = f"{settings.port} needs more rights; above 1023 none are needed"
+            raise BadInput("GALENIC_PORT", problem) from error
+        raise BadInput("GALENIC_HOST", f"{settings.host[:80]!r}: {error.strerror}") from error
+    address.set_inheritable(True)
+    return address
 
 
 def assemble(settings: Settings, *, say: Say) -> Parts:
     """Make every part of a server, and publish the zoo; nothing runs yet."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    secret = read_secret(settings.home, _revealed(settings.secret))
+    secrets = read_secrets(settings.home, _revealed(settings.secret))
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompts = zoo.metaprompts_of(backbone, settings.metaprompt, zoo=settings.zoo)
@@ -89,11 +119,14 @@ def assemble(settings: Settings, *, say: Say) -> Parts:
             f"galenic: no metaprompt for {backbone}: only adapters that stand alone are served,"
             " until `galenic train` makes one, which GALENIC_METAPROMPT names"
         )
+    if settings.batch_invariant:
+        os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")  # read by vLLM's processes, on a GPU
     store = Store.open(settings.database, default_quota=settings.quota)
+    chain = begin_chain(settings, store.database, *secrets)
     config = EngineConfig(
         backbone=str(found.path),
-        secret=secret,
-        dtype=settings.dtype,
+        secret=secrets[0],
+        dtype=settings.engine_dtype,
         num_slots=settings.num_slots,
         places=tuple(settings.places),
         prompt_bytes=settings.prompt_bytes,
@@ -101,6 +134,7 @@ def assemble(settings: Settings, *, say: Say) -> Parts:
         enforce_eager=settings.enforce_eager,
         tensor_parallel_size=settings.tensor_parallel_size,
         tool_parser=settings.tool_parser,
+        silent_seconds=settings.engine_silent_seconds,
     )
     fit = Fit(
         backbone,
@@ -117,13 +151,27 @@ def assemble(settings: Settings, *, say: Say) -> Parts:
         store.keys,
         store.tenants,
         store.changes,
-        secret=secret,
-        admin_key=_revealed(settings.admin_key),
+        secrets=secrets,
+        admin_keys=settings.admin_keys,
         stale_seconds=settings.stale_seconds,
+        life=timedelta(days=settings.key_days) if settings.key_days else None,
         tokens=Tokens(settings.provider) if settings.provider else None,
     )
-    chain = Chain(store.database, secret)
     return join(settings, store, keys, chain, config, fit)
+
+
+def begin_chain(settings: Settings, database: Database, *secrets: bytes) -> Chain:
+    """Open the audit chain, and begin it at the first start. Raises `Tampered`."""
+    witness = Witness.of(settings.home, settings.database)
+    chain = Chain(database, *secrets, seen=witness.read())
+    try:
+        chain.begin()
+    except Tampered as error:
+        raise Tampered(
+            f"{error}. The database was cut off or replaced; if you did that, by a backup, delete"
+            f" {witness.path}"
+        ) from None
+    return chain
 
 
 def join(
@@ -167,7 +215,7 @@ def join(
         spend=limiter.spend,
         stale_seconds=settings.stale_seconds,
     )
-    trail = Trail(chain)
+    trail = Trail(chain, Witness.of(settings.home, settings.database))
     metrics = Metrics()
     metrics.watch(turns)
     return Parts(service, store, publisher, keys, metrics, settings, trail, limits, replica)
@@ -183,7 +231,7 @@ def first_key(keys: Keyring, settings: Settings) -> str | None:
 
 def invitation(settings: Settings, key: str | None) -> str:
     """Return a command to paste that sends a first request."""
-    bearer = "$GALENIC_ADMIN_KEY" if settings.admin_key else key or "<your key>"
+    bearer = "${GALENIC_ADMIN_KEY%%,*}" if settings.admin_key else key or "<your key>"
     url = f"http://{settings.host}:{settings.port}"
     return (
         f"\ngalenic: ready on {url}; ask:\n\n"
@@ -193,7 +241,7 @@ def invitation(settings: Settings, key: str | None) -> str:
     )
 
 
-def serve(parts: Parts, invitation: str) -> int:
+def serve(parts: Parts, invitation: str, address: socket.socket) -> int:
     """Serve until SIGTERM or SIGINT, then drain: refuse new requests and finish running ones."""
     settings = parts.settings
     failed = False
@@ -206,18 +254,16 @@ def serve(parts: Parts, invitation: str) -> int:
     crowd = Crowd(settings.max_connections, settings.max_connections_of_peer)
     config = uvicorn.Config(
         make_app(parts, on_ready=lambda: _be_ready(invitation), on_failed_start=give_up),
-        host=settings.host,
-        port=settings.port,
         log_config=None,  # logging is configured by `logs`
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.drain_seconds,
         http=guarded(settings.patience_seconds, crowd),
+        forwarded_allow_ips=settings.trusted_proxies,
         ws="none",
     )
     server = uvicorn.Server(config)
-    address = config.bind_socket()  # fails on a taken port before anything is loaded
     for ending in (signal.SIGTERM, signal.SIGINT):
         # After draining, uvicorn raises the signal again for the previous handler: ignore it.
         signal.signal(ending, lambda *_: None)

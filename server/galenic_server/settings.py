@@ -8,16 +8,20 @@ import difflib
 import ipaddress
 import json
 import os
+import re
 import secrets
 import socket
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     DirectoryPath,
     Field,
@@ -30,18 +34,49 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from galenic_adapters.errors import BadInput
 from galenic_adapters.package.signature import Policy, Signatures, read_keys
 from galenic_adapters.package.zoo import ZOO
+from galenic_server.secret import parts_of
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limits import Limits
 from galenic_server.tenancy.tenants import Quota
-from galenic_server.tenancy.tokens import Provider
+from galenic_server.tenancy.tokens import MAPPED, Provider
 
 PREFIX = "GALENIC_"
-READ_ELSEWHERE = ("DEVICE", "PYTHON", "PIP_ARGS", "CACHE", "URL", "API_KEY", "LITELLM_TESTS")
-"""Variables that other programs read: setup, backbone cache, client and tests."""
+READ_ELSEWHERE = (
+    "API_KEY",
+    "CACHE",
+    "DEVICE",
+    "LITELLM_TESTS",
+    "OSV_URL",
+    "PIP_ARGS",
+    "PYTHON",
+    "URL",
+)
+"""Variables that other programs read: setup, audit, backbone cache, client and tests."""
 GPU = Path("/proc/driver/nvidia")
 MOST_DOCUMENTS = 4096
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
 """Requests in the engine while several tenants are active; on a CPU each slows all others."""
+
+
+DEFAULT_PORT = 8000
+SERVICE_LINK = re.compile(r"PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?|SERVICE_(HOST|PORT(_\w+)?)")
+"""
+Variables that Kubernetes sets in every pod beside a Service called galenic, and GALENIC_PORT with
+them, which is then an address.
+"""
+
+
+def _no_link(value: Any) -> Any:
+    """Replace a Service's address by the default port."""
+    is_link = isinstance(value, str) and value.startswith(("tcp://", "udp://"))
+    return DEFAULT_PORT if is_link else value
+
+
+def _origin(value: str) -> str:
+    """Return *value* if it is an origin, as browsers send it: ``https://host``, or ``*``."""
+    if value != "*" and not re.fullmatch(r"https?://[^/\s*@]+", value):
+        raise ValueError(f"{value[:80]!r} is no origin: https://host, with a port if there is one")
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -63,8 +98,15 @@ class Settings(BaseSettings):
         description="The folder of the database and the secret.",
     )
     host: str = Field(default="127.0.0.1", description="The address to bind.")
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="The port to bind; 0 takes any free one."
+    port: Annotated[int, BeforeValidator(_no_link)] = Field(
+        default=DEFAULT_PORT, ge=0, le=65535, description="The port to bind; 0 takes any free one."
+    )
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)
+    ] = Field(
+        default=(),
+        description="Origins whose pages may call the server from a browser, as https://host, with"
+        " commas between them; * is any. Unset, none.",
     )
     database_url: SecretStr | None = Field(
         default=None,
@@ -75,10 +117,18 @@ class Settings(BaseSettings):
         default=None,
         description="Keys the hashes of API keys, the tenants' caches and the audit chain. All"
         " servers on one database need the same. Unset, it is made once and kept in the home"
-        " folder.",
+        " folder. Several, with commas between them: the first is used, and what older ones made"
+        " stays good.",
+    )
+    key_days: float = Field(
+        default=365,
+        ge=0,
+        description="How long a key lasts that is created without an end of its own; 0 for ever.",
     )
     admin_key: SecretStr | None = Field(
-        default=None, description="An admin's API key that opens without the database."
+        default=None,
+        description="An admin's API key that opens without the database; several with commas"
+        " between them.",
     )
 
     # The model
@@ -99,6 +149,11 @@ class Settings(BaseSettings):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="The number type of weights and adapters in the engine."
+    )
+    batch_invariant: bool = Field(
+        default=False,
+        description="Give a text the same answer whatever runs beside it. On a GPU by vLLM's"
+        " batch-invariant kernels, on a CPU by float32, which are slower.",
     )
     num_slots: int | None = Field(
         default=None,
@@ -132,13 +187,31 @@ class Settings(BaseSettings):
         default="hermes", description="How the backbone writes tool calls, in vLLM's name for it."
     )
 
+    engine_silent_seconds: float = Field(
+        default=20,
+        ge=3,
+        description="An engine whose processes answer nothing for so long hangs, and is restarted.",
+    )
+
     # What requests may take
+
+    request_seconds: float = Field(
+        default=600,
+        gt=0,
+        description="How long a request may take until its answer is whole; then it is a 503, and"
+        " the engine stops working for it.",
+    )
 
     max_body_bytes: int = Field(
         default=4 << 20, ge=1024, description="The largest request, in bytes."
     )
     max_documents: int = Field(
         default=256, ge=1, le=MOST_DOCUMENTS, description="The most documents in one request."
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses or networks of proxies, with commas between them, whose"
+        " X-Forwarded-For says where a request came from. Unset, nobody's.",
     )
     max_connections: int = Field(
         default=2048, ge=1, description="Connections open at once; further ones are cut off."
@@ -213,7 +286,14 @@ class Settings(BaseSettings):
     signature_policy: Policy = Field(
         default=Policy.NONE,
         description="Whether packages are signed: none; optional (a signature that comes has to"
-        " be good); required.",
+        " be good); required; bound (it also has to be recent, and name tenant and adapter, as"
+        " `galenic sign --for` writes it).",
+    )
+    signature_days: float = Field(
+        default=30,
+        gt=0,
+        description="How long after signing a package may be uploaded, where its signature says"
+        " when that was.",
     )
     signing_keys: Path | None = Field(
         default=None,
@@ -237,8 +317,15 @@ class Settings(BaseSettings):
         default="role", description="The claim that holds the role; dots lead inwards."
     )
     jwt_roles: dict[str, Role] = Field(
-        default_factory=lambda: {role.value: role for role in Role},
-        description="The provider's words for our roles, as JSON.",
+        default_factory=lambda: {role.value: role for role in MAPPED},
+        description="The provider's words for our roles, as JSON. Unset, tenant-admin and caller:"
+        " no word of the provider's makes an admin of all tenants by itself.",
+    )
+    jwt_max_seconds: float = Field(
+        default=86_400,
+        gt=0,
+        description="How long a token may still last; those of longer life are refused, since none"
+        " can be revoked.",
     )
 
     # How it is run
@@ -264,9 +351,22 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if (self.jwt_issuer is None) != (self.jwt_jwks_url is None):
             raise ValueError("GALENIC_JWT_ISSUER and GALENIC_JWT_JWKS_URL go together")
+        if self.jwt_jwks_url is not None and not _is_private(self.jwt_jwks_url):
+            raise ValueError("GALENIC_JWT_JWKS_URL begins with https://, or names this machine")
         if self.signature_policy is not Policy.NONE and self.signing_keys is None:
             raise ValueError("GALENIC_SIGNATURE_POLICY needs GALENIC_SIGNING_KEYS, a folder")
         return self
+
+    @property
+    def engine_dtype(self) -> str:
+        """Return the number type of the engine; on a CPU only float32 is batch-invariant."""
+        return "float32" if self.batch_invariant and not GPU.exists() else self.dtype
+
+    @property
+    def admin_keys(self) -> Sequence[str]:
+        """Return the admin keys from the environment. Raises `BadInput` for a weak one."""
+        key = self.admin_key
+        return parts_of("GALENIC_ADMIN_KEY", key.get_secret_value()) if key else ()
 
     @property
     def provider(self) -> Provider | None:
@@ -280,6 +380,7 @@ class Settings(BaseSettings):
             tenant_claim=self.jwt_tenant_claim,
             role_claim=self.jwt_role_claim,
             roles=self.jwt_roles,
+            most_seconds=self.jwt_max_seconds,
         )
 
     @property
@@ -293,7 +394,7 @@ class Settings(BaseSettings):
         keys = read_keys(self.signing_keys) if self.signing_keys else {}
         if self.signature_policy is not Policy.NONE and not keys:
             raise BadInput("signing_keys", f"{self.signing_keys} holds no public key (*.pem)")
-        return Signatures(self.signature_policy, keys)
+        return Signatures(self.signature_policy, keys, timedelta(days=self.signature_days))
 
     @property
     def place(self) -> str:
@@ -324,12 +425,24 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Tell whether only this machine can reach the bound address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_private(url: str) -> bool:
+    """Tell whether nobody on the way can change what *url* says."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (
+        parts.scheme == "http" and _is_loopback(parts.hostname or "")
+    )
 
 
 def faults_of(error: ValidationError) -> Iterator[str]:
@@ -344,7 +457,8 @@ def unknown(environment: Mapping[str, str]) -> Iterator[str]:
     known = [name.upper() for name in (*Settings.model_fields, *READ_ELSEWHERE)]
     for name in sorted(environment):
         own = name.upper().removeprefix(PREFIX)
-        if own != name.upper() and own not in known:
+        is_ours = own != name.upper() and not SERVICE_LINK.fullmatch(own)
+        if is_ours and own not in known:
             close = difflib.get_close_matches(own, known, n=1)
             hint = f"did you mean {PREFIX}{close[0]}?" if close else "`galenic settings` lists all"
             yield f"{name} is no setting; {hint}"

@@ -285,8 +285,21 @@ class TestPins:
         """
         lock = (ROOT / f"deploy/requirements/{device}.txt").read_text()
 
-        assert f"\ntorch=={PINNED['torch']}\n" in lock
-        assert f"\n{build}=={PINNED['vllm']}\n" in lock
+        assert f"\ntorch=={PINNED['torch']} \\\n" in lock
+        assert f"\n{build}=={PINNED['vllm']} \\\n" in lock
+
+    @pytest.mark.parametrize("file", ["cpu", "gpu", "third-party", "tools"])
+    def test_every_package_has_hashes(self, file):
+        """
+        So pip takes the files that were pinned, and no others under their names.
+        """
+        lock = (ROOT / f"deploy/requirements/{file}.txt").read_text()
+        lines = [line for line in lock.splitlines() if line and not line.startswith("#")]
+        pins = [re.match(r"[\w.-]+==[^ ]+( ; [^\\]+)? \\$", line) for line in lines]
+        is_hash = [re.match(r"    --hash=sha256:[0-9a-f]{64}( \\)?$", line) for line in lines]
+
+        assert all(pin or one for pin, one in zip(pins, is_hash, strict=True))
+        assert all(one for pin, one in zip(pins, is_hash[1:], strict=False) if pin)
 
     def test_both_locks_agree(self):
         """
@@ -295,7 +308,7 @@ class TestPins:
         cpu, gpu = (
             dict(
                 re.findall(
-                    r"^(\S+)==(\S+)$",
+                    r"^(\S+)==(\S+) \\$",
                     (ROOT / f"deploy/requirements/{device}.txt").read_text(),
                     re.MULTILINE,
                 )

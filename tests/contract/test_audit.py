@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from galenic_adapters.errors import Conflict, Unavailable
+from galenic_adapters.errors import BadInput, Conflict, Unavailable
 from galenic_adapters.refs import AdapterRef
+from galenic_server.audit.archive import archive, verify_archive
 from galenic_server.audit.chain import Chain, Head, Tampered, acting
+from galenic_server.audit.witness import Witness
 from galenic_server.database.database import Database
 from galenic_server.registry.store import Store
 from galenic_server.tenancy.keys import Role
@@ -21,6 +24,18 @@ SECRET = b"the server's"
 SWAP = """
     UPDATE audit SET number = CASE number WHEN 2 THEN -3 ELSE -2 END WHERE number IN (2, 3);
     UPDATE audit SET number = -number WHERE number < 0
+"""
+BACK = "UPDATE audit_head SET number = :number, mac = :mac, seal = :seal WHERE id = 1"
+FEIGN = """
+    INSERT INTO audit_head (id, number, mac, seal)
+    SELECT 2, number, mac, mac FROM audit WHERE number = 3;
+    DELETE FROM audit WHERE number < 4
+"""
+EMPTY = "UPDATE audit_head SET number = 0, mac = '', seal = ''"
+ALL_GONE = "DELETE FROM audit; UPDATE audit_head SET number = 0, mac = '', seal = ''"
+CUT_SHORT = """
+    DELETE FROM audit WHERE number > 2;
+    UPDATE audit_head SET number = 0, mac = '', seal = ''
 """
 NORTH_1 = AdapterRef("north", "discharge", 1)
 ONE, OTHER = make_package(1), make_package(2)
@@ -50,6 +65,18 @@ def chain(database: Database) -> Chain:
     made = Chain(database, SECRET)
     made.append([{"action": "ask", "request_id": f"r{i}"} for i in range(5)])
     return made
+
+
+def erase(database: Database, statements: str, **values: Any) -> None:
+    with database.writing() as db:
+        for statement in statements.split(";"):
+            db.execute(sa.text(statement), values)
+
+
+def put_back(database: Database, head: Any) -> None:
+    """What an old backup would do: that head, and no row after it."""
+    erase(database, "DELETE FROM audit WHERE number > :number", number=head.number)
+    erase(database, BACK, **head._asdict())
 
 
 def acts(chain: Chain) -> list[dict[str, Any]]:
@@ -106,6 +133,9 @@ class TestTampering:
             ("DELETE FROM audit", "ends at row 0, its head says 5"),
             ("DELETE FROM audit_head", "head of the chain is not there"),
             ("UPDATE audit_head SET number = 4", "head at row 4 has a seal"),
+            (EMPTY, "head says that there are no rows, and there are some"),
+            (CUT_SHORT, "head says that there are no rows"),
+            (ALL_GONE, "seen at row 5, and ends at 0 now"),
             ("UPDATE audit_head SET mac = 'x'", "head at row 5 has a seal"),
             ("UPDATE audit SET number = number + 1 WHERE number = 5", "row 5 is not there"),
             (
@@ -122,10 +152,9 @@ class TestTampering:
         """
         Changed, removed, reordered, inserted, cut off: the message says where.
         """
+        chain.append([])
         chain.verify()
-        with database.writing() as db:
-            for statement in change.split(";"):
-                db.execute(sa.text(statement))
+        erase(database, change)
 
         with pytest.raises(Tampered, match=said):
             chain.verify()
@@ -146,6 +175,44 @@ class TestTampering:
         with pytest.raises(Tampered, match="seal"):
             Chain(database, b"another's").append([{}])
 
+    def test_a_chain_without_rows_is_none(self, database: Database, chain: Chain):
+        """
+        Where nobody remembers the rows, their absence is told: a server writes one when it starts.
+        """
+        erase(database, ALL_GONE)
+
+        with pytest.raises(Tampered, match="no row"):
+            Chain(database, SECRET).verify()
+
+    def test_a_shorter_chain_is_not_continued(self, database: Database, chain: Chain):
+        """
+        Not by who wrote it, and not by who remembers its head: an attacker who puts back a true
+        head of old with its rows finds that nothing is audited, so nothing is changed.
+        """
+        with database.reading() as db:
+            old = db.execute(sa.text("SELECT number, mac, seal FROM audit_head")).one()
+        noted = chain.append([{"action": "delete"}])
+        chain.begin()
+        put_back(database, old)
+
+        for one in (chain, Chain(database, SECRET, seen=noted)):
+            with pytest.raises(Tampered, match="seen at row 6, and ends at 5 now"):
+                one.append([{}])
+            with pytest.raises(Tampered, match="seen at row 6"):
+                one.begin()
+
+    def test_a_row_beyond_the_head_is_found(self, database: Database, chain: Chain):
+        """
+        An old head alone, before rows that the server made.
+        """
+        with database.reading() as db:
+            old = db.execute(sa.text("SELECT number, mac, seal FROM audit_head")).one()
+        chain.append([{"action": "delete"}])
+        erase(database, BACK, **old._asdict())
+
+        with pytest.raises(Tampered, match="goes on to row 6, beyond its head"):
+            Chain(database, SECRET).verify()
+
     def test_an_old_backup_lacks_the_head_that_was_noted(self, database: Database, chain: Chain):
         """
         Rows and head put back together are found by a head noted elsewhere, and by nothing else.
@@ -153,10 +220,8 @@ class TestTampering:
         with database.reading() as db:
             old = db.execute(sa.text("SELECT number, mac, seal FROM audit_head")).one()
         noted = chain.append([{"action": "delete"}])
-        with database.writing() as db:
-            db.execute(sa.text("DELETE FROM audit WHERE number = 6"))
-            put_back = "UPDATE audit_head SET number = :number, mac = :mac, seal = :seal"
-            db.execute(sa.text(put_back), old._asdict())
+        put_back(database, old)
+        chain = Chain(database, SECRET)  # which remembers nothing
 
         assert 5 == chain.verify().number
         with pytest.raises(Tampered, match="has 5 rows, 6 were noted"):
@@ -178,6 +243,89 @@ class TestTampering:
 
         with pytest.raises(Tampered, match="row 3 was changed"):
             chain.verify()
+
+
+class TestAnArchive:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        return tmp_path / "audit.jsonl"
+
+    def test_holds_the_rows_that_the_chain_goes_on_from(self, chain: Chain, file: Path):
+        """
+        It is whole by itself, the rest is whole without it, and the rest says what it was.
+        """
+        chain.begin()
+        last = archive(chain, datetime.now(UTC), file)
+        chain.append([{"action": "ask"}])
+        before, until = verify_archive(chain, file.read_bytes().splitlines(keepends=True))
+        told = acts(chain)
+
+        assert last is not None
+        assert (Head(0, ""), last, 5) == (before, until, last.number)
+        assert 7 == chain.verify().number
+        assert ["archive_audit", "ask"] == [one["action"] for one in told]
+        assert str(last) == told[0]["through"]
+
+    def test_is_followed_by_the_next(self, chain: Chain, file: Path, tmp_path: Path):
+        """
+        One's end is the other's beginning; where nothing is old enough, there is none.
+        """
+        assert archive(chain, datetime(2020, 1, 1, tzinfo=UTC), file) is None
+        first = archive(chain, datetime.now(UTC), file)
+        second = archive(chain, datetime.now(UTC), tmp_path / "second.jsonl")
+        lines = (tmp_path / "second.jsonl").read_bytes().splitlines(keepends=True)
+
+        assert (first, second) == verify_archive(chain, lines)
+        with pytest.raises(BadInput, match="there already"):
+            archive(chain, datetime.now(UTC), file)
+
+    @pytest.mark.parametrize("cut", [slice(1, None), slice(None, -2), slice(None, -1)])
+    def test_that_lacks_a_line_is_none(self, chain: Chain, file: Path, cut: slice):
+        """
+        Neither its first, nor its last, nor its seal.
+        """
+        archive(chain, datetime.now(UTC), file)
+        *rows, end = file.read_bytes().splitlines(keepends=True)
+        lines = [*rows[cut], end] if cut != slice(None, -1) else rows
+
+        with pytest.raises(Tampered):
+            verify_archive(chain, lines)
+
+    def test_cannot_be_feigned(self, database: Database, chain: Chain):
+        """
+        Who deletes old rows and writes a base of his own is found.
+        """
+        erase(database, FEIGN)
+
+        with pytest.raises(Tampered, match="head at row 3 has a seal"):
+            chain.verify()
+
+
+class TestAnotherSecret:
+    def test_goes_on_with_the_chain_of_the_old_one(self, database: Database, chain: Chain):
+        """
+        The first of a server's secrets seals, all of them verify; without the old one it is none.
+        """
+        Chain(database, b"the new one", SECRET).append([{"action": "ask"}])
+
+        assert 6 == Chain(database, b"the new one", SECRET).verify().number
+        for secret in (SECRET, b"the new one"):
+            with pytest.raises(Tampered):
+                Chain(database, secret).verify()
+
+
+class TestAWitness:
+    def test_remembers_the_head_of_its_database(self, chain: Chain, tmp_path: Path):
+        """
+        By the address of the database, without its password.
+        """
+        witness = Witness.of(tmp_path, "postgresql://galenic:one@host/db")
+        before = witness.read()
+        witness.write(chain.head())
+
+        assert Head(0, "") == before
+        assert chain.head() == Witness.of(tmp_path, "postgresql://galenic:two@host/db").read()
+        assert Head(0, "") == Witness.of(tmp_path, "postgresql://galenic:one@host/other").read()
 
 
 class TestAnAct:

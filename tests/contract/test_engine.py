@@ -140,6 +140,16 @@ class TestAConstraint:
         assert first.logprob > math.log(1 / 3) - 1e-6
         assert second.logprob > math.log(1 / 2) - 1e-6
 
+    def test_each_line_has_its_probability(self, running):
+        """A line's tokens and its end are summed; what must be said costs nothing."""
+        grammar = Grammar('root ::= ("a" | "b") "\\nmust be\\n" ("a" | "b")')
+        answer = running.ask(constraint=grammar, max_tokens=40)
+
+        first, second, third = answer.line_logprobs
+        assert 0 > first >= math.log(1 / 2) - 1e-6
+        assert second == pytest.approx(0, abs=1e-6)
+        assert 0 > third >= math.log(1 / 2) - 1e-6
+
     def test_a_grammar_is_kept(self, running):
         """
         The answer is a sentence of it.

@@ -179,8 +179,39 @@ class TestDeletion:
         for ref in (NORTH_1, NORTH_2):
             with pytest.raises(NotFound):
                 two.versions.undelete(ref)
-        assert (0, 0) == (two.tenants.get("north").num_adapters, two.tenants.get("north").num_bytes)
+        assert 0 == two.tenants.get("north").num_adapters
         assert [] == two.versions.of_tenant("north", are_deleted=True)
+
+    def test_that_is_purged_counts_as_what_it_leaves(self, two: Store) -> None:
+        """Its number and its manifest stay for good, and nobody fills the database with them."""
+        for ref in (NORTH_1, NORTH_2):
+            two.versions.delete(ref, keep=False)
+        left = two.tenants.get("north").num_bytes
+        two.tenants.put("north", quota=Quota(max_bytes=left + left // 2 + SIZE))
+        num_made = sum(self.comes_and_goes(two, seed) for seed in range(20))
+
+        assert 0 < left < 2 * (SIZE + 512)
+        assert num_made < 4
+
+    def comes_and_goes(self, store: Store, seed: int) -> bool:
+        try:
+            ref = store.versions.publish("north", "again", make_package(seed))
+        except QuotaExceeded:
+            return False
+        store.versions.delete(ref, keep=False)
+        return True
+
+    def test_elsewhere_counts_too(self, store: Store) -> None:
+        """An archive of deleted versions is bounded like one of others."""
+        tombs = {AdapterRef("north", "gone", i): (ONE.digest, ONE.manifest) for i in range(1, 9)}
+        store.versions.bury(tombs)
+        of_eight = store.tenants.get("north").num_bytes
+        store.versions.bury(tombs)
+        assert of_eight == store.tenants.get("north").num_bytes > 8 * 512
+        store.tenants.put("north", quota=Quota(max_bytes=of_eight))
+        with pytest.raises(QuotaExceeded):
+            store.versions.bury({AdapterRef("north", "gone", 9): (ONE.digest, ONE.manifest)})
+        assert of_eight == store.tenants.get("north").num_bytes
 
     def test_only_of_what_the_deleter_saw(self, store: Store) -> None:
         store.versions.put(NORTH_1, ONE)
@@ -307,6 +338,16 @@ class TestShares:
             with pytest.raises(NotFound):
                 two.names.resolve(tenant, text)
         assert NORTH_1 == two.names.resolve("north", "north/discharge@1").ref
+
+    def test_of_a_suspended_tenant_are_closed(self, two: Store) -> None:
+        """To borrowers as to itself, until it is open again."""
+        two.shares.put("north", "discharge", ["south"])
+        two.tenants.put("north", is_suspended=True)
+        with pytest.raises(NotFound):
+            two.names.resolve("south", "north/discharge")
+        assert [] == two.shares.lent_to("south")
+        two.tenants.put("north")
+        assert NORTH_2 == two.names.resolve("south", "north/discharge").ref
 
     def test_to_everyone_and_back(self, two: Store) -> None:
         two.shares.put("north", "discharge", [EVERYONE])

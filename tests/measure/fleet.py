@@ -25,7 +25,7 @@ from tests.support.serving import eventually, free_port, metaprompt, package
 from tests.support.tiny_models import CONTEXT_TOKENS, tiny_llama
 
 NUM_UPLOADS, NUM_MOVES, NUM_ASKED = 200, 20, 500
-KEY = "admin-key-of-the-figures"
+KEY = "the-admin-key-of-all-the-figures-here"
 KIND = {"content-type": "application/octet-stream"}
 TENANT = {"tenant": "north"}
 
@@ -44,7 +44,7 @@ def environment(folder: Path, engine: str = "transformers") -> dict[str, str]:
         "GALENIC_CONTEXT_TOKENS": str(CONTEXT_TOKENS),
         "GALENIC_ZOO": str(zoo.parent),
         "GALENIC_ADMIN_KEY": KEY,
-        "GALENIC_SECRET": "the figures'",
+        "GALENIC_SECRET": "the secret of the fleet that is measured",
         "GALENIC_LOG_LEVEL": "error",
         "OMP_NUM_THREADS": "1",
     }

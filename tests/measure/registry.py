@@ -104,7 +104,7 @@ def measure(store: Store) -> None:
 
 async def added(store: Store) -> None:
     """To a request: who asks, and what it means by a name; met before, and for the first time."""
-    keys = Keyring(store.keys, store.tenants, store.changes, secret=SECRET)
+    keys = Keyring(store.keys, store.tenants, store.changes, secrets=[SECRET])
     engine: Any = SimpleNamespace()
     service = Service(store.names, store.changes, engine, fit=make_fit(), is_open=lambda: True)
     draw, texts = random.Random(1), {}

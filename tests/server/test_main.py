@@ -1,6 +1,7 @@
 """The server as a process of its own, from settings in the environment."""
 
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -52,13 +53,34 @@ class TestAFreshStart:
         """
         Then none is made, and none printed.
         """
-        given = {"GALENIC_ADMIN_KEY": "a-long-enough-secret"}
+        given = {"GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open"}
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
-            mine = {"authorization": "Bearer a-long-enough-secret"}
+            mine = {"authorization": "Bearer a-secret-that-is-long-enough-to-open"}
             assert httpx.get(f"{server.url}/admin/v1/keys", headers=mine, timeout=60).is_success
             assert not KEY.findall(server.said())
             assert given["GALENIC_ADMIN_KEY"] not in server.said()
+
+    def test_on_a_taken_port_says_so_before_it_makes_a_key(
+        self, environment: dict[str, str], tmp_path: Path
+    ):
+        """
+        In one line that names the port, within a moment; nothing was made or loaded.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            done = subprocess.run(
+                [sys.executable, "-m", "galenic_server"],
+                env=environment | {"GALENIC_PORT": str(port)},
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+
+        assert 1 == done.returncode
+        assert f"GALENIC_PORT: {port} is taken at 127.0.0.1 by another program" in done.stderr
+        assert not KEY.findall(done.stderr)
+        assert not (tmp_path / "home" / "galenic.db").exists()
 
     def test_without_a_metaprompt_serves_what_stands_alone(self, tmp_path: Path):
         """
@@ -91,11 +113,14 @@ class TestTheEnd:
         Eight requests are under way, most of them in line: all are answered, each has its audit
         row, the process ends with 0, and nobody new is let in meanwhile.
         """
-        given = {"GALENIC_ADMIN_KEY": "a-long-enough-secret", "GALENIC_MAX_RUNNING": "4"}
+        given = {
+            "GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open",
+            "GALENIC_MAX_RUNNING": "4",
+        }
         given["GALENIC_DRAIN_SECONDS"] = "200"
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
-            mine = {"authorization": "Bearer a-long-enough-secret"}
+            mine = {"authorization": "Bearer a-secret-that-is-long-enough-to-open"}
             body = {"documents": [{"text": "He has gout."}] * 4, "max_tokens": 80}
             replies = []
 

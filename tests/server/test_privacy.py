@@ -166,14 +166,14 @@ class TestACanary:
         It is not in the log at level debug, nor in metrics, errors, traces, database or files.
         """
         given = {
-            "GALENIC_ADMIN_KEY": "a-long-enough-secret",
+            "GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open",
             "GALENIC_LOG_LEVEL": "debug",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "OTEL_TRACES_EXPORTER": "otlp",
         }
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
-            key = {"authorization": "Bearer a-long-enough-secret"}
+            key = {"authorization": "Bearer a-secret-that-is-long-enough-to-open"}
             with httpx.Client(base_url=server.url, headers=key, timeout=100) as client:
                 replies = list(drive(client))
                 metrics = client.get("/metrics").text
@@ -199,7 +199,7 @@ class TestACanary:
         """
         given = {
             "GALENIC_ENGINE": "vllm",
-            "GALENIC_ADMIN_KEY": "a-long-enough-secret",
+            "GALENIC_ADMIN_KEY": "a-secret-that-is-long-enough-to-open",
             "GALENIC_LOG_LEVEL": "debug",
             "GALENIC_DTYPE": "float32",
             "GALENIC_ENFORCE_EAGER": "true",
@@ -208,7 +208,7 @@ class TestACanary:
         }
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
-            key = {"authorization": "Bearer a-long-enough-secret"}
+            key = {"authorization": "Bearer a-secret-that-is-long-enough-to-open"}
             with httpx.Client(base_url=server.url, headers=key, timeout=100) as client:
                 replies = [*drive(client), *drive_vllm(client)]
                 last = kill_in_mid_stream(server, client)

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from galenic_server.settings import Settings, listing, unknown
+from galenic_server.settings import GPU, Settings, listing, unknown
 
 
 class TestASetting:
@@ -53,6 +54,32 @@ class TestASetting:
         assert "hunter2" not in "".join(listing(settings)) + repr(settings)
 
 
+class TestABatchInvariantServer:
+    def test_computes_in_float32_on_a_cpu(self):
+        """
+        There vLLM has no batch-invariant kernels; on a GPU the number type stays.
+        """
+        invariant = "bfloat16" if GPU.exists() else "float32"
+
+        assert "bfloat16" == Settings().engine_dtype
+        assert invariant == Settings(batch_invariant=True).engine_dtype
+
+
+class TestOrigins:
+    def test_are_named_with_commas_between(self):
+        settings = Settings(cors_origins="https://ehr.example.org, http://localhost:3000")
+
+        assert ("https://ehr.example.org", "http://localhost:3000") == settings.cors_origins
+
+    @pytest.mark.parametrize("origin", ["ehr.example.org", "https://a/", "https://*.a", "ftp://a"])
+    def test_that_are_none_are_refused(self, origin: str):
+        """
+        Browsers send scheme, host and port; anything else would never match.
+        """
+        with pytest.raises(ValidationError, match="is no origin: https://host"):
+            Settings(cors_origins=origin)
+
+
 class TestAMistypedVariable:
     @pytest.mark.parametrize(
         ("name", "told"),
@@ -67,6 +94,21 @@ class TestAMistypedVariable:
         Its value is not repeated.
         """
         assert [f"{name} is no setting; {told}"] == list(unknown({name: "4096"}))
+
+    def test_is_none_of_kubernetes(self):
+        """
+        Pods beside a Service called galenic get its address in variables with our prefix.
+        """
+        links = {
+            "GALENIC_PORT": "tcp://10.96.12.7:80",
+            "GALENIC_PORT_80_TCP": "tcp://10.96.12.7:80",
+            "GALENIC_PORT_80_TCP_ADDR": "10.96.12.7",
+            "GALENIC_SERVICE_HOST": "10.96.12.7",
+            "GALENIC_SERVICE_PORT_HTTP": "80",
+        }
+
+        assert [] == list(unknown(links))
+        assert 8000 == Settings(port=links["GALENIC_PORT"]).port
 
     def test_is_none_that_something_reads(self):
         """
@@ -85,7 +127,7 @@ def test_the_command_lists_and_warns():
     command = [sys.executable, "-m", "galenic_adapters.cli", "settings"]
     good, bad = (
         subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
-        for env in (given, {"GALENIC_PORT": "tcp://10.0.0.1:8000"})
+        for env in (given, {"GALENIC_PORT": "eighty"})
     )
 
     assert 0 == good.returncode

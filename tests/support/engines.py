@@ -128,7 +128,7 @@ class RunningEngine:
             id=f"test-{self._num_requests}",
             tenant="north",
             text_ids=self.engine.tokenizer.encode(text),
-            sampling=Sampling(**{"max_tokens": 12, "with_logprob": True} | sampling),
+            sampling=Sampling(**{"max_tokens": 12, "with_logprobs": True} | sampling),
         )
         return replace(made, **but)
 

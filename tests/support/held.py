@@ -48,6 +48,18 @@ class Held:
 
 
 @contextmanager
+def set_to(running: Running, **settings: Any) -> Iterator[None]:
+    """Other settings of the running server, of those that it reads at each request."""
+    now = vars(running.parts.settings)
+    before = {name: now[name] for name in settings}
+    now.update(settings)
+    try:
+        yield
+    finally:
+        now.update(before)
+
+
+@contextmanager
 def held(running: Running) -> Iterator[Held]:
     """Hold the server's engine until the block ends."""
     engine: Any = running.parts.service.engine

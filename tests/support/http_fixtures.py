@@ -11,6 +11,8 @@ from galenic_server import logs
 from tests.support.serving import Running, make_parts, package, serving
 from tests.support.tiny_models import tiny_llama
 
+ORIGIN = "https://ehr.example.org"
+"""The page that may call the server from a browser."""
 SHARED_ADAPTERS = {
     "ner": ("Disease", "Chemical"),
     "re": ("treats", "causes", "none"),
@@ -42,7 +44,8 @@ def vllm_running(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @contextmanager
 def _serving(backbone: str, home: Path, engine: str) -> Iterator[Running]:
     logs.configure("critical")
-    with serving(make_parts(backbone, home, engine=engine)) as server:
+    parts = make_parts(backbone, home, engine=engine, cors_origins=ORIGIN)
+    with serving(parts) as server:
         for seed, (task, labels) in enumerate(SHARED_ADAPTERS.items()):
             server.publish(SHARED, f"tiny-{task}", package(task, labels, seed))
             moved = server.admin.put(

@@ -18,6 +18,8 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
+from tests.support.debian import install
+
 SETTINGS = {"fsync": "off", "listen_addresses": "", "max_connections": "200"}
 START_SECONDS = 60
 END_OTHERS = """
@@ -35,6 +37,7 @@ class Postgres:
         self._folder = Path(tempfile.mkdtemp(prefix="galenic-pg-", dir="/tmp"))  # short: a socket
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
+        self._port = "5432"
         self._reused = ""
         self._lend(self._folder)
         init = [
@@ -56,7 +59,7 @@ class Postgres:
         return str(self._folder / "data")
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql://galenic@/{database}?host={self._folder}"
+        return f"postgresql://galenic@/{database}?host={self._folder}&port={self._port}"
 
     def new_database(self, folder: Path | None = None) -> str:
         """The URL of an empty database; its tables lie in *folder* if there is one."""
@@ -84,8 +87,10 @@ class Postgres:
             connection.execute("CREATE SCHEMA public")
         return self._reused
 
-    def start(self) -> None:
-        settings = {**SETTINGS, "unix_socket_directories": str(self._folder)}
+    def start(self, **more: str) -> None:
+        """Start with *more* of its settings."""
+        self._port = more.get("port", self._port)
+        settings = {**SETTINGS, "unix_socket_directories": str(self._folder), **more}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._process = self._spawn(["postgres", "-D", self._data, *words])
         deadline = time.monotonic() + START_SECONDS
@@ -105,9 +110,16 @@ class Postgres:
         self.stop()
         shutil.rmtree(self._folder)
 
-    def _lend(self, folder: Path) -> None:
+    def keep(self, file: Path) -> str:
+        """Copy a file to where the server may read it; returns its path there."""
+        copy = self._folder / file.name
+        shutil.copy(file, copy)
+        self._lend(copy)
+        return str(copy)
+
+    def _lend(self, path: Path) -> None:
         if "user" in self._as:
-            os.chown(folder, self._as["user"], self._as["group"])
+            os.chown(path, self._as["user"], self._as["group"])
 
     def _answers(self) -> bool:
         try:
@@ -164,7 +176,4 @@ def _install() -> None:
     no_cluster = Path("/etc/postgresql-common/createcluster.conf")
     no_cluster.parent.mkdir(parents=True, exist_ok=True)
     no_cluster.write_text("create_main_cluster = false\n")  # ours is enough; start no other
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["install", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-confold"]
-    for words in (["update"], [*install, "postgresql"]):
-        subprocess.run(["apt-get", "-q", *words], check=True, env=environment, capture_output=True)
+    install("postgresql")

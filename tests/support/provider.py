@@ -16,12 +16,18 @@ ISSUER, AUDIENCE = "https://login.north.example", "galenic"
 
 
 class OidcProvider:
-    """*keys* by key id; *num_fetches* of its key set; while *is_away* it answers 503."""
+    """
+    *keys* by key id; *num_fetches* of its key set; while *is_away* it answers 503, and while
+    *goes_on* is not set nothing, to *num_hanging*.
+    """
 
     def __init__(self) -> None:
         self.keys: dict[str, Any] = {}
         self.num_fetches = 0
         self.is_away = False
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        self.num_hanging = 0
         self.url = ""
         self.rotate("first")
 
@@ -64,6 +70,8 @@ def provider() -> Iterator[OidcProvider]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             made.num_fetches += 1
+            made.num_hanging += not made.goes_on.is_set()
+            made.goes_on.wait(10)
             body = json.dumps(made.jwks()).encode()
             self.send_response(503 if made.is_away else 200)
             self.send_header("content-length", str(len(body)))
@@ -80,5 +88,6 @@ def provider() -> Iterator[OidcProvider]:
         try:
             yield made
         finally:
+            made.goes_on.set()
             server.shutdown()
             thread.join()

@@ -32,7 +32,7 @@ from galenic_client.types import NliAnswer, Reply
 from galenic_server.settings import Settings
 from tests.support.serving import free_port
 
-ADMIN_KEY = "admin-key-of-the-tests"
+ADMIN_KEY = "the-admin-key-of-all-the-tests-here"
 START_SECONDS = 600  # a first start compiles, and CI's two cores are slow
 POLL_SECONDS = 0.2
 SAMPLE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId, Manifest
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import TaskName
-from galenic_server.audit.chain import Chain
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.http.app import make_app
 from galenic_server.http.deps import Parts
 from galenic_server.http.protocol import Crowd, guarded
-from galenic_server.main import join
+from galenic_server.main import begin_chain, join
 from galenic_server.registry.store import Store
 from galenic_server.settings import Settings
 from galenic_server.tenancy.keyring import Keyring
@@ -39,7 +38,7 @@ from tests.support.tiny_models import WIDTH
 
 POSITIONS = 8
 CONTEXT_TOKENS = 640
-SECRET = b"server secret"
+SECRET = b"the secret of the server in tests"
 ADMIN_KEY = "My API Key"  # what the tests of OpenAI's client send
 SMALL = {"kv_cache_memory_bytes": 32 << 20, "max_num_seqs": 32}  # for vLLM
 BACKBONE = BackboneId(name="tiny-llama", revision="0")
@@ -135,12 +134,13 @@ def make_parts(backbone: str, home: Path, **settings: Any) -> Parts:
         store.keys,
         store.tenants,
         store.changes,
-        secret=SECRET,
-        admin_key=ADMIN_KEY,
+        secrets=[SECRET],
+        admin_keys=[ADMIN_KEY],
         stale_seconds=chosen.stale_seconds,
+        life=timedelta(days=chosen.key_days) if chosen.key_days else None,
         tokens=tokens,
     )
-    chain = Chain(store.database, SECRET)
+    chain = begin_chain(chosen, store.database, SECRET)
     fit = make_fit(
         backbone,
         *zoo.metaprompts_of(BACKBONE, chosen.metaprompt, zoo=chosen.zoo).values(),

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="API keys: make, list, rotate, expire, revoke (with an admin's key).")
 
-Role = Literal["admin", "tenant-admin", "caller"]
+Role = Literal["admin", "tenant-admin", "caller", "auditor", "metrics"]
 KeyId = Annotated[str, typer.Argument(help="Its id, as `keys list` says.")]
-Days = Annotated[float | None, typer.Option("--days", min=0, help="Ends after; never if unset.")]
+Days = Annotated[
+    float | None, typer.Option("--days", min=0, help="Ends after; unset, as the server says.")
+]
 
 
 @app.command("create")

@@ -83,7 +83,7 @@ def bench(context: typer.Context) -> None:
     add_help_option=False,
 )
 def audit(context: typer.Context) -> None:
-    """Verify or export the audit chain, where the server's database and secret are."""
+    """Verify, export or archive the audit chain, where the server's database and secret are."""
     command = [sys.executable, "-m", "galenic_server.audit", *context.args]
     os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
 
@@ -92,6 +92,13 @@ def audit(context: typer.Context) -> None:
 def settings() -> None:
     """Print every setting of the server with its value here, its default and its meaning."""
     command = [sys.executable, "-m", "galenic_server.settings"]
+    os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
+
+
+@app.command()
+def openapi() -> None:
+    """Print the server's OpenAPI document, to generate clients from; no server has to run."""
+    command = [sys.executable, "-m", "galenic_server.http.openapi"]
     os.execv(sys.executable, command)  # noqa: S606  no shell is wanted
 
 
@@ -380,6 +387,39 @@ def evaluate(
             split=split,
             limit=limit,
             untuned_records=untuned,
+            backbone=backbone,
+            say=typer.echo,
+        )
+
+
+@app.command()
+def calibrate(
+    package: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A package's file.")],
+    data: Annotated[Path, Existing],
+    dataset: Annotated[
+        str | None, typer.Option(help="Its name, for the card; if unset, folder/file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split it is; not that of the scores.")] = "dev",
+    metaprompt: Annotated[
+        Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples to take; all if unset.")] = None,
+    backbone: BackboneName = None,
+) -> None:
+    """
+    Correct a package's confidences: compare them with what is right on labelled examples, and write
+    the correction into the package.
+    """
+    from galenic_adapters.evaluation import calibrate as calibration
+
+    with reporting_errors():
+        calibration.calibrate(
+            package,
+            data,
+            metaprompt_file=metaprompt,
+            dataset=dataset or f"{data.resolve().parent.name}/{data.name}",
+            split=split,
+            limit=limit,
             backbone=backbone,
             say=typer.echo,
         )

@@ -118,12 +118,16 @@ def sign(
     private_key: Annotated[
         Path, typer.Option("--with", exists=True, dir_okay=False, help="A PEM file, P-256 to 521.")
     ],
+    for_: Annotated[
+        str | None, typer.Option("--for", help="TENANT/NAME: good there only, and from now on.")
+    ] = None,
 ) -> None:
     """Sign a package as OpenSSF Model Signing does; writes PACKAGE.sig."""
     from galenic_adapters.package import signature as signatures
 
     with reporting_errors():
-        bundle = signatures.sign(package.read_bytes(), package.name, private_key.read_bytes())
+        use = signatures.Use.of(for_) if for_ else None
+        bundle = signatures.sign(package.read_bytes(), package.name, private_key.read_bytes(), use)
     target = package.with_name(package.name + ".sig")
     target.write_text(bundle)
     typer.echo(str(target))

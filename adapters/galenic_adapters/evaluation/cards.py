@@ -54,6 +54,7 @@ def model_card(package: Package) -> str:
             "",
             f"- Labels: {', '.join(m.labels) or 'none; the answer is free text or an option'}",
             f"- Trained on: {trained}. {m.description}",
+            *_confidences(m),
             f"- Licence of the factor: {m.licence}",
             f"- Package: `{package.digest}`",
             "",
@@ -68,6 +69,14 @@ def model_card(package: Package) -> str:
             "",
         ]
     )
+
+
+def _confidences(manifest: Manifest) -> list[str]:
+    if (found := manifest.calibration) is None:
+        return []
+    fitted = f"{found.num_answers} answers to {found.dataset} {found.split}"
+    errors = f"mean squared error {found.brier:.3f}, {found.brier_before:.3f} before"
+    return [f"- Confidences are calibrated on {fitted}: {errors}."]
 
 
 def _acts_on(manifest: Manifest) -> str:

@@ -24,7 +24,8 @@ from galenic_adapters.backbone.prompted import (
     positions_of,
 )
 from galenic_adapters.factor import Composed
-from galenic_adapters.tasks.base import Choice, Completion, Example, Task
+from galenic_adapters.tasks.base import Completion, Example, Task
+from galenic_adapters.tasks.confidence import line_logprobs
 
 CPU_TOKENS = 16384
 """The most tokens (question and answer, with padding) of one batch on a CPU."""
@@ -86,7 +87,7 @@ class _Row:
         self.question = encode(tokenizer, task.render(fields))
         self.room = max_tokens or task.max_tokens(fields)
         self.matcher: xgrammar.GrammarMatcher | None = None
-        self.logprob = 0.0 if isinstance(self.constraint, Choice) else None
+        self.logprobs: list[tuple[int, float]] = []
         self.ids: list[int] = []
         self.finish: str | None = None
 
@@ -96,8 +97,7 @@ class _Row:
 
     def take(self, token: int, logprob: float, end_tokens: list[int]) -> None:
         """Append the next token; the answer finishes at an end token or its longest length."""
-        if self.logprob is not None:
-            self.logprob += logprob
+        self.logprobs.append((token, logprob))
         if token in end_tokens:
             self.finish = "stop"
         else:
@@ -107,12 +107,13 @@ class _Row:
 
     def completion(self, tokenizer: Any) -> Completion:
         assert self.finish is not None
+        said = ((tokenizer.decode([token]), logprob) for token, logprob in self.logprobs)
         return Completion(
             tokenizer.decode(self.ids, skip_special_tokens=True),
             self.finish,
             num_prompt_tokens=len(self.question),
             num_completion_tokens=len(self.ids),
-            logprob=self.logprob,
+            line_logprobs=line_logprobs(said) if self.constraint else (),
         )
 
 

@@ -53,10 +53,8 @@ def reread(
     """Restore an evaluation from its records; raises `BadInput` if they are of other examples."""
     if [row["id"] for row in records] != [example.id for example in examples]:
         raise BadInput("records", f"{len(records)} rows are not of these {len(examples)} examples")
-    completions = [
-        Completion(**{key: row[key] for key in row if key not in {"id", "reading"}})
-        for row in records
-    ]
+    names = Completion.__dataclass_fields__
+    completions = [Completion(**{key: row[key] for key in row if key in names}) for row in records]
     return _judged(task, examples, completions)
 
 

@@ -80,7 +80,9 @@ def _answer(task: TaskName, document: Any) -> Answer[Any]:
             value = document.label
         case _:
             value = document.summary
-    return Answer(value, Reading(document.reading), document.confidence)
+    # What the server cannot answer (a text beyond the context) counts as wrong, as it does here.
+    reading = Reading(document.reading or Reading.OFF_SCHEMA)
+    return Answer(value, reading, document.confidence)
 
 
 def _relation(found: Any) -> Relation:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galenic_adapters.errors import Unavailable
-from galenic_adapters.tasks.base import Answer, Example, Reading, TaskName
+from galenic_adapters.tasks.base import Answer, Example, Reading, Relation, Span, TaskName
 
 Numbers = NDArray[np.float64]
 
@@ -100,11 +100,21 @@ def score(task: TaskName, examples: Sequence[Example], answers: Sequence[Answer[
 
 
 def _spans(values: Sequence[Any]) -> list[set[Any]]:
-    return [{(s.start, s.end, s.type) for s in value or ()} for value in values]
+    return [set(map(span_fact, value or ())) for value in values]
 
 
 def _relations(values: Sequence[Any]) -> list[set[Any]]:
-    return [{(r.type, r.head.text, r.tail.text) for r in value or ()} for value in values]
+    return [set(map(relation_fact, value or ())) for value in values]
+
+
+def span_fact(span: Span) -> tuple[int, int, str | None]:
+    """Return what has to be right in an entity."""
+    return span.start, span.end, span.type
+
+
+def relation_fact(relation: Relation) -> tuple[str, str, str]:
+    """Return what has to be right in a relation: its type and the words of its entities."""
+    return relation.type, relation.head.text, relation.tail.text
 
 
 def micro_f1(gold: Sequence[set[Any]], predicted: Sequence[set[Any]]) -> Tally:

@@ -59,9 +59,13 @@ def _check_line(field: str, value: str) -> str:
 
 
 def _check_prose(field: str, value: str) -> str:
+    if not all(letter.isprintable() or letter in BREAKS_AND_JOINERS for letter in value):
+        raise BadInput(field, "holds a control character, or one that turns the direction of text")
     return check_text(field, value) if value else value
 
 
+BREAKS_AND_JOINERS = frozenset("\n\t\u200c\u200d")
+"""What prose may hold beside printable letters: breaks, and joiners of several scripts."""
 Name = Annotated[str, Field(max_length=64), _checked(check_name)]
 Line = Annotated[str, Field(max_length=200), _checked(_check_line)]
 Prose = Annotated[str, Field(max_length=4000), _checked(_check_prose)]
@@ -116,6 +120,24 @@ class Score(_Record):
     num_examples: int = Field(ge=1)
 
 
+class Calibration(_Record):
+    """
+    Corrects the confidences of answers (see `tasks.confidence`).
+
+    dataset, split, num_answers: the answers that it was fitted on.   brier, brier_before: the mean
+    squared error of the corrected and the uncorrected confidences of answers that it was not fitted
+    on (cross-validated).
+    """
+
+    slope: float
+    intercept: float
+    dataset: Line
+    split: Line
+    num_answers: int = Field(ge=1)
+    brier: float = Field(ge=0, le=1)
+    brier_before: float = Field(ge=0, le=1)
+
+
 class TrainingSet(_Record):
     """Names a data set that the adapter was trained on, and its licence."""
 
@@ -144,6 +166,7 @@ class Manifest(_Record):
     shapes: dict[TensorName, Shape] = Field(min_length=1)
     dtype: DType
     scores: tuple[Score, ...] = Field(default=(), max_length=32)
+    calibration: Calibration | None = None
     trained_on: tuple[TrainingSet, ...] = Field(default=(), max_length=32)
     licence: Line
     created: date

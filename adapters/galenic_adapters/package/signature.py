@@ -14,9 +14,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -27,15 +28,17 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from galenic_adapters.errors import BadInput, Fault, RejectedUpload
+from galenic_adapters.refs import check_name
 
 MAX_BUNDLE_BYTES = 32 << 10
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+USE_KEY = "galenic_use"
 M = TypeVar("M", bound=BaseModel)
 HASHES: dict[str, hashes.HashAlgorithm] = {
     "secp256r1": hashes.SHA256(),
@@ -50,6 +53,7 @@ class Policy(StrEnum):
     NONE = "none"  # signatures are ignored
     OPTIONAL = "optional"  # a signature must be valid if there is one
     REQUIRED = "required"  # every package needs a valid signature
+    BOUND = "bound"  # and one that names its tenant and its adapter, and is recent
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +65,62 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """Says what a package is signed for, or offered as; *at* is the time of signing, or now."""
+
+    tenant: str
+    name: str
+    at: datetime
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Read TENANT/NAME as a use from now on; raises `BadInput`."""
+        tenant, _, name = text.partition("/")
+        return cls(check_name("tenant", tenant), check_name("name", name), datetime.now(UTC))
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Signatures:
-    """Checks signatures by a policy and trusted public keys, by name."""
+    """
+    Checks signatures by a policy and trusted public keys, by name.
+
+    A signature that names a use is good for that use only, and for *life* after it was made. Those
+    of OpenSSF's own tools name none.
+    """
 
     policy: Policy = Policy.NONE
     keys: Mapping[str, ec.EllipticCurvePublicKey] = field(default_factory=dict)
+    life: timedelta = timedelta(days=30)
 
-    def check(self, digest: str, bundle: bytes | None) -> Signed | None:
-        """Verify *bundle* as a signature of *digest*; raises `RejectedUpload` by the policy."""
+    def check(
+        self, digest: str, bundle: bytes | None, use: Use, *, is_late: bool = False
+    ) -> Signed | None:
+        """
+        Verify *bundle* as a signature of *digest*; raises `RejectedUpload` by the policy.
+
+        is_late: the signature may have outlived its *life*, for packages that were published once.
+        """
         if self.policy is Policy.NONE:
             return None
         if bundle is None:
-            if self.policy is Policy.REQUIRED:
+            if self.policy is not Policy.OPTIONAL:
                 raise _refused("is missing; this server takes signed packages only")
             return None
-        return Signed(self._signer(digest, bundle), bundle.decode())
+        return Signed(self._signer(digest, bundle, use, is_late=is_late), bundle.decode())
 
-    def _signer(self, digest: str, text: bytes) -> str:
+    def _check_use(self, signed: Use | None, use: Use, *, is_late: bool) -> None:
+        if signed is None:
+            if self.policy is Policy.BOUND:
+                raise _refused("names no tenant and adapter; sign with --for TENANT/NAME")
+        elif str(signed) != str(use):
+            raise _refused(f"is for {signed}, not for {use}")
+        elif not is_late and abs(use.at - signed.at) > self.life:
+            raise _refused(f"is of {signed.at:%Y-%m-%d}, and good for {self.life.days} days")
+
+    def _signer(self, digest: str, text: bytes, use: Use, *, is_late: bool) -> str:
         """Return the name of the trusted key that made the signature; raises `RejectedUpload`."""
         if len(text) > MAX_BUNDLE_BYTES:
             raise _refused(f"has {len(text):,} bytes, at most {MAX_BUNDLE_BYTES:,}")
@@ -86,7 +129,9 @@ class Signatures:
         names = (name for name, key in self.keys.items() if _has_signed(key, signature, payload))
         if (name := next(names, None)) is None:
             raise _refused("is of no key that this server trusts, or not of this statement")
-        _parse(_Statement, payload, "is no statement of Model Signing").check_names(digest)
+        statement = _parse(_Statement, payload, "is no statement of Model Signing")
+        statement.check_names(digest)
+        self._check_use(statement.predicate.use, use, is_late=is_late)
         return name
 
 
@@ -95,13 +140,17 @@ def read_keys(folder: Path) -> dict[str, ec.EllipticCurvePublicKey]:
     return {path.stem: _read_public(path) for path in sorted(folder.glob("*.pem"))}
 
 
-def sign(data: bytes, name: str, private_pem: bytes) -> str:
-    """Sign a package's bytes as ``model_signing sign key`` does; raises `BadInput`."""
+def sign(data: bytes, name: str, private_pem: bytes, use: Use | None = None) -> str:
+    """
+    Sign a package's bytes as ``model_signing sign key`` does; raises `BadInput`.
+
+    With *use* the statement says what for, in a field that other tools pass over.
+    """
     key = _private(private_pem)
     digest = hashlib.sha256(data)
     resource = {"name": name, "algorithm": "sha256", "digest": digest.hexdigest()}
     root = hashlib.sha256(digest.digest()).hexdigest()
-    statement = {
+    statement: dict[str, Any] = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": root}}],
         "predicateType": PREDICATE_TYPE,
@@ -110,6 +159,9 @@ def sign(data: bytes, name: str, private_pem: bytes) -> str:
             "resources": [resource],
         },
     }
+    if use is not None:
+        named = {"tenant": use.tenant, "name": use.name, "at": use.at.isoformat()}
+        statement["predicate"] |= {USE_KEY: named}
     payload = json.dumps(statement).encode()
     signature = key.sign(_pae(payload), ec.ECDSA(HASHES[key.curve.name]))
     envelope = {
@@ -151,8 +203,20 @@ class _Resource(_Part):
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class _Use(_Part):
+    tenant: str
+    name: str
+    at: AwareDatetime
+
+
 class _Predicate(_Part):
+    named_use: Annotated[_Use | None, Field(alias=USE_KEY)] = None
     resources: Annotated[list[_Resource], Field(min_length=1, max_length=100)]
+
+    @property
+    def use(self) -> Use | None:
+        named = self.named_use
+        return Use(named.tenant, named.name, named.at) if named else None
 
 
 class _Root(_Part):

@@ -69,7 +69,8 @@ class Completion:
     Holds the backbone's output.
 
     finish: ``stop`` (the end token or a stop string) or ``length`` (out of tokens).
-    logprob: summed log-probability of the tokens under the constraint in nats, if measured.
+    line_logprobs: log-probability in nats of each line of the text with its end, under the
+    constraint; empty if not measured.
     """
 
     text: str
@@ -77,7 +78,12 @@ class Completion:
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
     num_cached_tokens: int = 0
-    logprob: float | None = None
+    line_logprobs: tuple[float, ...] = ()
+
+    @property
+    def logprob(self) -> float | None:
+        """Return the log-probability of the whole text, or None if it was not measured."""
+        return sum(self.line_logprobs) if self.line_logprobs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +98,27 @@ class Answer(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Holds ``text[start:end]`` of a text, in code points, with its type."""
+    """
+    Holds ``text[start:end]`` of a text, in code points, with its type.
+
+    confidence: the probability that it is right, if measured; spans are compared without it.
+    """
 
     start: int
     end: int
     text: str
     type: str | None = None
+    confidence: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Relates head to tail."""
+    """Relates head to tail; compared without its confidence."""
 
     type: str
     head: Span
     tail: Span
+    confidence: float | None = field(default=None, compare=False)
 
 
 class Task(Protocol[F, V]):

@@ -2,9 +2,8 @@
 Reads an answer that is one label of a closed set.
 """
 
-import math
-
 from galenic_adapters.tasks.base import Answer, Choice, Completion, Reading
+from galenic_adapters.tasks.confidence import probability
 
 
 def read_choice(completion: Completion, choice: Choice) -> Answer[str]:
@@ -14,8 +13,7 @@ def read_choice(completion: Completion, choice: Choice) -> Answer[str]:
         return Answer(None, Reading.TRUNCATED)
     if completion.text not in choice.labels:
         return Answer(None, Reading.OFF_SCHEMA)
-    confidence = None if completion.logprob is None else min(1.0, math.exp(completion.logprob))
-    return Answer(completion.text, Reading.CLEAN, confidence)
+    return Answer(completion.text, Reading.CLEAN, probability(completion.logprob))
 
 
 def room_for(labels: tuple[str, ...]) -> int:

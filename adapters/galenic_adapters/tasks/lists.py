@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 
 from galenic_adapters.tasks.base import Completion, Grammar, Reading
+from galenic_adapters.tasks.confidence import probability
 
+Pair = tuple[str, str]
+"""A type and an item."""
 NOTHING = "none"
 LINE_END = re.compile(r"\s*[\n\r]\s*")
 
@@ -33,11 +36,12 @@ def write_lines(items: Sequence[tuple[str, str]]) -> str:
 
 def read_lines(
     completion: Completion, types: Sequence[str]
-) -> tuple[list[tuple[str, str]] | None, Reading]:
+) -> tuple[dict[Pair, float | None] | None, Reading]:
     """
-    Read the distinct (type, item) pairs; of a truncated answer, its complete lines.
+    Read the distinct pairs with the probability of each; of a truncated answer, its complete lines.
 
-    The pairs are None if a line does not belong to such a list.
+    A probability is None if the completion has none. The pairs are None if a line does not belong
+    to such a list.
     """
     truncated = completion.finish == "length"
     lines = completion.text.split("\n")
@@ -45,14 +49,20 @@ def read_lines(
         lines = lines[:-1]
     elif lines == [NOTHING]:
         lines = []
-    pairs = [_pair(line, types) for line in lines]
-    if any(pair is None for pair in pairs):
-        return None, Reading.OFF_SCHEMA
-    read = [pair for pair in pairs if pair is not None]
-    return list(dict.fromkeys(read)), Reading.TRUNCATED if truncated else Reading.CLEAN
+    read: dict[Pair, float | None] = {}
+    for number, line in enumerate(lines):
+        pair = _pair(line, types)
+        if pair is None:
+            return None, Reading.OFF_SCHEMA
+        read.setdefault(pair, probability(_logprob(completion, number)))
+    return read, Reading.TRUNCATED if truncated else Reading.CLEAN
 
 
-def _pair(line: str, types: Sequence[str]) -> tuple[str, str] | None:
+def _logprob(completion: Completion, line: int) -> float | None:
+    return completion.line_logprobs[line] if completion.line_logprobs else None
+
+
+def _pair(line: str, types: Sequence[str]) -> Pair | None:
     # Longest first, so that a type which contains ": " is not cut short.
     for type_ in sorted(types, key=len, reverse=True):
         if line.startswith(type_ + ": ") and line[len(type_) + 2 :].strip():

@@ -84,7 +84,7 @@ class Re:
             label = read_choice(completion, Choice(self.labels))
             if label.value is None:
                 return Answer(None, label.reading)
-            relations = (Relation(label.value, fields.head, fields.tail),)
+            relations = (Relation(label.value, fields.head, fields.tail, label.confidence),)
             value = relations if label.value != NOTHING else ()
             return Answer(value, label.reading, label.confidence)
         return self._read_list(completion, fields.text)
@@ -93,7 +93,7 @@ class Re:
         pairs, reading = read_lines(completion, self.relations)
         if pairs is None:
             return Answer(None, reading)
-        located = [_located(type_, item, text) for type_, item in pairs]
+        located = [_located(*pair, text, confidence) for pair, confidence in pairs.items()]
         found = tuple(relation for relation in located if relation is not None)
         dropped = len(located) - len(found)
         warning = f"{dropped} relation(s) whose head or tail is not in the text were dropped"
@@ -115,7 +115,7 @@ def _marked(fields: ReFields) -> str:
     return text
 
 
-def _located(type_: str, item: str, text: str) -> Relation | None:
+def _located(type_: str, item: str, text: str, confidence: float | None) -> Relation | None:
     """
     Locate a relation at the nearest occurrences of its head and tail; None if one is missing.
 
@@ -127,5 +127,5 @@ def _located(type_: str, item: str, text: str) -> Relation | None:
         places = list(product(occurrences(head, text), occurrences(tail, text)))
         if places:
             (a, b), (c, d) = min(places, key=lambda two: abs(two[0][0] - two[1][0]))
-            return Relation(type_, Span(a, b, text[a:b]), Span(c, d, text[c:d]))
+            return Relation(type_, Span(a, b, text[a:b]), Span(c, d, text[c:d]), confidence)
     return None

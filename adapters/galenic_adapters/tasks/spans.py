@@ -58,9 +58,10 @@ def _cuts_word(text: str, start: int, end: int) -> bool:
     return joined(start) or joined(end)
 
 
-def locate(mentions: Iterable[Pair], text: str) -> tuple[tuple[Span, ...], list[str]]:
+def locate(mentions: Mapping[Pair, float | None], text: str) -> tuple[tuple[Span, ...], list[str]]:
     """
-    Locate (type, mention) pairs; returns spans in text order, and mentions that were not found.
+    Locate (type, mention) pairs, each with its confidence; returns spans in text order, and
+    mentions that were not found.
 
     A mention inside a longer one of the same type ("cancer" in "breast cancer") counts there only
     if it occurs nowhere else. One in another case than the text's counts only where no span of its
@@ -69,16 +70,16 @@ def locate(mentions: Iterable[Pair], text: str) -> tuple[tuple[Span, ...], list[
     places = {pair: _verbatim(pair[1], text) for pair in mentions}
     others = {pair: _in_any_case(pair[1], text) for pair, spots in places.items() if not spots}
     found: set[Span] = set()
-    for (type_, _), spots in _longest_first(places):
-        free = [spot for spot in spots if not _inside(spot, type_, found)]
-        found.update(_span(type_, spot, text) for spot in free or spots)
-    for (type_, _), spots in _longest_first(others):
-        new = [_span(type_, spot, text) for spot in spots]
+    for pair, spots in _longest_first(places):
+        free = [spot for spot in spots if not _inside(spot, pair[0], found)]
+        found.update(_spans(pair, free or spots, text, mentions))
+    for pair, spots in _longest_first(others):
+        new = _spans(pair, spots, text, mentions)
         found.update([span for span in new if not any(_overlap(span, other) for other in found)])
     missing = [
-        mention
-        for (type_, mention), spots in others.items()
-        if not found.intersection(_span(type_, spot, text) for spot in spots)
+        pair[1]
+        for pair, spots in others.items()
+        if not found.intersection(_spans(pair, spots, text, mentions))
     ]
     return tuple(sorted(found, key=lambda span: (span.start, span.end, span.type or ""))), missing
 
@@ -87,8 +88,10 @@ def _longest_first(places: Mapping[Pair, list[Offsets]]) -> list[tuple[Pair, lis
     return sorted(places.items(), key=lambda item: -len(item[0][1]))
 
 
-def _span(type_: str, place: Offsets, text: str) -> Span:
-    return Span(*place, text[slice(*place)], type_)
+def _spans(
+    pair: Pair, places: Iterable[Offsets], text: str, confidences: Mapping[Pair, float | None]
+) -> list[Span]:
+    return [Span(*place, text[slice(*place)], pair[0], confidences[pair]) for place in places]
 
 
 def _inside(spot: Offsets, type_: str, spans: set[Span]) -> bool:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from galenic_adapters.backbone.weights import ensure
+from galenic_adapters.backbone.weights import shape_of as backbone_shape
 from galenic_adapters.errors import BadInput
 from galenic_adapters.training.loop import BATCH_TOKENS
 from galenic_adapters.training.recipe import Phase, Recipe
@@ -84,15 +86,17 @@ def estimate(recipe: Recipe, gpu: str = "H100", *, gpus: int = 1, use: float = 0
     """
     if gpu not in TFLOPS:
         raise BadInput("gpu", f"{gpu[:40]!r} is none of {', '.join(TFLOPS)}")
-    shape = shape_of(config_of(recipe))
+    config = config_of(recipe)
+    shape = shape_of(config)
     tokens = recipe.batch_tokens or BATCH_TOKENS["cuda"]
     answers = tokens * MEAN_ANSWER / MEAN_TOKENS
-    spread = 1 + recipe.num_positions / MEAN_TOKENS if recipe.checkpointing else 1.0
-    kept = 2.0 * shape.width if recipe.checkpointing else shape.kept_bytes
+    spread = 1 + _num_prefix(recipe) / MEAN_TOKENS if recipe.checkpointing else 1.0
+    whole_layer = shape.kept_bytes + _scaled_bytes(recipe, config)
+    kept = 2.0 * shape.width if recipe.checkpointing else whole_layer
     # With checkpointing, autograd keeps each layer's bf16 input, and all activations of the one
     # layer that is being recomputed.
-    activations = tokens * spread * (shape.num_layers * kept + shape.kept_bytes)
-    learned = recipe.num_positions * shape.width * len(recipe.sources) * (2 if recipe.distil else 1)
+    activations = tokens * spread * (shape.num_layers * kept + whole_layer)
+    learned = num_learned(recipe, config) * len(recipe.sources) * (2 if recipe.distil else 1)
     gigabytes = {
         "weights": 2.0 * shape.num_parameters,
         "activations": activations,
@@ -106,8 +110,9 @@ def estimate(recipe: Recipe, gpu: str = "H100", *, gpus: int = 1, use: float = 0
         for name, (phase, is_taught) in phases.items()
         if phase
     }
+    name = recipe.backbone or recipe.architecture or "the default backbone"
     return Estimate(
-        f"{recipe.backbone or recipe.architecture}: {shape.num_parameters / 1e9:.2f} billion"
+        f"{name}: {shape.num_parameters / 1e9:.2f} billion"
         f" parameters, {tokens} text tokens a pass, on {gpus} x {gpu}",
         {name: size / 1e9 for name, size in gigabytes.items()},
         GIGABYTES[gpu],
@@ -115,6 +120,27 @@ def estimate(recipe: Recipe, gpu: str = "H100", *, gpus: int = 1, use: float = 0
         f"at {use:.0%} of {TFLOPS[gpu]:g} TFLOP/s, examples of {MEAN_TOKENS} tokens,"
         f" {MEAN_ANSWER} of them answers",
     )
+
+
+def num_learned(recipe: Recipe, config: PretrainedConfig) -> int:
+    """Return the numbers that one source learns; the shared ones are few beside all sources'."""
+    shapes = backbone_shape(config).scale_shapes(recipe.places)
+    if recipe.form == "input":
+        return recipe.num_positions * config.get_text_config().hidden_size
+    return sum(num_layers * width for num_layers, width in shapes.values())
+
+
+def _num_prefix(recipe: Recipe) -> int:
+    """Return the positions of the learned prompt; scales have none."""
+    return recipe.num_positions if recipe.form == "input" else 0
+
+
+def _scaled_bytes(recipe: Recipe, config: PretrainedConfig) -> float:
+    """Return the bytes per token that one layer keeps for the gradients of its scales."""
+    if recipe.form == "input":
+        return 0.0
+    shape = backbone_shape(config)
+    return 2.0 * sum(map(shape.scale_width, recipe.places))
 
 
 def flops_of(phase: Phase, recipe: Recipe, shape: Shape, *, is_taught: bool) -> float:
@@ -125,7 +151,7 @@ def flops_of(phase: Phase, recipe: Recipe, shape: Shape, *, is_taught: bool) -> 
     forward pass, a teacher another.
     """
     rows = phase.num_steps * phase.rows_per_source * len(recipe.sources)
-    context = recipe.num_positions + MEAN_TOKENS
+    context = _num_prefix(recipe) + MEAN_TOKENS
     tokens = context if recipe.checkpointing else MEAN_TOKENS
     passes = 2 + int(recipe.checkpointing) + int(is_taught)
     head = 2 * shape.width * shape.vocab_size * MEAN_ANSWER * (2 + int(is_taught))
@@ -135,17 +161,16 @@ def flops_of(phase: Phase, recipe: Recipe, shape: Shape, *, is_taught: bool) -> 
 def config_of(recipe: Recipe) -> PretrainedConfig:
     """
     Return the configuration of *recipe*'s architecture, for which no hub is needed, or else of its
-    backbone. Raises `BadInput` if there is neither.
+    backbone, the default one if none is named. Raises `BadInput` for an unknown architecture.
     """
     path = ARCHITECTURES / f"{recipe.architecture}.json"
     if recipe.architecture and path.is_file():
         fields = json.loads(path.read_text("utf-8"))
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    if recipe.backbone:
-        return AutoConfig.from_pretrained(recipe.backbone)
-    raise BadInput(
-        "architecture", f"{recipe.architecture!r} is not known, and no backbone is named"
-    )
+    if recipe.architecture and not recipe.backbone:
+        known = ", ".join(sorted(path.stem for path in ARCHITECTURES.glob("*.json")))
+        raise BadInput("architecture", f"{recipe.architecture[:40]!r} is none of {known}")
+    return AutoConfig.from_pretrained(recipe.backbone or ensure().path)
 
 
 def shape_of(config: PretrainedConfig) -> Shape:

@@ -54,13 +54,15 @@ def losses(
     Only positions that predict an answer go through the output head: logits are (A, V), not
     (B, T, V). With *teaching*, the total is the sum in `Distillation`.
     """
+    # The teacher goes first: a checkpointed layer is recomputed under what was chosen last.
+    with torch.no_grad():
+        taught_AD = answer_states(backbone, teaching.teachers, batch) if teaching else None
     hidden_AD = answer_states(backbone, tuning, batch)
     logits_AV = backbone.logits(hidden_AD)
     nll_A = functional.cross_entropy(logits_AV, batch.next_A, reduction="none")
-    if teaching is None:
+    if teaching is None or taught_AD is None:
         return Losses(nll_A @ batch.weight_A, nll_A.detach())
     with torch.no_grad():
-        taught_AD = answer_states(backbone, teaching.teachers, batch)
         taught_AV = backbone.logits(taught_AD)
     how = teaching.distillation
     loss_A = (

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 Reading = Literal["clean", "truncated", "off_schema"]
-Role = Literal["admin", "tenant-admin", "caller"]
+Role = Literal["admin", "tenant-admin", "caller", "auditor", "metrics"]
 
 
 class Offsets(TypedDict):
@@ -72,13 +72,26 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class DocumentError(BaseModel):
+    """Says why one document has no answer."""
+
+    message: str
+    code: str
+    param: str | None
+
+
 class Answered(BaseModel):
-    """Holds an answer. reading: whether it could be read; if not, its value is None."""
+    """
+    Holds an answer, or the *error* of a document that has none.
+
+    reading: whether it could be read; if not, its value is None.
+    """
 
     id: str
-    reading: Reading
+    reading: Reading | None
     confidence: float | None
     warnings: list[str]
+    error: DocumentError | None = None
 
 
 class Span(BaseModel):

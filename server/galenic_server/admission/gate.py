@@ -57,7 +57,9 @@ class Admission:
         self._quarantine.check(work)
         num_prompt = len(work.text_ids)
         spent = _spent_by(work)
-        async with self.turns.take(work.tenant, num_prompt + work.max_tokens) as turn:
+        async with self.turns.take(
+            work.tenant, num_prompt + work.max_tokens, num_places=work.num_answers
+        ) as turn:
             self._spend(work.tenant, num_prompt)
             turn.num_tokens = num_prompt
             spent.num_prompt_tokens += num_prompt

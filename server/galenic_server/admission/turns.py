@@ -41,6 +41,7 @@ class Turn:
 @dataclass(eq=False, slots=True)
 class Waiting:
     num_tokens: float
+    num_places: int
     admitted: "asyncio.Future[Turn]"
 
 
@@ -67,7 +68,9 @@ class Turns:
     """
     Decides which tenant's request enters the engine next; for use in one event loop.
 
-    most: requests in the engine at once.   shared: the same while several tenants are active.
+    A request takes a place for each of its answers.
+
+    most: places in the engine.   shared: the same while several tenants are active.
     max_waiting: the most waiting requests of a tenant; more raise `LimitReached`.
     """
 
@@ -92,27 +95,31 @@ class Turns:
         self.num_running = 0
 
     @asynccontextmanager
-    async def take(self, tenant: str, num_tokens: float) -> AsyncIterator[Turn]:
+    async def take(
+        self, tenant: str, num_tokens: float, *, num_places: int = 1
+    ) -> AsyncIterator[Turn]:
         """
         Wait for a turn for a request of at most *num_tokens*, and hold it for the block.
+
+        One free place admits it, so a request of many answers may go beyond the places there are.
 
         Set the turn's *num_tokens* to the tokens really used: the difference is refunded.
         """
         line = self._lines.setdefault(tenant, Line())
-        turn = await self._wait(tenant, line, num_tokens)
+        turn = await self._wait(tenant, line, num_tokens, num_places)
         try:
             yield turn
         finally:
-            self._end(tenant, line, turn.num_tokens - num_tokens)
+            self._end(tenant, line, turn.num_tokens - num_tokens, num_places)
 
     @property
     def num_waiting(self) -> int:
         return sum(len(line.waiting) for line in self._lines.values())
 
-    async def _wait(self, tenant: str, line: Line, num_tokens: float) -> Turn:
+    async def _wait(self, tenant: str, line: Line, num_tokens: float, num_places: int) -> Turn:
         if len(line.waiting) >= self._max_waiting:
             raise LimitReached(f"{self._max_waiting:,} requests of this tenant wait already", 5)
-        waiting = Waiting(num_tokens, asyncio.get_running_loop().create_future())
+        waiting = Waiting(num_tokens, num_places, asyncio.get_running_loop().create_future())
         if not line.waiting:
             line.start = max(line.start, self._now)
         line.waiting.append(waiting)
@@ -125,7 +132,8 @@ class Turns:
             if waiting.admitted.cancelled():
                 line.forget(waiting)
             else:
-                self._end(tenant, line, -num_tokens)  # admitted and cancelled at the same time
+                # admitted and cancelled at the same time
+                self._end(tenant, line, -num_tokens, num_places)
             raise
 
     def _line_up(self, tenant: str, line: Line) -> None:
@@ -147,8 +155,8 @@ class Turns:
     def _admit_first(self, tenant: str, line: Line) -> None:
         first = line.waiting.popleft()
         self._now = line.start
-        self.num_running += 1
-        line.num_running += 1
+        self.num_running += first.num_places
+        line.num_running += first.num_places
         first.admitted.set_result(Turn(line.start, first.num_tokens))
         line.start += first.num_tokens / self._weight_of(tenant)
         self._line_up(tenant, line)
@@ -158,9 +166,9 @@ class Turns:
         is_held_back = line.num_running > 0 and self._is_shared()
         return self.num_running < (self._shared if is_held_back else self._most)
 
-    def _end(self, tenant: str, line: Line, num_more_tokens: float) -> None:
-        self.num_running -= 1
-        line.num_running -= 1
+    def _end(self, tenant: str, line: Line, num_more_tokens: float, num_places: int) -> None:
+        self.num_running -= num_places
+        line.num_running -= num_places
         line.start += num_more_tokens / self._weight_of(tenant)
         self._line_up(tenant, line)
         self._seen(tenant)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Completion, Constraint, Message, Task, TaskName
+from galenic_adapters.tasks.confidence import Calibration, calibrated
 from galenic_adapters.tasks.lookup import make_task
 from galenic_server.registry.names import Resolved
 from galenic_server.schemas.openai import ChatBody
@@ -51,6 +52,7 @@ class Clinical:
     task: Task[Any, Any]
     fields: Any
     id: str
+    calibration: Calibration | None = None
 
     @classmethod
     def of(cls, adapter: Resolved, body: ChatBody) -> "Clinical":
@@ -61,7 +63,8 @@ class Clinical:
             fields = document.fields()
         except BadInput as error:
             raise error.under(PATH) from None
-        return cls(make_task(manifest.task, manifest.labels), fields, document.id or "0")
+        task = make_task(manifest.task, manifest.labels)
+        return cls(task, fields, document.id or "0", manifest.calibration)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -81,10 +84,11 @@ class Clinical:
 
         Its values must be strings, so the answer is the JSON that the task's route returns.
         """
-        read = FORMS[self.task.name][1].of(self.id, self.task.read(completion, self.fields))
+        answer = calibrated(self.task.read(completion, self.fields), self.calibration)
+        read = FORMS[self.task.name][1].of(self.id, answer)
         return {
             "task": self.task.name,
-            "reading": read.reading,
+            "reading": answer.reading,
             "answer": read.model_dump_json(),
         }
 

@@ -4,18 +4,18 @@ Answers batches of documents and chats, without knowing HTTP.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from galenic_adapters.backbone import encode as chat
 from galenic_adapters.errors import (
     BadInput,
+    GalenicError,
     NotServed,
+    Quarantined,
     TooLong,
     Unavailable,
     WrongTask,
@@ -24,13 +24,14 @@ from galenic_adapters.package.file import Fit
 from galenic_adapters.refs import SHARED
 from galenic_adapters.tasks.base import (
     Answer,
-    Choice,
     Completion,
     Message,
     Task,
     TaskName,
 )
+from galenic_adapters.tasks.confidence import calibrated
 from galenic_adapters.tasks.lookup import make_task
+from galenic_server.admission.threads import TenantThreads
 from galenic_server.answering.chat_task import Clinical
 from galenic_server.database.cache import Remembered
 from galenic_server.database.changes import Change, Changes, Kind
@@ -48,7 +49,7 @@ from galenic_server.schemas.tasks import AnsweredBy
 
 RESOLVED_SECONDS = 60.0
 CHARACTERS_OF_TOKEN = 10  # more than any text has; what has more is not made tokens of
-MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE})
+MEANING = frozenset({Kind.ADAPTER, Kind.DELETION, Kind.ALIAS, Kind.SHARE, Kind.TENANT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +62,25 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Asks one task about a batch of documents; without *adapter*, the task's default answers."""
+    """
+    Asks one task about a batch of documents; without *adapter*, the task's default answers.
+
+    documents: the fields of each, by its place in the request.
+    """
 
     task: TaskName
-    documents: Sequence[Any]
+    documents: Mapping[int, Any]
     adapter: str | None = None
     max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Holds one answer and one completion per document, in order, and the adapter that answered."""
+    """Holds each document's answer or error by its place, and the adapter that answered."""
 
     adapter: Resolved
-    answers: tuple[Answer[Any], ...]
-    completions: tuple[Completion, ...]
+    answers: Mapping[int, Answer[Any] | GalenicError]
+    completions: Sequence[Completion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,8 @@ class Service:
     """
     Answers requests with an engine that others start and stop.
 
-    is_open: tells whether the engine has started; until then requests are refused.
+    is_open: tells whether the engine has started; until then requests are refused.   listing: where
+    long lists are read.
     """
 
     def __init__(
@@ -128,23 +134,30 @@ class Service:
             most=100_000,
         )
         changes.listen(self._heard)
-        # Two at a time, and one of a tenant, so that no tenant's texts block another's.
-        self._tokenizing = CapacityLimiter(2)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tokenizing = TenantThreads(2)
+        self.listing = TenantThreads(2)
 
     async def answer(self, origin: Origin, ask: Ask) -> Answered:
         """
         Answer a batch; all of it is checked before the first document runs.
 
-        Raises `BadInput`, `NotFound`, `WrongTask`, `Unavailable` and what admission raises.
+        A document that is at fault itself has a `BadInput` or `Quarantined` for its answer. Raises
+        `NotFound`, `WrongTask`, `Unavailable` and what else admission raises.
         """
         self._check_open()
         adapter = await self._fitting(origin, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
         requests = await self._requests(origin, adapter, task, ask)
-        completions = await self._complete_all(requests)
-        pairs = zip(completions, ask.documents, strict=True)
-        return Answered(adapter, tuple(task.read(*pair) for pair in pairs), completions)
+        outcomes = await self._complete_all(requests)
+        calibration = adapter.manifest.calibration
+        answers = {
+            i: calibrated(task.read(outcome, ask.documents[i]), calibration)
+            if isinstance(outcome, Completion)
+            else outcome
+            for i, outcome in outcomes.items()
+        }
+        completions = [one for one in outcomes.values() if isinstance(one, Completion)]
+        return Answered(adapter, answers, completions)
 
     async def talk(self, origin: Origin, body: OpenAIBody) -> Talk:
         """
@@ -205,33 +218,40 @@ class Service:
 
     async def _requests(
         self, origin: Origin, adapter: Resolved, task: Task[Any, Any], ask: Ask
-    ) -> list[Request]:
-        chats = [task.render(fields) for fields in ask.documents]
-        for i, messages in enumerate(chats):
-            num_characters = sum(len(message.content) for message in messages)
-            self._check_characters(f"documents[{i}]", num_characters)
-        rendered = await self._encode(origin.tenant, chats)
-        requests, nonce = [], _nonce()
-        for i, (ids, fields) in enumerate(zip(rendered, ask.documents, strict=True)):
-            room = ask.max_tokens or task.max_tokens(fields)
+    ) -> dict[int, Request | GalenicError]:
+        """Make a request of each document, or the error of one that the context cannot hold."""
+        chats = {i: task.render(fields) for i, fields in ask.documents.items()}
+        requests: dict[int, Request | GalenicError] = {}
+        for i, messages in chats.items():
+            try:
+                num_characters = sum(len(message.content) for message in messages)
+                self._check_characters(f"documents[{i}]", num_characters)
+            except TooLong as error:
+                requests[i] = error
+        short = [i for i in chats if i not in requests]
+        rendered = await self._encode(origin.tenant, [chats[i] for i in short])
+        nonce = _nonce()
+        for i, ids in zip(short, rendered, strict=True):
+            fields = ask.documents[i]
             constraint = task.constraint(fields)
-            sampling = Sampling(room, with_logprob=isinstance(constraint, Choice))
-            id_ = f"{origin.request_id}-{nonce}-{i}"
             request = Request(
-                id_,
+                f"{origin.request_id}-{nonce}-{i}",
                 origin.tenant,
                 ids,
-                sampling,
+                Sampling(
+                    ask.max_tokens or task.max_tokens(fields),
+                    with_logprobs=constraint is not None,
+                ),
                 adapter.digest,
                 constraint,
                 text_field=f"documents[{i}]",
             )
             try:
                 self.engine.check(request)
-            except TooLong:
-                self._spend(origin.tenant, sum(map(len, rendered)))
-                raise
-            requests.append(request)
+                requests[i] = request
+            except TooLong as error:
+                self._spend(origin.tenant, len(ids))
+                requests[i] = error
         return requests
 
     def _check_characters(self, field: str, num_characters: int) -> None:
@@ -262,7 +282,7 @@ class Service:
             adapter.digest if adapter else None,
             is_task=clinical is not None,
             constraint=clinical.constraint if clinical else None,
-            with_logprob=clinical is not None and isinstance(clinical.constraint, Choice),
+            with_logprobs=clinical is not None and clinical.constraint is not None,
             is_silent=is_silent,
         )
 
@@ -270,17 +290,27 @@ class Service:
         def encode() -> list[list[int]]:
             return [chat.encode(self.engine.tokenizer, messages) for messages in chats]
 
-        async with self._turns.setdefault(tenant, asyncio.Lock()):
-            return await run_sync(encode, limiter=self._tokenizing)
+        return await self._tokenizing.run(tenant, encode)
 
-    async def _complete_all(self, requests: list[Request]) -> tuple[Completion, ...]:
-        """Complete all requests concurrently; if one fails, the others are aborted."""
+    async def _complete_all(
+        self, requests: Mapping[int, Request | GalenicError]
+    ) -> dict[int, Completion | GalenicError]:
+        """Complete all requests concurrently; if the engine fails, the others are aborted."""
         try:
             async with asyncio.TaskGroup() as group:
-                running = [group.create_task(complete(self.engine, r)) for r in requests]
+                running = {i: group.create_task(self._outcome(r)) for i, r in requests.items()}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
-        return tuple(task.result() for task in running)
+        return {i: task.result() for i, task in running.items()}
+
+    async def _outcome(self, request: Request | GalenicError) -> Completion | GalenicError:
+        """Complete a request; an error that is this document's alone is returned."""
+        if not isinstance(request, Request):
+            return request
+        try:
+            return await complete(self.engine, request)
+        except (BadInput, Quarantined) as error:
+            return error
 
 
 def _owners(key: tuple[str, str]) -> tuple[str, str]:

@@ -5,7 +5,10 @@ A row holds its record as canonical JSON, and an HMAC-SHA-256 of it under a key 
 database. The record holds the row's number and the previous row's MAC. The head, a row beside the
 chain, states under a seal of its own where the chain ends, so rows cannot be cut off its end
 unnoticed. Restoring an old head together with its rows cannot be detected from the database alone:
-heads are logged, and `Chain.verify` accepts a known one.
+heads are logged and kept beside the secret (`witness`), and the chain has to hold a known one.
+
+Rows that were archived are no longer there. A second sealed head, the base, says where the rest
+begins.
 
 The head's row is also the lock: replicas on one database append to the chain one after the other.
 """
@@ -28,7 +31,8 @@ from galenic_server.database.tables import audit, audit_head
 
 Record = dict[str, Any]
 PAGE = 1000
-ONLY = audit_head.c.id == 1
+END, BASE = 1, 2
+"""The rows of the heads' table: where the chain ends, and where it begins after an archive."""
 
 
 class Tampered(GalenicError):
@@ -51,6 +55,10 @@ class Head:
         if not number.isdecimal():
             raise Tampered("a head is written as NUMBER:MAC, as in the log")
         return cls(int(number), mac)
+
+
+NONE = Head(0, "")
+"""The head of a chain without rows."""
 
 
 @dataclass(slots=True)
@@ -93,12 +101,28 @@ def note(**facts: Any) -> None:
 
 
 class Chain:
-    """Appends and verifies the audit rows of one database."""
+    """
+    Appends and verifies the audit rows of one database.
 
-    def __init__(self, database: Database, secret: bytes) -> None:
+    secrets: the server's; the first one seals, and what any of them sealed is whole.   seen: a head
+    that the chain had. It never becomes shorter than it was seen.
+    """
+
+    def __init__(self, database: Database, *secrets: bytes, seen: Head = NONE) -> None:
         self._database = database
-        self._key = hmac.new(secret, b"galenic audit", hashlib.sha256).digest()
+        self._keys = [hmac.digest(secret, b"galenic audit", "sha256") for secret in secrets]
+        self._seen = seen
         database.before_commit = self._commit_act
+
+    def begin(self) -> None:
+        """
+        Write the first row if there is none, so that an empty chain is one that was cut off.
+
+        Raises `Tampered` if the chain is shorter than it was seen.
+        """
+        with self._database.writing() as db:
+            is_new = self._head(db, END, is_locked=True) == NONE
+            self._append(db, [{"action": "begin", "actor": "server"}] if is_new else [])
 
     def append(self, records: Sequence[Record]) -> Head:
         """Append *records* in order, all or none; they are committed when this returns."""
@@ -107,8 +131,9 @@ class Chain:
 
     def head(self) -> Head:
         """Return the current end of the chain, with its seal verified."""
+        seen = self._seen  # before reading: another thread may append meanwhile
         with self._database.reading() as db:
-            return self._sealed_head(db)
+            return _checked(self._head(db, END), seen)
 
     def rows(self, after: int = 0) -> Iterator[tuple[Record, str]]:
         """Yield records with their MACs, from the first row after number *after*."""
@@ -127,18 +152,37 @@ class Chain:
         *known* is a head noted elsewhere, which the chain has to hold. Raises `Tampered`.
         """
         until = self.head()
-        last = Head(0, "")
+        if until == NONE:
+            raise Tampered("the chain has no row, and a server writes one when it first starts")
+        with self._database.reading() as db:
+            last = self._head(db, BASE)
         for number, record, mac in self._raw():
-            last = self._follows(last, number, record, mac)
+            last = self.follows(last, number, record, mac)
             if known and known.number == number and known.mac != mac:
                 raise Tampered(f"row {number} is not the one that was noted")
             if last.number == until.number and last != until:
                 raise Tampered(f"row {number} is not the one that the head names")
         if last.number < until.number:  # more rows may have been appended meanwhile
             raise Tampered(f"the chain ends at row {last.number}, its head says {until.number}")
+        if last.number > self.head().number:  # which is committed with its row
+            raise Tampered(f"the chain goes on to row {last.number}, beyond its head")
         if known and known.number > last.number:
             raise Tampered(f"the chain has {last.number} rows, {known.number} were noted")
         return last
+
+    def cut(self, through: Head, record: Record) -> None:
+        """Append *record*, and delete all rows up to *through*, which becomes the base."""
+        with self._database.writing() as db:
+            self._append(db, [record])
+            self._put(db, BASE, through)
+            db.execute(audit.delete().where(audit.c.number <= through.number))
+
+    def seal_archive(self, last: Head, digest: str) -> str:
+        return self._mac(f"archive {last} {digest}")
+
+    def is_archive(self, last: Head, digest: str, seal: str) -> bool:
+        """Tell whether *seal* is that of an archive of these lines, by one of the secrets."""
+        return self._is_mac(seal, f"archive {last} {digest}")
 
     def _raw(self, after: int | None = None) -> Iterator[tuple[int, str, str]]:
         query = sa.select(audit).order_by(audit.c.number).limit(PAGE)
@@ -151,10 +195,11 @@ class Chain:
                 return
             after = rows[-1][0]
 
-    def _follows(self, last: Head, number: int, record: str, mac: str) -> Head:
+    def follows(self, last: Head, number: int, record: str, mac: str) -> Head:
+        """Return the head after this row; raises `Tampered` unless it follows *last*."""
         if number != last.number + 1:
             raise Tampered(f"row {last.number + 1} is not there")
-        if not hmac.compare_digest(mac, self._mac(record)):
+        if not self._is_mac(mac, record):
             raise Tampered(f"row {number} was changed")
         fields = json.loads(record)
         if (fields["number"], fields["previous"]) != (number, last.mac):
@@ -162,32 +207,42 @@ class Chain:
         return Head(number, mac)
 
     def _append(self, db: sa.Connection, records: Sequence[Record]) -> Head:
-        head = self._sealed_head(db, is_locked=True)
+        head = self._seen = _checked(self._head(db, END, is_locked=True), self._seen)
         rows = []
         for record in records:
             head, text = self._next(head, record)
             rows.append({"number": head.number, "record": text, "mac": head.mac})
         if rows:
             db.execute(audit.insert(), rows)
-            seal = self._seal(head)
-            values = {"number": head.number, "mac": head.mac, "seal": seal}
-            db.execute(audit_head.update().where(ONLY).values(values))
+            self._put(db, END, head)
         return head
 
     def _next(self, head: Head, record: Record) -> tuple[Head, str]:
         moment = {"at": datetime.now(UTC).isoformat()} | record
-        text = _canonical(moment | {"number": head.number + 1, "previous": head.mac})
+        text = canonical(moment | {"number": head.number + 1, "previous": head.mac})
         return Head(head.number + 1, self._mac(text)), text
 
-    def _sealed_head(self, db: sa.Connection, *, is_locked: bool = False) -> Head:
-        query = sa.select(audit_head).where(ONLY)
+    def _head(self, db: sa.Connection, id_: int, *, is_locked: bool = False) -> Head:
+        """Return the end or the base, with its seal verified; `NONE` before the first row."""
+        query = sa.select(audit_head).where(audit_head.c.id == id_)
         row = db.execute(query.with_for_update() if is_locked else query).first()
+        if row is None and id_ == BASE:
+            return NONE
         if row is None:
             raise Tampered("the head of the chain is not there")
         head = Head(row.number, row.mac)
-        if head.number and not hmac.compare_digest(row.seal, self._seal(head)):
+        if (head, row.seal) == (NONE, ""):
+            if db.execute(sa.select(audit.c.number).limit(1)).first():
+                raise Tampered("the head says that there are no rows, and there are some")
+        elif not self._is_mac(row.seal, _sealed(id_, head)):
             raise Tampered(f"the head at row {head.number} has a seal that is not this server's")
         return head
+
+    def _put(self, db: sa.Connection, id_: int, head: Head) -> None:
+        seal = self._mac(_sealed(id_, head))
+        sealed = {"number": head.number, "mac": head.mac, "seal": seal}
+        insert = self._database.insert(audit_head).values(id=id_, **sealed)
+        db.execute(insert.on_conflict_do_update(index_elements=["id"], set_=sealed))
 
     def _commit_act(self, db: sa.Connection) -> None:
         """Append the current act's record to its transaction, so that both commit or neither."""
@@ -198,12 +253,27 @@ class Chain:
         act.num_written += 1
 
     def _mac(self, text: str) -> str:
-        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+        return _mac(self._keys[0], text)
 
-    def _seal(self, head: Head) -> str:
-        return self._mac(f"head {head}")
+    def _is_mac(self, mac: str, text: str) -> bool:
+        return any(hmac.compare_digest(mac, _mac(key, text)) for key in self._keys)
 
 
-def _canonical(record: Record) -> str:
+def _mac(key: bytes, text: str) -> str:
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _sealed(id_: int, head: Head) -> str:
+    return f"{'base' if id_ == BASE else 'head'} {head}"
+
+
+def _checked(head: Head, seen: Head) -> Head:
+    """Return *head*; raises `Tampered` if the chain was longer, or another, when it was *seen*."""
+    if head.number < seen.number or (head.number == seen.number and head != seen):
+        raise Tampered(f"the chain was seen at row {seen.number}, and ends at {head.number} now")
+    return head
+
+
+def canonical(record: Record) -> str:
     """Serialize *record* in its one canonical form: sorted, without spaces, in ASCII."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -5,9 +5,12 @@ Changes commit together with their rows (`galenic_server.audit.chain`). Rows of 
 refusals are queued here and written in batches, a few times a second and at the end, so that no
 request waits for the database. They also wait while the database is away. When the queue is full,
 requests are refused until it drains, so that no answer goes without its row.
+
+Once a minute the chain's head is logged and handed to the `Witness`.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,8 +21,10 @@ from anyio.to_thread import run_sync
 
 from galenic_adapters.errors import GalenicError, Unavailable
 from galenic_server import logs
-from galenic_server.audit.chain import Chain, Record
+from galenic_server.audit.chain import NONE, Chain, Record
 from galenic_server.audit.ledger import Spent
+from galenic_server.audit.refusals import Refusals
+from galenic_server.audit.witness import Witness
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +32,7 @@ MOST_WAITING = 20_000
 BATCH = 1000
 FLUSH_SECONDS = 0.25
 RETRY_SECONDS = 2.0
+NOTE_SECONDS = 60.0
 
 
 class Trail:
@@ -35,6 +41,7 @@ class Trail:
     def __init__(
         self,
         chain: Chain,
+        witness: Witness | None = None,
         *,
         most_waiting: int = MOST_WAITING,
         flush_seconds: float = FLUSH_SECONDS,
@@ -44,6 +51,9 @@ class Trail:
         self._most_waiting = most_waiting
         self._waiting: list[Record] = []
         self._writing: asyncio.Task[None] | None = None
+        self._witness = witness
+        self._noted, self._noted_at = NONE, -NOTE_SECONDS
+        self.refusals = Refusals(self.add)
 
     def check_room(self) -> None:
         """Raise `Unavailable` if the queue is full."""
@@ -62,14 +72,33 @@ class Trail:
             self._writing.cancel()
             with suppress(asyncio.CancelledError):
                 await self._writing
-        await self._flush()
+        self.refusals.settle(all_of_them=True)
+        if await self._flush():
+            await run_sync(self._note)
         for record in self._waiting:
             log.critical("audit row not written", **{f"row_{k}": v for k, v in record.items()})
 
     async def _write(self) -> None:
         while True:
+            self.refusals.settle()
             is_done = await self._flush()
+            if is_done and time.monotonic() > self._noted_at + NOTE_SECONDS:
+                await run_sync(self._note)
             await asyncio.sleep(self._flush_seconds if is_done else RETRY_SECONDS)
+
+    def _note(self) -> None:
+        """Log where the chain ends, and let the witness remember it."""
+        self._noted_at = time.monotonic()
+        try:
+            head = self.chain.head()
+            if head == self._noted:
+                return
+            log.info("audit head", head=str(head))
+            if self._witness:
+                self._witness.write(head)
+            self._noted = head
+        except GalenicError as error:
+            log.error("audit head not noted", **logs.where(error))
 
     async def _flush(self) -> bool:
         """Write the queue; returns False if the database failed."""

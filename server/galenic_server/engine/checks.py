@@ -18,6 +18,9 @@ from galenic_server.engine import capacity
 from galenic_server.engine.contract import EngineConfig, Request, Sampling
 from galenic_server.engine.slots import Prompt
 
+MOST_LOGITS = 1 << 26
+"""Numbers over the vocabulary for one request's text; 670 MB with what is computed of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -57,6 +60,17 @@ class Bounds:
             listed = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
             needed = f"needs {sum(parts.values()):,} tokens ({listed})"
             raise TooLong(field, f"{needed}; the context holds {self.context_tokens:,}")
+
+    def check_logprobs(self, num_text: int, field: str) -> None:
+        """
+        Raise `TooLong` for a text whose own log-probabilities take too much memory at once.
+
+        vLLM computes those of all its tokens over the whole vocabulary side by side, beside the
+        memory that it has counted on: an engine that runs out of it dies.
+        """
+        most = MOST_LOGITS // self.vocab_size
+        if num_text > most:
+            raise TooLong(field, f"is {num_text:,} tokens; with its log-probabilities, {most:,}")
 
     def room(self, num_positions: int, num_text: int) -> int:
         """Return the number of tokens left for the answer."""

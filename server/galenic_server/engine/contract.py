@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Choice, Completion, Constraint
+from galenic_adapters.tasks.confidence import line_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    with_logprob: bool = False
+    with_logprobs: bool = False
     ignore_end: bool = False
 
 
@@ -57,14 +58,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Holds the output since the last one; *finish* is ``stop`` or ``length`` on the last only."""
+    """
+    Holds the output since the last one; *finish* is ``stop`` or ``length`` on the last only.
+
+    logprobs: each token's text and log-probability under the constraint, if asked for.
+    """
 
     text: str
     num_tokens: int
     finish: str | None = None
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
-    logprob: float | None = None
+    logprobs: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ class EngineConfig:
     memory allows.
     context_tokens: prompt, text and answer together.   secret: key that separates tenants' caches.
     tool_parser: vLLM's name for the format of this backbone's tool calls.
+    silent_seconds: an engine that answers nothing for so long hangs, and is restarted.
     """
 
     backbone: str
@@ -105,6 +111,7 @@ class EngineConfig:
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
     tool_parser: str = "hermes"
+    silent_seconds: float = 20.0
     options: dict[str, Any] = field(default_factory=dict)  # passed on to vLLM's engine arguments
 
 
@@ -118,7 +125,7 @@ class Work:
     Describes what an engine is about to do for a tenant.
 
     max_tokens: the most tokens of all its answers together.   how: all other parameters as text, so
-    that equal requests can be recognized.
+    that equal requests can be recognized.   num_answers: answers that are generated side by side.
     """
 
     tenant: str
@@ -126,6 +133,7 @@ class Work:
     text_ids: Sequence[int]
     max_tokens: int
     how: str
+    num_answers: int = 1
 
     @classmethod
     def of(cls, request: Request) -> Self:
@@ -189,7 +197,7 @@ class Call:
     model: the model's name in the reply.   adapter: its digest, or None for the bare backbone.
     body: the request's fields; *text_field* is the one with the text.
     is_task: the messages are a task's, to be rendered as in training and answered under
-    *constraint*, with the answer's probability if *with_logprob*.
+    *constraint*, with the tokens' probabilities if *with_logprobs*.
     is_silent: an answer of no tokens was asked for; one token is generated and not shown.
     """
 
@@ -201,11 +209,11 @@ class Call:
     adapter: str | None = None
     is_task: bool = False
     constraint: Constraint | None = None
-    with_logprob: bool = False
+    with_logprobs: bool = False
     is_silent: bool = False
     text: str = ""
     finish: str | None = None
-    logprob: float | None = None
+    logprobs: list[tuple[str, float]] = field(default_factory=list)
     num_prompt_tokens: int = 0
     num_tokens: int = 0
     num_cached_tokens: int = 0
@@ -216,7 +224,7 @@ class Call:
     def completion(self) -> Completion:
         """Return the output; texts of several answers are concatenated."""
         counts = (self.num_prompt_tokens, self.num_tokens, self.num_cached_tokens)
-        return Completion(self.text, self.finish or "length", *counts, self.logprob)
+        return Completion(self.text, self.finish or "length", *counts, line_logprobs(self.logprobs))
 
 
 OpenAIReply = dict[str, Any] | AsyncGenerator[str]
@@ -287,7 +295,7 @@ class Engine(Protocol):
 
 
 WARM_UP = Request(
-    "warm-up", "", [0], Sampling(max_tokens=1, with_logprob=True), constraint=Choice(("ok",))
+    "warm-up", "", [0], Sampling(max_tokens=1, with_logprobs=True), constraint=Choice(("ok",))
 )
 """Answered by an engine before it is ready, to compile what is otherwise compiled on first use."""
 
@@ -295,11 +303,12 @@ WARM_UP = Request(
 async def complete(engine: Engine, request: Request) -> Completion:
     """Generate the whole answer."""
     text, num_tokens, last = "", 0, None
+    logprobs: list[tuple[str, float]] = []
     async for last in engine.generate(request):
         text += last.text
         num_tokens += last.num_tokens
+        logprobs += last.logprobs
     assert last is not None, "an engine says something"
     assert last.finish is not None, "an engine ends with a finish reason"
-    return Completion(
-        text, last.finish, last.num_prompt_tokens, num_tokens, last.num_cached_tokens, last.logprob
-    )
+    counts = (last.num_prompt_tokens, num_tokens, last.num_cached_tokens)
+    return Completion(text, last.finish, *counts, line_logprobs(logprobs))

@@ -126,6 +126,6 @@ class Follower:
             digests = [change.name for change in new if change.name]
             if many := [change.number for change in new if not change.name]:
                 digests += await run_sync(self._store.packages.brought_by, many)
-            await self._engine.seat(digests[-MOST_SEATED:])
+            await self._engine.seat(digests[-MOST_SEATED:], may_evict=False)
         except GalenicError as error:
             log.info("new adapters wait for their first request", **logs.where(error))

@@ -5,8 +5,10 @@ Makes the server's ASGI app from parts that are passed in.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from galenic_server import logs
 from galenic_server.http import faults
@@ -15,6 +17,7 @@ from galenic_server.http.middleware import BodyLimitMiddleware, TracingMiddlewar
 from galenic_server.http.routes import (
     adapters,
     aliases,
+    audit,
     bulk,
     chat,
     health,
@@ -55,21 +58,14 @@ def make_app(
             await parts.trail.stop()
 
     shown = parts.settings.shows_docs
-    app = FastAPI(
-        title="Galenic",
-        description="One resident language model, and a few kilobytes for every clinical task.",
+    app = describe_api(
         lifespan=lifespan,
-        responses=faults.DOCUMENTED,
         docs_url="/docs" if shown else None,
-        redoc_url=None,
         openapi_url="/openapi.json" if shown else None,
+        # Behind a proxy a redirect would name this server's own scheme and address.
+        redirect_slashes=False,
     )
     app.state.parts = parts
-    faults.install(app)
-    for routes in (tasks, chat, models, adapters, aliases, keys, tenants, limits, lora, health):
-        app.include_router(routes.router)
-    app.include_router(tenants.streamed)
-    app.include_router(bulk.streamed)
     app.add_middleware(
         BodyLimitMiddleware,
         max_bytes=parts.settings.max_body_bytes,
@@ -77,4 +73,41 @@ def make_app(
         larger=dict.fromkeys(lines.STREAMED, parts.settings.max_archive_bytes),
     )
     app.add_middleware(TracingMiddleware, metrics=parts.metrics, trail=parts.trail)
+    if origins := parts.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "if-match", "x-request-id"],
+            expose_headers=["*"],
+        )
+    return app
+
+
+def describe_api(**options: Any) -> FastAPI:
+    """Make an app that has every route and can describe itself, but has no parts to answer by."""
+    app = FastAPI(
+        title="Galenic",
+        description="One resident language model, and a few kilobytes for every clinical task.",
+        responses=faults.DOCUMENTED,
+        redoc_url=None,
+        **options,
+    )
+    faults.install(app)
+    for routes in (
+        tasks,
+        chat,
+        models,
+        adapters,
+        aliases,
+        keys,
+        tenants,
+        limits,
+        lora,
+        audit,
+        health,
+    ):
+        app.include_router(routes.router)
+    app.include_router(tenants.streamed)
+    app.include_router(bulk.streamed)
     return app

@@ -5,7 +5,7 @@ No message holds what the caller sent: only field names, numbers and names of ad
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ TABLE: dict[type[Exception], ErrorKind] = {
     errors.LimitReached: ErrorKind(429, "rate_limit_exceeded"),
     errors.Quarantined: ErrorKind(503, "quarantined", {"retry-after": "3600"}),
     errors.NotServed: ErrorKind(501, "not_served", {"x-should-retry": "false"}),
+    errors.TimedOut: ErrorKind(503, "timed_out", {"retry-after": "30"}),
     errors.Unavailable: ErrorKind(503, "unavailable", {"retry-after": "5"}),
     Unauthorized: ErrorKind(401, "invalid_api_key", {"www-authenticate": "Bearer"}),
     Forbidden: ErrorKind(403, "forbidden"),
@@ -170,11 +171,45 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    return JSONResponse(_invalid_body(request, error), 422)
+
+
+def _invalid_body(request: Request, error: RequestValidationError) -> dict[str, Any]:
     names = _names_of(request.app)
-    faults = [_fault(problem, error.body, names) for problem in error.errors()[:20]]
+    faults = [_fault(problem, error.body, names) for problem in error.errors()[:MOST_FAULTS]]
     message = "; ".join(f"{fault['path']}: {fault['problem']}" for fault in faults)
     param = faults[0]["path"] if faults else None
-    return JSONResponse(body(message, ErrorKind(422, "invalid_field"), param, faults=faults), 422)
+    return body(message, ErrorKind(422, "invalid_field"), param, faults=faults)
+
+
+def invalid(path: Sequence[str | int], sent: Any, faults: Sequence[Any]) -> RequestValidationError:
+    """Make the error for *faults* that pydantic found in what was *sent* at *path*."""
+    for step in reversed(path[1:]):
+        sent = {step: sent}
+    return RequestValidationError(
+        [fault | {"loc": (*path, *fault["loc"])} for fault in faults], body=sent
+    )
+
+
+def joined(errors: Sequence[Exception]) -> Exception:
+    """Return one error for a request of which every document failed: the first, or all of it."""
+    found = [error for error in errors if isinstance(error, RequestValidationError)]
+    if len(found) < len(errors) or len(found) == 1:
+        return errors[0]
+    documents = {i: sent for error in found for i, sent in error.body["documents"].items()}
+    faults = [fault for error in found for fault in error.errors()]
+    return RequestValidationError(faults[:MOST_FAULTS], body={"documents": documents})
+
+
+def problem(request: Request, error: Exception) -> dict[str, Any]:
+    """Describe the error of one document, by the table."""
+    found = body_of(error)
+    if isinstance(error, RequestValidationError):
+        found = _invalid_body(request, error)
+    return {name: found["error"][name] for name in ("message", "code", "param")}
+
+
+MOST_FAULTS = 20
 
 
 def _fault(error: Mapping[str, Any], sent: Any, names: Set[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from galenic_server.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+ADDRESS = re.compile(r"[0-9A-Fa-f.:]{1,45}")  # a proxy may hand on any text
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SLOWEST_BYTES_PER_SECOND = 16 << 10
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say: gzip, of any window
@@ -37,13 +38,18 @@ def request_id(headers: Headers) -> str:
     return uuid.uuid4().hex
 
 
+def _source(scope: Scope) -> str:
+    host = scope["client"][0] if scope.get("client") else ""
+    return host if ADDRESS.fullmatch(host) else ""
+
+
 class TracingMiddleware:
     """
     Gives a request its id, and reports its outcome to log, metrics and audit.
 
     Errors that are not in the table end here: the reply has the request's id, the log the error's
     type and place. The request's state holds *ending*, an exit stack that is closed when it is
-    answered, and *headers*, which every reply to it carries.
+    answered, *headers*, which every reply to it carries, and *source*, the address it came from.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, trail: Trail) -> None:
@@ -61,6 +67,7 @@ class TracingMiddleware:
         LEDGER.set(ledger)
         state = scope.setdefault("state", {})
         state["request_id"], state["headers"] = id_, {"x-request-id": id_}
+        state["source"] = _source(scope)
         status, began = 0, time.perf_counter()
 
         async def named(message: Message) -> None:
@@ -90,7 +97,7 @@ class TracingMiddleware:
         if "task" in state:
             self.metrics.observe_seconds(state["task"], tenant, seconds)
         facts = {"method": scope["method"], "route": route, "status": status, "tenant": tenant}
-        log.info("request", **facts, seconds=round(seconds, 4))
+        log.info("request", **facts, source=state["source"], seconds=round(seconds, 4))
 
     def _audit(self, scope: Scope, status: int, ledger: Ledger) -> None:
         """Queue an audit row for each adapter that worked for the request, even if it failed."""
@@ -101,6 +108,7 @@ class TracingMiddleware:
                 "actor": state["caller"].key_id,
                 "route": getattr(scope.get("route"), "path", ""),
                 "request_id": state["request_id"],
+                "source": state["source"],
                 "outcome": status,
             }
             self.trail.add(provenance(origin, digest, spent))

@@ -16,6 +16,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -77,6 +78,9 @@ class Adapter(PackageLine):
 
     version: Version
     digest: Digest
+
+    def offer(self, tenant: str) -> Offer:
+        return replace(super().offer(tenant), is_late=True)
 
     def ref(self, tenant: str) -> AdapterRef:
         return AdapterRef(tenant, self.name, self.version)

@@ -4,10 +4,11 @@ The states of a package during an upload: offered as bytes, checked as a candida
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from galenic_adapters.errors import Conflict, QuotaExceeded
 from galenic_adapters.package.file import Package
-from galenic_adapters.package.signature import Signed
+from galenic_adapters.package.signature import Signed, Use
 from galenic_adapters.refs import AdapterRef
 from galenic_server.tenancy.tenants import Tenant
 
@@ -18,6 +19,7 @@ class Offer:
     Holds a package as it was sent.
 
     version: None for the next one.   upload: its Idempotency-Key.   bundle: its signature.
+    is_late: it comes from an archive, so it was signed long ago.
     """
 
     tenant: str
@@ -26,6 +28,11 @@ class Offer:
     version: int | None = None
     upload: str | None = None
     bundle: bytes | None = None
+    is_late: bool = False
+
+    @property
+    def use(self) -> Use:
+        return Use(self.tenant, self.name, datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,9 +64,10 @@ class Publisher:
         `QuotaExceeded`, or `Conflict` if its version has other bytes.
         """
         ref, package = await run_sync(self._write, offer)
-        # If the engine is away, it seats the adapter later, at its first request.
+        # If the engine is away or full, it seats the adapter later, at its first request: an upload
+        # evicts no other tenant's.
         with suppress(Unavailable):
-            await self.engine.seat([package_digest(offer.data)])
+            await self.engine.seat([package_digest(offer.data)], may_evict=False)
         return Published(ref, is_new=package is not None)
 
     def _write(self, offer: Offer) -> tuple[AdapterRef, Package | None]:
@@ -98,7 +99,7 @@ class Publisher:
         """Check that the package is valid, fits this server, and is signed as required."""
         package = Package.read(offer.data)
         self._check_fits(package)
-        signed = self.signatures.check(package.digest, offer.bundle)
+        signed = self._check_signature(offer)
         return Candidate(offer.name, package, offer.version, signed)
 
     def try_out(self, offer: Offer) -> list[Fault]:
@@ -120,8 +121,9 @@ class Publisher:
         if not found.faults and not wrong:
             yield from _faults_at("tensors", lambda: self._check_fits(found.package()))
 
-    def _check_signature(self, offer: Offer) -> None:
-        self.signatures.check(package_digest(offer.data), offer.bundle)
+    def _check_signature(self, offer: Offer) -> Signed | None:
+        digest = package_digest(offer.data)
+        return self.signatures.check(digest, offer.bundle, offer.use, is_late=offer.is_late)
 
     def _check_version(self, offer: Offer) -> None:
         if offer.version is not None:
@@ -160,7 +162,8 @@ class Publisher:
                     what.package.digest
                     for what, where in zip(candidates, placed, strict=True)
                     if isinstance(where, Published)
-                ]
+                ],
+                may_evict=False,
             )
         outcomes = iter(placed)
         return [next(outcomes) if isinstance(result, Candidate) else result for result in checked]

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from galenic_adapters.refs import check_name
 from galenic_server.audit.chain import note
 from galenic_server.database.changes import Changes, Kind
-from galenic_server.database.tables import shares
+from galenic_server.database.tables import shares, tenants
+from galenic_server.tenancy.tenants import NOT_SUSPENDED
 
 EVERYONE = "*"
 
@@ -56,9 +57,10 @@ class Shares:
         return [Share(owner, name, tuple(tenants)) for name, tenants in found.items()]
 
     def lent_to(self, tenant: str) -> list[tuple[str, str]]:
-        """Return owner and name of everything that others lend to *tenant*."""
+        """Return owner and name of everything that others, who are not suspended, lend *tenant*."""
         query = sa.select(shares.c.tenant, shares.c.name).distinct()
         query = query.where(shares.c.grantee.in_((tenant, EVERYONE)), shares.c.tenant != tenant)
+        query = query.join(tenants, tenants.c.name == shares.c.tenant).where(NOT_SUSPENDED)
         with self._database.reading() as db:
             rows = db.execute(query.order_by(shares.c.tenant, shares.c.name))
             return [(row.tenant, row.name) for row in rows]
@@ -69,8 +71,9 @@ def _grantee(text: str) -> str:
 
 
 def is_shared(db: sa.Connection, owner: str, name: str, tenant: str) -> bool:
-    """Tell whether *owner* lends *name* to *tenant*."""
+    """Tell whether *owner*, who is not suspended, lends *name* to *tenant*."""
     found = sa.select(shares.c.name).where(
         shares.c.tenant == owner, shares.c.name == name, shares.c.grantee.in_((tenant, EVERYONE))
     )
+    found = found.join(tenants, tenants.c.name == shares.c.tenant).where(NOT_SUSPENDED)
     return db.execute(found).first() is not None

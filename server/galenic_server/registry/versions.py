@@ -156,10 +156,17 @@ class Versions:
             return num
 
     def bury(self, digests: Mapping[AdapterRef, tuple[str, Manifest]]) -> None:
-        """Reserve version numbers that were deleted elsewhere. Existing versions are kept."""
+        """
+        Reserve version numbers that were deleted elsewhere. Existing versions are kept.
+
+        Raises `QuotaExceeded` if that is more than the tenant may keep.
+        """
         with self._database.writing() as db:
             for ref, (digest, manifest) in digests.items():
-                self._database.insert_new(db, adapters, tombstone_of(ref, digest, manifest))
+                row = tombstone_of(ref, digest, manifest)
+                if self._database.insert_new(db, adapters, row):
+                    num_bytes = TOMBSTONE_BYTES + len(row["manifest"])
+                    self._tenants.charge(db, ref.tenant, 0, num_bytes)
 
     # Reading
 
@@ -266,15 +273,19 @@ class Versions:
 
     def _purge(self, db: sa.Connection, which: sa.ColumnElement[bool]) -> int:
         drop = adapters.update().where(which, adapters.c.deleted.is_not(None), HAS_BYTES)
+        kept = (TOMBSTONE_BYTES + sa.func.length(adapters.c.manifest)).label("num_kept")
         dropped = drop.values(payload=None, signature=None).returning(
-            adapters.c.tenant, adapters.c.num_bytes
+            adapters.c.tenant, adapters.c.num_bytes, kept
         )
         rows = db.execute(dropped).all()
         for row in rows:
-            self._tenants.charge(db, row.tenant, -1, -row.num_bytes)
+            num_more = row.num_kept - row.num_bytes
+            self._tenants.charge(db, row.tenant, -1, num_more, is_checked=False)
         return len(rows)
 
 
+TOMBSTONE_BYTES = 512
+"""What the row of a purged version takes in the database, beside its manifest."""
 HELD = [adapters.c[name] for name in ("name", "version", "digest", "deleted")]
 
 

@@ -125,12 +125,17 @@ class BulkLine(BaseModel):
 
 
 class BulkEnd(BaseModel):
-    """The last line, with the numbers of outcomes; without it the response was cut."""
+    """
+    The last line, with the numbers of outcomes; without it the response was cut.
+
+    is_stopped: true if very many lines failed, and those after them were not read.
+    """
 
     kind: Literal["end"] = "end"
     new: int
     there: int
     failed: int
+    is_stopped: bool | None = None
 
 
 class UploadInfo(BaseModel):
@@ -212,7 +217,12 @@ class AliasInfo(BaseModel):
 
 
 class KeyBody(Body):
-    """Creates a key. expires: a time with its zone, or null for never.   label: one line."""
+    """
+    Creates a key.
+
+    expires: a time with its zone; null for the server's usual life of a key (GALENIC_KEY_DAYS).
+    label: one line.
+    """
 
     tenant: TenantName
     role: Role = Role.CALLER

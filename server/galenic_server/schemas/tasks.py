@@ -2,10 +2,19 @@
 Bodies of the clinical tasks' routes. Unknown fields are refused by name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from galenic_adapters.errors import BadInput
@@ -16,9 +25,11 @@ from galenic_adapters.tasks.qa import QaFields
 from galenic_adapters.tasks.re import ReFields
 from galenic_adapters.tasks.summarization import SummarizationFields
 from galenic_server.registry.names import Resolved
+from galenic_server.schemas.offsets import OffsetUnit, Ruler
 from galenic_server.settings import MOST_DOCUMENTS
 
 MAX_FIELDS = 256
+MAX_ID = 200
 
 
 def at_most(most: int) -> BeforeValidator:
@@ -56,27 +67,37 @@ class Body(BaseModel):
 class Document(Body):
     """One document of a batch; its answer has its *id*, or by default its place in the batch."""
 
-    id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ID)] | None = None
 
-    def fields(self) -> Any:
-        """Return the task's fields; raises `BadInput`."""
+    def fields(self, unit: OffsetUnit = OffsetUnit.CODEPOINT) -> Any:
+        """Return the task's fields, from offsets that count *unit*; raises `BadInput`."""
         raise NotImplementedError
 
 
 class Offsets(Body):
-    """Delimits a part of the text, in code points, end-exclusive."""
+    """
+    Delimits a part of the text, end-exclusive.
+
+    An entity of ``/v1/ner`` is taken as it came. *text* must be what stands there, if it is given;
+    *type* and *confidence* are not used.
+    """
 
     start: Annotated[int, Field(ge=0, strict=True)]
     end: Annotated[int, Field(ge=1, strict=True)]
+    text: str | None = None
+    type: str | None = None
+    confidence: Real | None = None
 
-    def span(self, text: str) -> Span:
-        return Span(self.start, self.end, text[self.start : self.end])
+    def span(self, field: str, text: str, ruler: Ruler) -> Span:
+        start = ruler.to_codepoint(field, self.start)
+        end = ruler.to_codepoint(field, self.end)
+        return Span(start, end, text[start:end] if self.text is None else self.text)
 
 
 class NerDocument(Document):
     text: str
 
-    def fields(self) -> NerFields:
+    def fields(self, unit: OffsetUnit = OffsetUnit.CODEPOINT) -> NerFields:
         return NerFields(self.text)
 
 
@@ -87,9 +108,10 @@ class ReDocument(Document):
     head: Offsets | None = None
     tail: Offsets | None = None
 
-    def fields(self) -> ReFields:
-        head = self.head.span(self.text) if self.head else None
-        tail = self.tail.span(self.text) if self.tail else None
+    def fields(self, unit: OffsetUnit = OffsetUnit.CODEPOINT) -> ReFields:
+        ruler = Ruler.of(self.text, unit)
+        head = self.head.span("head", self.text, ruler) if self.head else None
+        tail = self.tail.span("tail", self.text, ruler) if self.tail else None
         return ReFields(self.text, head, tail)
 
 
@@ -100,7 +122,7 @@ class QaDocument(Document):
     context: str | None = None
     options: Annotated[dict[str, str], Field(min_length=2), at_most(26)] | None = None
 
-    def fields(self) -> QaFields:
+    def fields(self, unit: OffsetUnit = OffsetUnit.CODEPOINT) -> QaFields:
         return QaFields(self.question, self.context, self.options)
 
 
@@ -108,45 +130,89 @@ class NliDocument(Document):
     premise: str
     hypothesis: str
 
-    def fields(self) -> NliFields:
+    def fields(self, unit: OffsetUnit = OffsetUnit.CODEPOINT) -> NliFields:
         return NliFields(self.premise, self.hypothesis)
 
 
 class SummarizeDocument(Document):
     text: str
 
-    def fields(self) -> SummarizationFields:
+    def fields(self, unit: OffsetUnit = OffsetUnit.CODEPOINT) -> SummarizationFields:
         return SummarizationFields(self.text)
 
 
 D = TypeVar("D", bound=Document)
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stands for a document that is not of its task's form. faults: those that pydantic found."""
+
+    sent: Any
+    faults: Sequence[Any]
+
+    @property
+    def id(self) -> str | None:
+        """Return the id that was sent, if it is one."""
+        found = self.sent.get("id") if isinstance(self.sent, dict) else None
+        return found if isinstance(found, str) and 0 < len(found) <= MAX_ID else None
+
+
+def _or_broken(sent: Any, validate: Callable[[Any], Any]) -> Any:
+    """Keep a faulty document apart, so that it does not refuse the whole batch."""
+    try:
+        return validate(sent)
+    except ValidationError as error:
+        return Broken(sent, error.errors(include_url=False, include_input=False))
+
+
 class Batch(Body, Generic[D]):
     """
     A batch of documents for one task.
+
+    Each document has an answer or an error of its own; the request is refused if none can be
+    answered.
 
     adapter: ``name``, ``name@version`` or an alias; the task's default if not given.
     max_tokens: the longest answer, if the task's own limit does not suit.
     """
 
-    documents: Annotated[list[D], Field(min_length=1), at_most(MOST_DOCUMENTS)]
+    documents: Annotated[
+        list[Annotated[D, WrapValidator(_or_broken)]], Field(min_length=1), at_most(MOST_DOCUMENTS)
+    ]
     adapter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
 
-    def fields(self) -> list[Any]:
-        """Return each document's fields; raises `BadInput` with the document's place."""
-        return [_fields(i, document) for i, document in enumerate(self.documents)]
+    @property
+    def unit(self) -> OffsetUnit:
+        """Return what the offsets of spans count."""
+        return OffsetUnit.CODEPOINT
 
     def ids(self) -> list[str]:
-        return [document.id or str(i) for i, document in enumerate(self.documents)]
+        """Return each document's id, or its place as text; raises `BadInput` if two are equal."""
+        places: dict[str, int] = {}
+        for i, document in enumerate(self.documents):
+            id_ = document.id or str(i)
+            if id_ in places:
+                other = f"documents[{places[id_]}]"
+                same = f"is also that of {other}" if document.id else _taken(i, other)
+                raise BadInput(f"documents[{i}].id", same)
+            places[id_] = i
+        return list(places)
 
 
-def _fields(i: int, document: Document) -> Any:
-    try:
-        return document.fields()
-    except BadInput as error:
-        raise error.under(f"documents[{i}]") from None
+class SpanBatch(Batch[D]):
+    """A batch for a task that finds parts of texts. offset_unit: what start and end count."""
+
+    offset_unit: OffsetUnit = OffsetUnit.CODEPOINT
+
+    @property
+    def unit(self) -> OffsetUnit:
+        return self.offset_unit
+
+
+def _taken(place: int, other: str) -> str:
+    return f"is missing, and its place, {place}, is the id of {other}"
 
 
 class AnsweredBy(BaseModel):
@@ -183,38 +249,59 @@ class Usage(BaseModel):
         )
 
 
+class DocumentError(BaseModel):
+    """Says why one document has no answer. code, param: as in the errors of whole requests."""
+
+    message: str
+    code: str
+    param: str | None
+
+
+CODEPOINTS = Ruler()
+NO_ANSWER: Answer[Any] = Answer(None, Reading.OFF_SCHEMA)
+
+
 class Read(BaseModel):
     """
     The answer to one document.
 
-    reading: whether the answer could be read; if not, its value is null, never a guess.
-    confidence: the model's probability for the answer among those allowed, if measured.
+    reading: whether the answer could be read; if not, its value is null, never a guess. It is null
+    if there is an error.   error: why this document has no answer.
+    confidence: the probability that the answer is right, if it is one label; each entity or
+    relation of a list has its own. It is the model's probability among the answers that are
+    allowed, corrected if the adapter's manifest has a calibration.
     """
 
     id: str
-    reading: Reading
+    reading: Reading | None
     confidence: float | None = None
     warnings: list[str] = []
+    error: DocumentError | None = None
 
     @classmethod
-    def of(cls, id_: str, answer: Answer[Any]) -> Self:
-        """Convert a document's answer."""
+    def of(cls, id_: str, answer: Answer[Any], ruler: Ruler = CODEPOINTS) -> Self:
+        """Convert a document's answer; *ruler* converts its offsets."""
         return cls(
             id=id_,
             reading=answer.reading,
             confidence=answer.confidence,
             warnings=list(answer.warnings),
-            **cls.fields_of(answer),
+            **cls.fields_of(answer, ruler),
         )
 
     @classmethod
-    def fields_of(cls, answer: Answer[Any]) -> dict[str, Any]:
+    def failed(cls, id_: str, error: DocumentError) -> Self:
+        """Make the reply to a document without an answer."""
+        return cls(id=id_, reading=None, error=error, **cls.fields_of(NO_ANSWER, CODEPOINTS))
+
+    @classmethod
+    def fields_of(cls, answer: Answer[Any], ruler: Ruler) -> dict[str, Any]:
         """Return the fields of the task's own."""
         raise NotImplementedError
 
 
 class Argument(BaseModel):
-    """Holds ``text[start:end]`` of the document, in code points."""
+    """Holds ``text[start:end]`` of the document, in code points or the unit that was asked for."""
 
     start: int
     end: int
@@ -222,12 +309,20 @@ class Argument(BaseModel):
     type: str | None = None
 
     @classmethod
-    def of(cls, span: Span) -> Self:
-        return cls(start=span.start, end=span.end, text=span.text, type=span.type)
+    def of(cls, span: Span, ruler: Ruler) -> Self:
+        start, end = ruler.to_unit(span.start), ruler.to_unit(span.end)
+        return cls(start=start, end=end, text=span.text, type=span.type)
 
 
 class Entity(Argument):
+    """An entity. confidence: the probability that it is right."""
+
     confidence: float | None = None
+
+    @classmethod
+    def of(cls, span: Span, ruler: Ruler) -> Self:
+        fields = Argument.of(span, ruler).model_dump()
+        return cls(**fields, confidence=span.confidence)
 
 
 class Related(BaseModel):
@@ -237,29 +332,29 @@ class Related(BaseModel):
     confidence: float | None = None
 
     @classmethod
-    def of(cls, relation: Relation, confidence: float | None) -> Self:
-        head, tail = Argument.of(relation.head), Argument.of(relation.tail)
-        return cls(type=relation.type, head=head, tail=tail, confidence=confidence)
+    def of(cls, relation: Relation, ruler: Ruler) -> Self:
+        head, tail = Argument.of(relation.head, ruler), Argument.of(relation.tail, ruler)
+        return cls(type=relation.type, head=head, tail=tail, confidence=relation.confidence)
 
 
 class NerRead(Read):
     entities: list[Entity] | None
 
     @classmethod
-    def fields_of(cls, answer: Answer[tuple[Span, ...]]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[tuple[Span, ...]], ruler: Ruler) -> dict[str, Any]:
         if answer.value is None:
             return {"entities": None}
-        return {"entities": [Entity.of(span) for span in answer.value]}
+        return {"entities": [Entity.of(span, ruler) for span in answer.value]}
 
 
 class ReRead(Read):
     relations: list[Related] | None
 
     @classmethod
-    def fields_of(cls, answer: Answer[tuple[Relation, ...]]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[tuple[Relation, ...]], ruler: Ruler) -> dict[str, Any]:
         if answer.value is None:
             return {"relations": None}
-        return {"relations": [Related.of(found, answer.confidence) for found in answer.value]}
+        return {"relations": [Related.of(found, ruler) for found in answer.value]}
 
 
 class QaRead(Read):
@@ -268,7 +363,7 @@ class QaRead(Read):
     answer: str | None
 
     @classmethod
-    def fields_of(cls, answer: Answer[str]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
         return {"answer": answer.value}
 
 
@@ -276,7 +371,7 @@ class NliRead(Read):
     label: str | None
 
     @classmethod
-    def fields_of(cls, answer: Answer[str]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
         return {"label": answer.value}
 
 
@@ -284,7 +379,7 @@ class SummarizeRead(Read):
     summary: str | None
 
     @classmethod
-    def fields_of(cls, answer: Answer[str]) -> dict[str, Any]:
+    def fields_of(cls, answer: Answer[str], ruler: Ruler) -> dict[str, Any]:
         return {"summary": answer.value}
 
 

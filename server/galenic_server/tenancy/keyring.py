@@ -6,10 +6,12 @@ import base64
 import hashlib
 import hmac
 import re
-import secrets
-from collections.abc import Sequence
+import secrets as random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from galenic_adapters.errors import BadInput, NotFound
 from galenic_adapters.refs import SHARED
@@ -34,16 +36,17 @@ class Caller:
 
 
 def new_key() -> str:
-    return PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+    return PREFIX + base64.urlsafe_b64encode(random.token_bytes(32)).rstrip(b"=").decode()
 
 
 class Keyring:
     """
-    Creates keys, hashed under *secret*, and finds their holders.
+    Creates keys, hashed under the first of *secrets*, and finds their holders under any.
 
     A key that was found is cached for two seconds: a revocation on another replica takes effect
     soon, and a busy caller does not query the database each time. While the database is away, keys
     seen in the last *stale_seconds* stay valid until they expire, since none can be revoked then.
+    life: how long a key lasts if nothing else is said; None for ever.
     """
 
     def __init__(
@@ -52,16 +55,18 @@ class Keyring:
         tenants: Tenants,
         changes: Changes,
         *,
-        secret: bytes,
-        admin_key: str | None = None,
+        secrets: Sequence[bytes],
+        admin_keys: Sequence[str] = (),
         stale_seconds: float = 900.0,
+        life: timedelta | None = None,
         tokens: Tokens | None = None,
     ) -> None:
         self._keys = keys
         self._tenants = tenants
-        self._secret = secret
+        self._secrets = secrets
+        self._life = life
         self._tokens = tokens
-        self._admin_hash = self._hash(admin_key) if admin_key else None
+        self._admin_hashes = [self._hash(key) for key in admin_keys]
         self._remembered = Remembered[str, Key](
             fresh_seconds=REMEMBERED_SECONDS, stale_seconds=stale_seconds
         )
@@ -73,8 +78,15 @@ class Keyring:
     def create(
         self, tenant: str, role: Role, *, expires: datetime | None = None, label: str = ""
     ) -> tuple[str, Key]:
-        """Create a key; return its text, which is stored nowhere, and its record."""
+        """
+        Create a key; return its text, which is stored nowhere, and its record.
+
+        Without *expires* it lasts as long as this keyring's keys do.
+        """
         _check_ahead(expires)
+        _check_place(tenant, role)
+        if expires is None and self._life is not None:
+            expires = datetime.now(UTC) + self._life
         text = new_key()
         made = self._keys.add(tenant, role, self._hash(text), expires=expires, label=label)
         return text, made
@@ -105,21 +117,21 @@ class Keyring:
         if len(text) > 256 or not text.isascii():
             return None
         hashed = self._hash(text)
-        if self._admin_hash and hmac.compare_digest(hashed, self._admin_hash):
+        if any(hmac.compare_digest(hashed, admins) for admins in self._admin_hashes):
             return Caller(SHARED, Role.ADMIN, "environment")
         if not KEY.fullmatch(text):
             return None
-        try:
-            key = self._remembered.get(hashed, lambda: self._keys.find(hashed))
-        except NotFound:
-            return None
-        return _caller(key)
+        for hashed in self._hashes(text):
+            with suppress(NotFound):
+                return _caller(self._remembered.get(hashed, partial(self._keys.find, hashed)))
+        return None
 
     def recall(self, text: str) -> Caller | None:
         """Return the holder of a freshly cached key, else None; never queries the database."""
         if not KEY.fullmatch(text):
             return None
-        key = self._remembered.recall(self._hash(text))
+        known = map(self._remembered.recall, self._hashes(text))
+        key = next(filter(None, known), None)
         return None if key is None else _caller(key)
 
     def _holder(self, bearer: Bearer | None) -> Caller | None:
@@ -138,7 +150,7 @@ class Keyring:
 
     def has_admin(self) -> bool:
         """Tell whether there is an admin key, in the database or from the environment."""
-        return bool(self._admin_hash) or self._keys.has_open(SHARED, Role.ADMIN)
+        return bool(self._admin_hashes) or self._keys.has_open(SHARED, Role.ADMIN)
 
     def _heard(self, changes: Sequence[Change] | None) -> None:
         """Clear the caches when keys or tenants change, here or on another replica."""
@@ -147,12 +159,27 @@ class Keyring:
             self._open.forget()
 
     def _hash(self, text: str) -> str:
-        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+        return _hashed(self._secrets[0], text)
+
+    def _hashes(self, text: str) -> Iterator[str]:
+        return (_hashed(secret, text) for secret in self._secrets)
+
+
+def _hashed(secret: bytes, text: str) -> str:
+    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
 
 
 def _check_ahead(expires: datetime | None) -> None:
     if expires is not None and expires <= datetime.now(UTC):
         raise BadInput("expires", "is in the past")
+
+
+def _check_place(tenant: str, role: Role) -> None:
+    """Raise `BadInput` for a role that opens nothing, or all of it, in that tenant."""
+    if role is Role.TENANT_ADMIN and tenant == SHARED:
+        raise BadInput("role", f"in the tenant {SHARED}, which all others share, is admin")
+    if role is Role.METRICS and tenant != SHARED:
+        raise BadInput("role", f"metrics are all tenants'; their keys belong to {SHARED}")
 
 
 def _caller(key: Key) -> Caller | None:

@@ -20,9 +20,13 @@ from galenic_server.tenancy.tenants import NOT_SUSPENDED, Tenants
 
 
 class Role(StrEnum):
-    ADMIN = "admin"
-    TENANT_ADMIN = "tenant-admin"
-    CALLER = "caller"
+    """Says what a key opens, the most powerful first."""
+
+    ADMIN = "admin"  # everything
+    TENANT_ADMIN = "tenant-admin"  # its own tenant
+    CALLER = "caller"  # answers
+    AUDITOR = "auditor"  # audit rows: its tenant's, or all in the tenant galenic
+    METRICS = "metrics"  # the metrics
 
 
 @dataclass(frozen=True, slots=True)

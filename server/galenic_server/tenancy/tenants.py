@@ -119,8 +119,16 @@ class Tenants:
         self.ensure(db, name)
         return _tenant(db.execute(sa.select(tenants).where(tenants.c.name == name)).one())
 
-    def charge(self, db: sa.Connection, name: str, num_adapters: int, num_bytes: int) -> None:
-        """Add to the usage of *name*; raises `QuotaExceeded` if it exceeds the quota."""
+    def charge(
+        self,
+        db: sa.Connection,
+        name: str,
+        num_adapters: int,
+        num_bytes: int,
+        *,
+        is_checked: bool = True,
+    ) -> None:
+        """Add to the usage of *name*; if checked, raises `QuotaExceeded` beyond the quota."""
         self.ensure(db, name)
         change = tenants.update().where(tenants.c.name == name)
         change = change.values(
@@ -128,7 +136,7 @@ class Tenants:
             num_bytes=tenants.c.num_bytes + num_bytes,
         )
         kept = _tenant(db.execute(change.returning(*tenants.c)).one())
-        if num_adapters > 0:
+        if is_checked:
             self.check_quota(kept)
 
     def check_quota(self, kept: Tenant) -> None:

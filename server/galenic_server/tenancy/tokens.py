@@ -7,23 +7,24 @@ that say where its key is (``jku``, ``jwk``, ``x5u``) are ignored.
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
-from jwt import PyJWKClient
 
-from galenic_adapters.errors import Unavailable
 from galenic_adapters.refs import NAME, SHARED
+from galenic_server.tenancy.issuer_keys import IssuerKeys
 from galenic_server.tenancy.keys import Role
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
 MAX_TOKEN_BYTES = 8192
-FETCH_SECONDS = 5.0
 LEEWAY_SECONDS = 10
 SUBJECT = re.compile(r"[A-Za-z0-9._@|:-]{1,100}")
-HIGHEST_FIRST = (Role.ADMIN, Role.TENANT_ADMIN, Role.CALLER)
+HIGHEST_FIRST = tuple(Role)
+MAPPED = (Role.TENANT_ADMIN, Role.CALLER)
+"""The roles that an issuer may give under our names; others take a mapping by the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Provider:
     Describes the provider of tokens for this server, and its claims.
 
     tenant_claim, role_claim: paths of claims; dots lead inwards.   roles: the provider's role names
-    to ours.   keys_seconds: how long its keys are cached.   new_keys_seconds: the shortest time
-    between two fetches of its keys.
+    to ours.   most_seconds: how long a token may still last.   keys_seconds: how often its keys are
+    fetched.   new_keys_seconds: the shortest time between two fetches.
     """
 
     issuer: str
@@ -41,7 +42,8 @@ class Provider:
     jwks_url: str
     tenant_claim: str = "tenant"
     role_claim: str = "role"
-    roles: Mapping[str, Role] = field(default_factory=lambda: {role.value: role for role in Role})
+    roles: Mapping[str, Role] = field(default_factory=lambda: {role.value: role for role in MAPPED})
+    most_seconds: float = 86_400.0
     keys_seconds: float = 300.0
     new_keys_seconds: float = 5.0
 
@@ -56,44 +58,47 @@ class Bearer:
 
 
 class Tokens:
-    """Verifies the tokens of one provider; its keys are fetched on demand and cached."""
+    """Verifies the tokens of one provider, by keys that are fetched in the background."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
-        self._keys = PyJWKClient(
+        self._keys = IssuerKeys(
             provider.jwks_url,
-            lifespan=provider.keys_seconds,
-            cooldown_duration=provider.new_keys_seconds,
-            timeout=FETCH_SECONDS,
+            every_seconds=provider.keys_seconds,
+            pause_seconds=provider.new_keys_seconds,
         )
+        self.close = self._keys.close
 
     def read(self, text: str) -> Bearer | None:
         """
-        Return the token's holder, or None if it is not valid. May block to fetch keys.
+        Return the token's holder, or None if it is not valid. Never waits for the provider.
 
-        Raises `Unavailable` if the provider's keys cannot be fetched.
+        Raises `Unavailable` while there are no keys of the provider's.
         """
         if len(text) > MAX_TOKEN_BYTES or not text.isascii():
             return None
         try:
             return self._bearer(self._claims(text))
-        except jwt.PyJWKClientConnectionError:
-            raise Unavailable("the token issuer's keys cannot be fetched") from None
         except jwt.PyJWTError:
             return None
 
     def _claims(self, text: str) -> dict[str, Any]:
-        if jwt.get_unverified_header(text).get("alg") not in ALGORITHMS:
-            raise jwt.InvalidAlgorithmError  # before keys are fetched for it
+        header = jwt.get_unverified_header(text)
+        if header.get("alg") not in ALGORITHMS:
+            raise jwt.InvalidAlgorithmError  # before a key is looked for
+        if (key := self._keys.find(str(header.get("kid")))) is None:
+            raise jwt.InvalidKeyError
         claims: dict[str, Any] = jwt.decode(
             text,
-            self._keys.get_signing_key_from_jwt(text),
+            key,
             algorithms=list(ALGORITHMS),
             audience=self._provider.audience,
             issuer=self._provider.issuer,
             leeway=LEEWAY_SECONDS,
             options={"require": ["exp", "iss", "aud", "sub"]},
         )
+        if float(claims["exp"]) > time.time() + self._provider.most_seconds:
+            raise jwt.InvalidTokenError  # it cannot be revoked, so it has to end soon
         return claims
 
     def _bearer(self, claims: dict[str, Any]) -> Bearer | None:
@@ -124,5 +129,7 @@ def _at(claims: Any, path: str) -> Any:
 
 def _subject(text: str) -> str:
     """Return the subject's name for log and audit: itself if it is a plain name, else a hash."""
-    plain = text if SUBJECT.fullmatch(text) else hashlib.sha256(text.encode()).hexdigest()[:32]
-    return f"jwt:{plain}"
+    if SUBJECT.fullmatch(text):
+        return f"jwt:{text}"
+    hashed = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # JSON may hold any
+    return f"jwt:{hashed[:32]}"

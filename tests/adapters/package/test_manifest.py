@@ -84,6 +84,8 @@ class TestManifest:
             ("created", 20260131),
             ("description", "a" * 4001),
             ("description", "a\0b"),
+            ("description", "a\x1b[2Jb"),
+            ("description", "a\u202eb"),
             ("secret", 1),
         ],
     )

@@ -7,6 +7,7 @@ Signatures in the form of OpenSSF Model Signing.
 import base64
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from galenic_adapters.errors import BadInput, RejectedUpload
 from galenic_adapters.package.file import package_digest
-from galenic_adapters.package.signature import Policy, Signatures, read_keys, sign
+from galenic_adapters.package.signature import Policy, Signatures, Use, read_keys, sign
 from tests.support.packages import make_package
 
 THEIRS = Path(__file__).parent / "model_signing"
@@ -40,13 +41,15 @@ def public_pem(key: Any) -> bytes:
 OURS = ec.generate_private_key(ec.SECP256R1())
 STRANGERS = ec.generate_private_key(ec.SECP256R1())
 REQUIRED = Signatures(Policy.REQUIRED, {"pharmacy": OURS.public_key()})
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+USE = Use("north", "discharge", NOW)
 BUNDLE = sign(DATA, "a.safetensors", pem(OURS))
 
 
 def problem(bundle: str | bytes | None, digest: str = DIGEST, by: Signatures = REQUIRED) -> str:
     sent = bundle.encode() if isinstance(bundle, str) else bundle
     with pytest.raises(RejectedUpload) as caught:
-        by.check(digest, sent)
+        by.check(digest, sent, USE)
     (fault,) = caught.value.faults
     assert "signature" == fault.path
     return fault.problem
@@ -73,7 +76,7 @@ class TestASignature:
         """Nothing of it is ours: its key, its command, its bundle."""
         data = (THEIRS / "package.safetensors").read_bytes()
         trusting = Signatures(Policy.REQUIRED, read_keys(THEIRS))
-        signed = trusting.check(package_digest(data), (THEIRS / "model.sig").read_bytes())
+        signed = trusting.check(package_digest(data), (THEIRS / "model.sig").read_bytes(), USE)
 
         assert signed is not None
         assert "pharmacy" == signed.by
@@ -84,7 +87,7 @@ class TestASignature:
         trusting = Signatures(
             Policy.OPTIONAL, {"other": OURS.public_key(), "own": key.public_key()}
         )
-        signed = trusting.check(DIGEST, sign(DATA, "a", pem(key)).encode())
+        signed = trusting.check(DIGEST, sign(DATA, "a", pem(key)).encode(), USE)
 
         assert signed is not None
         assert "own" == signed.by
@@ -159,10 +162,52 @@ class TestThePolicy:
         keys = {"pharmacy": OURS.public_key()}
         none, optional = Signatures(), Signatures(Policy.OPTIONAL, keys)
 
-        assert none.check(DIGEST, b"nonsense") is None
-        assert optional.check(DIGEST, None) is None
+        assert none.check(DIGEST, b"nonsense", USE) is None
+        assert optional.check(DIGEST, None, USE) is None
         assert problem(b"nonsense", by=optional)
         assert "missing" in problem(None)
+
+
+def bound(use: Use) -> str:
+    return sign(DATA, "a.safetensors", pem(OURS), use)
+
+
+class TestAUse:
+    """A signature that says what for is good for nothing else, by every policy."""
+
+    @pytest.mark.parametrize(
+        ("use", "said"),
+        [
+            (Use("south", "discharge", NOW), "for south/discharge, not for north/discharge"),
+            (Use("north", "nli", NOW), "for north/nli, not for north/discharge"),
+            (Use("north", "discharge", NOW - timedelta(days=31)), "good for 30 days"),
+            (Use("north", "discharge", NOW + timedelta(days=31)), "good for 30 days"),
+        ],
+    )
+    def test_is_the_only_one(self, use: Use, said: str) -> None:
+        """Not another tenant's, nor another adapter's, and no old version as the newest."""
+        assert said in problem(bound(use))
+
+    def test_is_taken_where_it_is_meant(self) -> None:
+        """For a while; in an archive for ever."""
+        recent, old = (Use("north", "discharge", NOW - timedelta(days=days)) for days in (29, 900))
+
+        assert REQUIRED.check(DIGEST, bound(recent).encode(), USE)
+        assert REQUIRED.check(DIGEST, bound(old).encode(), USE, is_late=True)
+
+    def test_can_be_required(self) -> None:
+        """Then one that names none, as OpenSSF's tools make it, is not enough."""
+        strict = Signatures(Policy.BOUND, REQUIRED.keys)
+
+        assert "names no tenant" in problem(BUNDLE, by=strict)
+        assert "missing" in problem(None, by=strict)
+        assert strict.check(DIGEST, bound(USE).encode(), USE)
+
+    def test_is_read_from_the_command(self) -> None:
+        """TENANT/NAME; anything else is refused before a key is read."""
+        assert "north/discharge" == str(Use.of("north/discharge"))
+        with pytest.raises(BadInput):
+            Use.of("discharge")
 
 
 class TestKeys:

@@ -2,6 +2,8 @@
 Facts about every task: what is written reads back, what cannot be read is not guessed.
 """
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ RE = Re(("treats", "causes", "none"))
 
 
 def said(text: str, finish: str = "stop", logprob: float | None = None) -> Completion:
-    return Completion(text, finish, logprob=logprob)
+    return Completion(text, finish, line_logprobs=() if logprob is None else (logprob,))
 
 
 def span(text: str, type_: str | None = None, note: str = NOTE) -> Span:
@@ -110,6 +112,21 @@ class TestNer:
         assert () == warnings(1) == warnings(50)
         few = NER.read(said("none"), NerFields(NOTE * 50)).warnings
         assert ("0 entities are few for 4050 characters; shorter texts read better",) == few
+
+    def test_each_entity_has_the_probability_of_its_line(self):
+        """A mention that occurs twice counts twice, with one probability."""
+        logprobs = (math.log(0.5), math.log(0.25))
+        text = "Drug: Metformin\nDisease: asthma"
+        answer = NER.read(Completion(text, "stop", line_logprobs=logprobs), NerFields(NOTE))
+
+        assert ["Metformin", "asthma", "asthma"] == [s.text for s in answer.value]
+        assert [0.5, 0.25, 0.25] == pytest.approx([s.confidence for s in answer.value])
+        assert answer.confidence is None
+
+    def test_without_probabilities_there_is_no_confidence(self):
+        answer = NER.read(said("Drug: Metformin"), NerFields(NOTE))
+
+        assert [None] == [s.confidence for s in answer.value]
 
     def test_none_is_a_clean_empty_list(self):
         assert ((), Reading.CLEAN) == _value_and_reading(NER.read(said("none"), NerFields(NOTE)))

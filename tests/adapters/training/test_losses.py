@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.training.batches import Encoded, Row, collate, opened
 from galenic_adapters.training.losses import Teaching, distance_of, kl_of, losses
-from galenic_adapters.training.modules import DensePrompts
+from galenic_adapters.training.modules import DensePrompts, ScaleFactors
 from galenic_adapters.training.recipe import Distillation
 
 ROWS = [Row(0, Encoded((5, 6, 7), (8, 2)), 0.5), Row(0, Encoded((9,), (11, 2)), 2.0)]
@@ -78,3 +79,22 @@ def test_a_student_comes_to_its_teacher_by_its_word_alone(backbone, teacher_and_
         seen.append(total.item())
 
     assert seen[-1] < 0.2 * seen[0]
+
+
+def test_a_checkpointed_student_learns_the_same_beside_a_teacher(backbone_path):
+    """
+    Layers are computed again with the student's scales, not with the teacher's, which also ran.
+    """
+    gradients = []
+    for checkpointing in (False, True):
+        backbone = PromptedBackbone(backbone_path, dtype=torch.float32, checkpointing=checkpointing)
+        teacher, student = (ScaleFactors(backbone.shape, ["a"], ("o", "f")) for _ in range(2))
+        with torch.no_grad():
+            for parameter in teacher.parameters():
+                parameter.mul_(1.5)
+        teaching = Teaching(teacher.requires_grad_(False), Distillation())
+        losses(backbone, student, collate(ROWS), teaching).total.backward()
+        gradients.append([parameter.grad for parameter in student.parameters()])
+
+    torch.testing.assert_close(*gradients)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[0])

@@ -22,6 +22,7 @@ from galenic_adapters.training.estimate import (
     estimate,
     flops_of,
     kept_bytes,
+    num_learned,
     shape_of,
 )
 from galenic_adapters.training.losses import losses
@@ -84,7 +85,7 @@ def test_it_trains_as_written_on_a_tiny_model(recipe, tiny, sources, tmp_path):
 
     metaprompt = read_metaprompt((tmp_path / "run" / "metaprompt.safetensors").read_bytes())
     package = Package.read((tmp_path / "run" / "nli.safetensors").read_bytes())
-    assert recipe.checkpointing and recipe.num_positions == metaprompt.num_positions
+    assert recipe.checkpointing and set(recipe.places) == set(metaprompt.scales)
     assert metaprompt.digest == package.manifest.metaprompt
 
 
@@ -94,7 +95,7 @@ def test_it_fits_a_data_centre_gpu_and_ends_within_a_day(recipe):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     total = sum(p.numel() for p in model.parameters())
-    factor = recipe.rank * (recipe.num_positions + config.hidden_size)
+    factor = num_learned(recipe, config)
 
     assert total == {"llama": 8_030_261_248, "gpt_oss": 20_914_757_184}[config.model_type]
     assert factor < 0.0005 * total
@@ -124,6 +125,7 @@ class TestEstimate:
         recipe = Recipe(
             (Source("a", "nli", "a"),),
             phase,
+            form="input",
             num_positions=8,
             checkpointing=True,
             architecture="smollm2-135m",

@@ -31,12 +31,14 @@ class Hall:
         self.tasks: list[asyncio.Task[None]] = []
         self._inside: list[asyncio.Event] = []
 
-    async def ask(self, tenant: str, num_tokens: float = 100, used: float | None = None) -> None:
+    async def ask(
+        self, tenant: str, num_tokens: float = 100, used: float | None = None, num_places: int = 1
+    ) -> None:
         """One more request, which runs once it is admitted, until it is let go."""
         let_go = asyncio.Event()
 
         async def run() -> None:
-            async with self.turns.take(tenant, num_tokens) as turn:
+            async with self.turns.take(tenant, num_tokens, num_places=num_places) as turn:
                 self.came.append(tenant)
                 self._inside.append(let_go)
                 await let_go.wait()
@@ -105,6 +107,27 @@ class TestAFlood:
             assert {"A": 50, "B": 50} == Counter(hall.came)
 
         run(story)
+
+    def test_is_counted_in_answers(self):
+        """
+        A request of sixteen answers takes sixteen places: another of its tenant waits, and one of
+        somebody else's does not.
+        """
+
+        async def story(hall: Hall) -> None:
+            await hall.ask("B")
+            await hall.ask("A", num_places=16)
+            await hall.ask("A", num_places=16)
+            await hall.ask("B")
+            assert (["B", "A"], 17) == (hall.came, hall.turns.num_running)
+            await hall.ask("C")
+            await hall.let_go(2)
+            assert ["B", "A", "C"] == hall.came[:3]
+            assert 4 == len(hall.came) or 5 == len(hall.came)
+            await hall.let_go(3)
+            assert 0 == hall.turns.num_running
+
+        run(story, most=64, shared=4)
 
     def test_is_measured_in_tokens(self):
         """

@@ -21,6 +21,7 @@ from galenic_server.audit.trail import Trail, provenance
 from galenic_server.http import routes
 from galenic_server.http.auth import AdminRoute
 from galenic_server.tenancy.keys import Role
+from tests.support.audited import rows, waited
 from tests.support.held import held
 from tests.support.serving import (
     SECRET,
@@ -36,17 +37,6 @@ NER = {"documents": [{"text": f"He has {CANARY}."}] * 2, "max_tokens": 8}
 CHAT = {"model": "tiny-ner", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
 BINARY = {"content-type": "application/octet-stream"}
 ANY = {"if-match": "*"}
-
-
-def rows(running: Running, **wanted: Any) -> list[dict[str, Any]]:
-    """The records that have these values, in order."""
-    told = (record for record, _ in running.parts.trail.chain.rows())
-    return [one for one in told if wanted.items() <= one.items()]
-
-
-def waited(running: Running, count: int, **wanted: Any) -> list[dict[str, Any]]:
-    eventually(lambda: len(rows(running, **wanted)) >= count, seconds=20)
-    return rows(running, **wanted)
 
 
 class TestAnAnswer:
@@ -260,6 +250,21 @@ class TestTheTrail:
 
         assert "answer" == records[-1]["action"]
 
+    def test_is_not_begun_anew(self, backbone: str, tmp_path: Path):
+        """
+        A server that was stopped remembers how long its chain was, beside its secret: with another
+        database under its address it does not start.
+        """
+        with serving(make_parts(backbone, tmp_path), ready=False):
+            pass
+        for file in tmp_path.glob("galenic.db*"):
+            file.unlink()
+
+        with pytest.raises(
+            Tampered, match=r"seen at row 1, and ends at 0 now.*delete .*audit-head"
+        ):
+            make_parts(backbone, tmp_path)
+
     def test_that_cannot_be_written_stops_the_answers(self, backbone: str, tmp_path: Path):
         """
         Rows wait while the chain cannot be written; once too many do, nothing is answered that
@@ -312,9 +317,25 @@ class TestTheCommand:
             chain.verify()
         parts.store.close()
 
-        assert (0, "whole: 3 rows") == (whole.returncode, whole.stdout.splitlines()[0])
+        assert (0, "whole: 4 rows") == (whole.returncode, whole.stdout.splitlines()[0])
         assert 0 == noted.returncode
         told = [json.loads(line) for line in lines]
-        assert [1, 3] == [one["number"] for one in told]
+        assert [2, 4] == [one["number"] for one in told]
         assert all(64 == len(one["mac"]) for one in told)
         assert (1, "galenic: row 2 is not there\n") == (broken.returncode, broken.stderr)
+
+    def test_archives_old_rows(self, backbone: str, tmp_path: Path):
+        """
+        The file is whole by itself, and the chain without it.
+        """
+        parts, file = make_parts(backbone, tmp_path), tmp_path / "old.jsonl"
+        parts.store.close()
+        none = self.galenic(tmp_path, "archive", "--to", str(file))
+        done = self.galenic(tmp_path, "archive", "--to", str(file), "--older-than-days", "0")
+        kept = self.galenic(tmp_path, "verify", "--archive", str(file))
+        rest = self.galenic(tmp_path, "verify")
+
+        assert "archived: no rows\n" == none.stdout
+        assert f"archived: up to row 1 in {file}\n" == done.stdout
+        assert "whole: rows 1 to 1" == kept.stdout.splitlines()[0]
+        assert (0, "whole: 2 rows") == (rest.returncode, rest.stdout.splitlines()[0])

@@ -29,7 +29,7 @@ class TestTwoReplicas:
         url = database.new_database()
         parts = [make_parts(backbone, tmp_path / name, database_url=url) for name in "ab"]
         with serving(parts[0]) as one, serving(parts[1]) as other:
-            made = one.publish("north", "shared-file", package())
+            made = one.versions.publish("north", "shared-file", package())
             alias = {"adapter": "shared-file@1"}
             one.admin.put("/admin/v1/aliases/ner?tenant=north", json=alias).raise_for_status()
             body = {"documents": [{"text": "He has gout."}], "max_tokens": 8}

@@ -39,12 +39,11 @@ class TestATextThatIsWrong:
     @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
     def test_an_empty_one_is_named_by_its_place(self, north: httpx.Client, text: str):
         """
-        The second document is at fault, so the error says documents[1].text, and nothing runs.
+        The error of the only document is that of the request.
         """
-        body = {"documents": [{"text": CANARY}, {"text": text}]}
-        error = error_of(north.post("/v1/ner", json=body), 422)
+        error = error_of(north.post("/v1/ner", json=ner(text)), 422)
 
-        assert "documents[1].text" == error["param"]
+        assert "documents[0].text" == error["param"]
         assert "is empty" in error["message"]
 
     def test_one_of_200000_characters_is_refused_with_both_numbers(self, north: httpx.Client):

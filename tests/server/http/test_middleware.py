@@ -199,6 +199,14 @@ class TestMetrics:
         assert "galenic_engine_restarts_total 0.0" in page
         assert CANARY not in page
 
+    def test_are_hidden_from_what_a_proxy_hands_on(self, running: Running):
+        """
+        A proxy on the same machine speaks for the world.
+        """
+        for name in ("x-forwarded-for", "forwarded", "via"):
+            assert 401 == running.anyone.get("/metrics", headers={name: "1.2.3.4"}).status_code
+        assert 200 == running.anyone.get("/metrics").status_code
+
     def test_and_docs_are_hidden_on_an_open_address(self, backbone: str, tmp_path: Path):
         """
         Case 12: there metrics take an admin's key, and docs are not there at all.

@@ -1,6 +1,7 @@
 """Publishing, trying out, listing, deleting and bringing back over HTTP."""
 
 import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,6 +9,12 @@ import pytest
 from galenic_server.tenancy.keys import Role
 from tests.support.registry import KIND, ner
 from tests.support.serving import Running, eventually, package
+
+
+def evictions(running: Running) -> float:
+    page = running.anyone.get("/metrics").text
+    (found,) = re.findall(r"^galenic_slot_evictions_total (\S+)", page, re.M)
+    return float(found)
 
 
 class TestAVersion:
@@ -21,6 +28,18 @@ class TestAVersion:
         assert 1 == entry["version"]
         assert "sha256:" + hashlib.sha256(made.data).hexdigest() == entry["digest"]
         assert entry["digest"] == ner(running, "clinic", "fresh")["adapter"]["digest"]
+
+    def test_evicts_nobody_elses(self, running: Running):
+        """
+        More uploads than there are slots leave residents alone; what has no room waits for its
+        first request.
+        """
+        before = evictions(running)
+        for i in range(12):
+            running.publish("greedy", f"greedy-{i}", package(seed=7000 + i))
+
+        assert before == evictions(running)
+        assert ner(running, "greedy", "greedy-11")["documents"]
 
     def test_never_changes(self, running: Running):
         """

@@ -76,6 +76,25 @@ class TestABulk:
         assert ("new", "fine", 3) == tuple(told[6][name] for name in ("state", "name", "version"))
         assert {"kind": "end", "new": 1, "there": 0, "failed": 6} == told[7]
 
+    def test_passes_over_what_is_empty(self, running: Running):
+        """
+        A megabyte of line ends is no work and no answer; lines keep their numbers.
+        """
+        rows = len(running.parts.trail.chain.latest(100_000))
+        told = post(running.admin, b"\n" * (1 << 20), line("x", package().data), tenant="empty")
+
+        assert [(1 << 20) + 1] == [one["line"] for one in told[:-1]]
+        assert len(running.parts.trail.chain.latest(100_000)) < rows + 10
+
+    def test_stops_where_nearly_all_of_it_is_wrong(self, running: Running):
+        """
+        After a thousand lines that failed the others are not read, and the end says so.
+        """
+        told = post(running.admin, b"?\n" * 5000, tenant="wrong")
+
+        assert {"kind": "end", "new": 0, "there": 0, "failed": 1000, "is_stopped": True} == told[-1]
+        assert 1001 == len(told)
+
     def test_ends_at_the_quota(self, running: Running):
         """
         As many are written as have room; each of the others is told that it has none.

@@ -1,5 +1,6 @@
 """A server whose database stands on a disk that is full: not one byte can be written."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,25 @@ class TestAFullDisk:
         assert [before.json()] * 3 == [reply.json() for reply in answers]
         assert len(told) == len(packages)  # the one from before, and all but the last
         assert all(one.headers["etag"] == f'"{package_digest(one.content)}"' for one in packages)
+
+
+def test_a_full_disk_for_temporary_files_is_a_503(
+    running: Running, disk: Disk, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    A bulk that does not fit is told to come again; nothing else is disturbed.
+    """
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
+    disk.fill()
+    body = b" " * (4 << 20)
+    replies = [
+        running.admin.post("/admin/v1/adapters?tenant=north", content=body),
+        running.admin.put("/admin/v1/tenants/north/archive", content=body),
+    ]
+
+    assert [503, 503] == [reply.status_code for reply in replies]
+    assert all("no room" in reply.text for reply in replies)
+    assert all(reply.headers["retry-after"] for reply in replies)
 
 
 def num_answers(server: Running) -> int:

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from galenic_server.schemas.admin import KeyInfo
 from galenic_server.tenancy.keyring import PREFIX, Keyring, new_key
 from galenic_server.tenancy.keys import Role
-from galenic_server.tenancy.secret import read_secret
 from tests.support.serving import Running, package
 
 OPEN = {"/health/live", "/health/ready", "/metrics"}
@@ -21,7 +20,7 @@ NER = {"documents": [{"text": "He has gout."}], "max_tokens": 8}
 
 def keyring(running: Running, secret: bytes, **more: Any) -> Keyring:
     store = running.parts.store
-    return Keyring(store.keys, store.tenants, store.changes, secret=secret, **more)
+    return Keyring(store.keys, store.tenants, store.changes, secrets=[secret], **more)
 
 
 def routes(running: Running) -> list[tuple[str, str]]:
@@ -145,8 +144,8 @@ def every_key(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
 class TestARotatedKey:
     def test_lasts_as_long_as_the_old_one_was_made_for(self, running: Running):
         """
-        A key of ten days becomes one of ten days, one without end stays without, and who names an
-        end gets that.
+        A key of ten days becomes one of ten days, one of the usual year one of a year, and who
+        names an end gets that.
         """
         ends = (datetime.now(UTC) + timedelta(days=10)).isoformat()
         sooner = datetime.now(UTC) + timedelta(days=1)
@@ -159,11 +158,11 @@ class TestARotatedKey:
             return KeyInfo.model_validate(old), KeyInfo.model_validate(new)
 
         old, new = rotated({"expires": ends}, {})
-        endless = rotated({}, {})
+        usual = rotated({}, {})
         _, named = rotated({"expires": ends}, {"expires": sooner.isoformat()})
 
         assert lifetime(old) == lifetime(new) != timedelta(0)
-        assert [None, None] == [one.expires for one in endless]
+        assert [365, 365] == [round(lifetime(one) / timedelta(days=1)) for one in usual]
         assert sooner == named.expires
 
 
@@ -270,22 +269,9 @@ class TestAKey:
         """
         GALENIC_ADMIN_KEY is an admin's without being written anywhere.
         """
-        keys = keyring(running, b"s", admin_key="correct horse battery staple")
+        keys = keyring(running, b"s", admin_keys=["correct horse battery staple"])
         found = keys.find("correct horse battery staple")
 
         assert found is not None
         assert Role.ADMIN is found.role
         assert keys.has_admin()
-
-
-class TestTheSecret:
-    def test_is_made_once_for_its_owner_only(self, tmp_path):
-        """
-        Restarts and second replicas on one home read what the first start made.
-        """
-        made = read_secret(tmp_path / "home", None)
-
-        assert made == read_secret(tmp_path / "home", None)
-        assert 32 == len(made)
-        assert 0o600 == (tmp_path / "home" / "secret").stat().st_mode & 0o777
-        assert b"given" == read_secret(tmp_path, "given")

@@ -94,7 +94,6 @@ class Decoding:
         self._cache: DynamicCache | None = None
         self._token: int | None = None
         self._num_tokens = 0
-        self._logprob = 0.0
 
     @torch.inference_mode()
     def step(self) -> Delta:
@@ -107,15 +106,19 @@ class Decoding:
         if self._matcher is not None:
             self._matcher.accept_token(self._token)
         self._num_tokens += 1
-        self._logprob += logprob_of(logits_V, self._token)
         self.finish = self._ending(self._token)
         return Delta(
             text=self._text.take(is_last=self.finish is not None),
             num_tokens=1,
             finish=self.finish,
             num_prompt_tokens=len(self._request.text_ids),
-            logprob=self._logprob if self._request.sampling.with_logprob else None,
+            logprobs=self._logprobs(logits_V, self._token),
         )
+
+    def _logprobs(self, logits_V: Tensor, token: int) -> list[tuple[str, float]]:
+        if not self._request.sampling.with_logprobs:
+            return []
+        return [(self._backbone.tokenizer.decode([token]), logprob_of(logits_V, token))]
 
     def _logits(self) -> Tensor:
         model, offsets = self._backbone.model, self._tuning.offsets

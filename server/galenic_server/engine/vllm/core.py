@@ -1,8 +1,8 @@
 """
 Runs vLLM's engine core, which is a process of its own: starts it, watches it, and replaces it.
 
-When it crashes, every request in flight ends with `EngineDied`, and a supervisor starts another
-core and prepares it before requests are taken again.
+When it crashes or hangs, every request in flight ends with `EngineDied`, and a supervisor starts
+another core and prepares it before requests are taken again.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from galenic_adapters.errors import BadInput, EngineDied, Unavailable
 from galenic_server.engine.vllm.compat import RequestRefused
+from galenic_server.engine.vllm.watchdog import watched
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,19 @@ class Core:
     Runs one core at a time.
 
     make: starts a core; blocks.   prepare: makes a fresh core ready for requests.
+    silent_seconds: a core that answers nothing for so long is killed.
     """
 
     def __init__(
-        self, make: Callable[[], AsyncLLM], prepare: Callable[[AsyncLLM], Awaitable[None]]
+        self,
+        make: Callable[[], AsyncLLM],
+        prepare: Callable[[AsyncLLM], Awaitable[None]],
+        *,
+        silent_seconds: float,
     ) -> None:
         self._make = make
         self._prepare = prepare
+        self._silent_seconds = silent_seconds
         self._making: asyncio.Task[AsyncLLM] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._is_ready = False
@@ -122,8 +129,9 @@ class Core:
         loop = asyncio.get_running_loop()
         while True:
             since = loop.time()
-            while self.is_healthy:  # noqa: ASYNC110  # vLLM shows a death by a flag only
-                await asyncio.sleep(POLL_SECONDS)
+            async with watched(self.llm, self._silent_seconds):
+                while self.is_healthy:  # noqa: ASYNC110  # vLLM shows a death by a flag only
+                    await asyncio.sleep(POLL_SECONDS)
             if loop.time() - since > LAST_BACKOFF_SECONDS:
                 backoff_seconds = FIRST_BACKOFF_SECONDS
             self.num_restarts += 1

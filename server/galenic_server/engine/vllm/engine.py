@@ -41,7 +41,7 @@ from galenic_server.engine.vllm.core import Core
 from galenic_server.engine.vllm.openai_client import PromptingClient
 from galenic_server.engine.vllm.openai_surface import Surface
 from galenic_server.engine.vllm.residents import WorkerResidents
-from galenic_server.engine.vllm.sampling import sampling_params
+from galenic_server.engine.vllm.sampling import logprobs_of, sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
 from galenic_server.engine.vllm.trial import Trials
@@ -65,7 +65,11 @@ class VllmEngine:
         dtype: torch.dtype = getattr(torch, config.dtype)
         launch.check_memory(self._config, layout.num_bytes(capacity.scales, dtype))
         self.gate = gate
-        self.core = Core(partial(launch.make_prompted, self._config, layout), self._prepare)
+        self.core = Core(
+            partial(launch.make_prompted, self._config, layout),
+            self._prepare,
+            silent_seconds=config.silent_seconds,
+        )
         self.residents = WorkerResidents(
             num_slots, capacity, dtype, adapters_of=adapters_of, call=self.core.call
         )
@@ -226,7 +230,7 @@ def _delta(request: Request, output: RequestOutput) -> Delta:
         finish=answer.finish_reason,
         num_prompt_tokens=len(request.text_ids),
         num_cached_tokens=output.num_cached_tokens or 0,
-        logprob=answer.cumulative_logprob if request.sampling.with_logprob else None,
+        logprobs=logprobs_of(answer) if request.sampling.with_logprobs else (),
     )
 
 

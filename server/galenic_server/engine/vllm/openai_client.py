@@ -17,7 +17,7 @@ from galenic_adapters.errors import BadInput, GalenicError
 from galenic_server.engine.checks import Bounds
 from galenic_server.engine.contract import Call, Work
 from galenic_server.engine.vllm.openai_renderer import PromptedRenderer
-from galenic_server.engine.vllm.sampling import structured
+from galenic_server.engine.vllm.sampling import logprobs_of, structured
 
 NO_BOUND = 2**31 - 1
 DEFAULT_ANSWER_TOKENS = 1024
@@ -74,6 +74,8 @@ class PromptingClient:
             is_open = _is_open(sampling_params, len(ids))
             _fill_in(sampling_params, call, is_open=is_open)
             self._bounds.check_text(ids, call.text_field)
+            if sampling_params.prompt_logprobs is not None:
+                self._bounds.check_logprobs(len(ids), call.text_field)
             if not is_open:
                 num_answer = sampling_params.max_tokens
                 self._bounds.check_length(0, len(ids), num_answer, call.text_field)
@@ -106,14 +108,14 @@ def _fill_in(params: SamplingParams, call: Call, *, is_open: bool) -> None:
         params.max_tokens = DEFAULT_ANSWER_TOKENS
     if call.constraint is not None:
         params.structured_outputs = structured(call.constraint)
-    if call.with_logprob and params.logprobs is None:
+    if call.with_logprobs and params.logprobs is None:
         params.logprobs = 0
 
 
 def _work(call: Call, ids: Sequence[int], params: SamplingParams) -> Work:
     num_answers = params.n or 1
     max_tokens = num_answers * (params.max_tokens or 0)
-    return Work(call.tenant, call.adapter, ids, max_tokens, repr(params))
+    return Work(call.tenant, call.adapter, ids, max_tokens, repr(params), num_answers)
 
 
 def _by_openais_name(failure: GalenicError, call: Call) -> GalenicError:
@@ -134,5 +136,6 @@ def _note(output: RequestOutput, call: Call) -> None:
         call.text += answer.text
         call.num_tokens += len(answer.token_ids)
         call.finish = answer.finish_reason or call.finish
-        call.logprob = answer.cumulative_logprob
+        if call.with_logprobs:
+            call.logprobs += logprobs_of(answer)
     call.num_cached_tokens = max(call.num_cached_tokens, output.num_cached_tokens or 0)

@@ -5,6 +5,12 @@ Architectures are registered by name, so nothing is imported until a backbone ne
 layout of scales, vLLM's own model is unchanged.
 """
 
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+
 ARCHITECTURES = (
     "GptOssForCausalLM",
     "LlamaForCausalLM",
@@ -12,6 +18,7 @@ ARCHITECTURES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 PLUGIN = "galenic"
 SCALES_KEY = "galenic_scales"
 """Our key in vLLM's additional_config, which reaches every worker and its compile cache's name."""
@@ -23,6 +30,22 @@ def register() -> None:
     for name in ARCHITECTURES:
         ModelRegistry.register_model(name, f"galenic_server.engine.vllm.models:{name}")
     _keep_compiled_graphs()
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """
+    Let the kernel kill this process when its parent ends, however that ends (Linux).
+
+    A core or worker would outlive a server that was killed, and keep the memory of a GPU. Processes
+    that multiprocessing did not start are left alone.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not parent.is_alive():  # it ended before
+        os._exit(1)
 
 
 def _keep_compiled_graphs() -> None:

@@ -45,6 +45,9 @@ class AdapterWorker:
         guard(self.model_runner)
         return self._model.scales is None or follow(self.model_runner)
 
+    def beat(self) -> None:
+        """Answer: this worker does not hang."""
+
     def load_scales(self, packed: bytes) -> None:
         self._model.scales.load(safetensors.torch.load(packed))
 

@@ -30,6 +30,7 @@ from galenic_server.schemas.admin import BulkEnd, BulkLine
 streamed = admin_router(route_class=StreamedRoute)
 
 BATCH, BATCH_BYTES = 500, 16 << 20
+MOST_FAILED = 1000
 
 Numbered = tuple[int, bytes]
 
@@ -43,7 +44,8 @@ async def publish_many(
 
     Answers with a line for each as it is written, ``{"line", "state": "new" | "there" | "failed",
     "name", "version", "digest", "error"}``, and a last line of kind *end*. A failed line does not
-    stop the others. Bytes that a name has already are not written again, so a bulk can be repeated.
+    stop the others, a thousand of them do (*is_stopped* is true then). Empty lines are passed over.
+    Bytes that a name has already are not written again, so a bulk can be repeated.
     """
     file = await received(request)
     if not file.tell():
@@ -64,14 +66,18 @@ async def _answers(
                 lines = await _publish(publisher, tenant, batch)
             counts.update(line.state for line in lines)
             yield b"".join(_text(line) for line in lines)
-    yield _text(BulkEnd(new=counts["new"], there=counts["there"], failed=counts["failed"]))
+            if counts["failed"] >= MOST_FAILED:
+                break
+    new, there, failed = (counts[state] for state in ("new", "there", "failed"))
+    is_stopped = None if batch is None else True
+    yield _text(BulkEnd(new=new, there=there, failed=failed, is_stopped=is_stopped))
 
 
 async def _publish(publisher: Publisher, tenant: str, batch: Sequence[Numbered]) -> list[BulkLine]:
     read = await run_sync(lambda: [_read(tenant, text) for _, text in batch])
     offers = [offer for offer in read if isinstance(offer, Offer)]
     try:
-        placed = iter(await publisher.publish_many(tenant, offers))
+        placed = iter(await publisher.publish_many(tenant, offers) if offers else [])
     except Unavailable as away:
         placed = iter([away] * len(offers))
     return [
@@ -103,10 +109,12 @@ def _text(line: BulkLine | BulkEnd) -> bytes:
 
 
 def _batches(lines: Iterable[bytes]) -> Iterator[list[Numbered]]:
-    """Number lines from 1, and batch them by number and size."""
+    """Number lines from 1, and batch those that are not empty by number and size."""
     batch: list[Numbered] = []
     num_bytes = 0
     for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
         batch.append((number, text))
         num_bytes += len(text)
         if len(batch) == BATCH or num_bytes >= BATCH_BYTES:

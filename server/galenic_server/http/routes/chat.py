@@ -16,6 +16,7 @@ from galenic_server import logs
 from galenic_server.answering.service import Origin, Talk
 from galenic_server.http import faults
 from galenic_server.http.auth import KeyedRoute, OriginDep, bearer
+from galenic_server.http.deadline import Deadline
 from galenic_server.http.deps import Parts, PartsDep, while_there
 from galenic_server.schemas.openai import ChatBody, CompletionBody, OpenAIBody
 from galenic_server.schemas.responses import ResponsesBody
@@ -79,7 +80,7 @@ async def _answer(request: Request, origin: Origin, parts: Parts, body: OpenAIBo
     if isinstance(talk.reply, dict):
         _count(parts, origin, talk)
         return JSONResponse(talk.reply | talk.extensions(), headers=headers)
-    events = _events(parts, origin, talk, talk.reply)
+    events = _events(parts, origin, talk, talk.reply, request.state.deadline)
     return EventStream(events, headers=headers | {"cache-control": "no-cache"})
 
 
@@ -98,12 +99,12 @@ def _count(parts: Parts, origin: Origin, talk: Talk) -> None:
 
 
 async def _events(
-    parts: Parts, origin: Origin, talk: Talk, reply: AsyncGenerator[str]
+    parts: Parts, origin: Origin, talk: Talk, reply: AsyncGenerator[str], deadline: Deadline
 ) -> AsyncGenerator[str]:
     is_untold = talk.clinical is not None
     try:
         async with aclosing(reply):
-            async for event in reply:
+            async for event in deadline.kept_by(reply):
                 if is_untold and talk.call.finish is not None and _is_last(event):
                     is_untold = False
                     yield _event(_data(event) | talk.extensions())

@@ -6,10 +6,12 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from galenic_adapters.errors import Unavailable
-from galenic_server.http.auth import authenticate, check_admin
+from galenic_server.http.auth import authenticate, check_metrics
 from galenic_server.http.deps import PartsDep
 
 router = APIRouter(tags=["health"])
+
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 @router.head("/health/live", include_in_schema=False)
@@ -31,8 +33,14 @@ async def ready(parts: PartsDep) -> dict[str, str]:
 @router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request, parts: PartsDep) -> Response:
-    """Export metrics in Prometheus' text format; open on a loopback bind, else to admin keys."""
-    if not parts.settings.shows_metrics:
-        check_admin(await authenticate(request))
+    """
+    Export metrics in Prometheus' text format.
+
+    They are open on a loopback bind, else to an admin's key or one of the role metrics. What a
+    proxy hands on is not from this machine.
+    """
+    is_forwarded = any(name in request.headers for name in FORWARDED)
+    if not parts.settings.shows_metrics or is_forwarded:
+        check_metrics(await authenticate(request))
     page = parts.metrics.page(await parts.service.engine.stats())
     return Response(page, media_type=CONTENT_TYPE_LATEST)

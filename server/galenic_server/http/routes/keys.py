@@ -9,7 +9,7 @@ from anyio.to_thread import run_sync
 from fastapi import Query, Response
 
 from galenic_adapters.errors import BadInput
-from galenic_server.http.auth import CallerDep, ReachDep, check_admin, check_scope
+from galenic_server.http.auth import CallerDep, ReachDep, check_role, check_scope
 from galenic_server.http.deps import PartsDep
 from galenic_server.http.routes.admin import admin_router
 from galenic_server.schemas.admin import (
@@ -30,7 +30,7 @@ async def create_key(body: KeyBody, caller: CallerDep, parts: PartsDep) -> NewKe
     """Create a key, shown only once. A tenant-admin creates keys of its own tenant, below admin."""
     check_scope(caller, body.tenant)
     if body.role is Role.ADMIN:
-        check_admin(caller)
+        check_role(caller, Role.ADMIN)
     if body.expires is not None and body.expires <= datetime.now(UTC):
         raise BadInput("expires", "has passed")
     made = await run_sync(

@@ -5,11 +5,13 @@ Receives bodies of lines whole, on disk if they are large, and reads them line b
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import IO
 
 from anyio.to_thread import run_sync
 from fastapi import Request
 
+from galenic_adapters.errors import Unavailable
 from galenic_server.registry.archive import MAX_LINE_BYTES
 
 STREAMED = (
@@ -28,13 +30,20 @@ IN_MEMORY_BYTES = 1 << 20
 
 
 async def received(request: Request) -> IO[bytes]:
-    """Receive the body into a file, which the caller has to close."""
+    """
+    Receive the body into a file, which the caller has to close.
+
+    Raises `Unavailable` if the disk for temporary files is full.
+    """
     file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115  kept open for the reply
     try:
         async for part in request.stream():
             await run_sync(file.write, part)
-    except BaseException:
-        file.close()
+    except BaseException as error:
+        with suppress(OSError):  # closing writes what is left
+            file.close()
+        if isinstance(error, OSError):
+            raise Unavailable("there is no room for this body on the server's disk") from error
         raise
     return file
 

@@ -21,12 +21,18 @@ router = APIRouter(
 )
 
 PAGE = 1000
+LISTED_LABELS = 32
 
 
 @router.get("/models")
 async def list_models(caller: CallerDep, service: ServiceDep, store: StoreDep) -> dict[str, Any]:
-    """List every version and alias that this key may use, in OpenAI's format."""
-    models = await run_sync(lambda: list(_models(store, caller.tenant)))
+    """
+    List every version and alias that this key may use, in OpenAI's format.
+
+    Of an adapter with very many labels the first ones are listed.
+    """
+    tenant = caller.tenant
+    models = await service.listing.run(tenant, lambda: list(_models(store, tenant)))
     return {"object": "list", "data": [_backbone(service.backbone.name), *models]}
 
 
@@ -46,9 +52,9 @@ def _models(store: Store, tenant: str) -> Iterator[dict[str, Any]]:
         entries = {entry.ref: entry for entry in _all(store.versions, owner)}
         for alias in store.aliases.of(owner).values():
             if alias.ref in entries:
-                yield _model(alias.name, entries[alias.ref])
+                yield _listed(alias.name, entries[alias.ref])
         for ref, entry in entries.items():
-            yield _model(str(ref), entry)
+            yield _listed(str(ref), entry)
     for owner, name in store.shares.lent_to(tenant):
         yield from _lent(store, owner, name)
 
@@ -56,9 +62,9 @@ def _models(store: Store, tenant: str) -> Iterator[dict[str, Any]]:
 def _lent(store: Store, owner: str, name: str) -> Iterator[dict[str, Any]]:
     """Yield what another tenant lends under *name*, with the names that a borrower uses."""
     if (alias := store.aliases.of(owner).get(name)) is not None:
-        yield _model(f"{owner}/{name}", store.versions.describe(alias.ref))
+        yield _listed(f"{owner}/{name}", store.versions.describe(alias.ref))
     for entry in store.versions.of_name(owner, name):
-        yield _model(f"{owner}/{entry.ref}", entry)
+        yield _listed(f"{owner}/{entry.ref}", entry)
 
 
 def _all(versions: Versions, owner: str) -> Iterator[Entry]:
@@ -66,6 +72,12 @@ def _all(versions: Versions, owner: str) -> Iterator[Entry]:
     while page:
         yield from page
         page = versions.of_tenant(owner, after=page[-1].ref, limit=PAGE)
+
+
+def _listed(id_: str, entry: Entry) -> dict[str, Any]:
+    model = _model(id_, entry)
+    model["adapter"]["labels"] = model["adapter"]["labels"][:LISTED_LABELS]
+    return model
 
 
 def _model(id_: str, entry: Entry) -> dict[str, Any]:

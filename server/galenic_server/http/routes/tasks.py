@@ -2,6 +2,7 @@
 Routes of the five clinical tasks: a batch of documents in, an answer for each out.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -9,11 +10,16 @@ from fastapi import APIRouter, Depends, Request, Response
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import TaskName
 from galenic_server.answering.service import Ask
+from galenic_server.http import faults
 from galenic_server.http.auth import KeyedRoute, OriginDep, bearer
 from galenic_server.http.deps import PartsDep, while_there
+from galenic_server.schemas.offsets import OffsetUnit, Ruler
 from galenic_server.schemas.tasks import (
     AnsweredBy,
     Batch,
+    Broken,
+    Document,
+    DocumentError,
     NerDocument,
     NerRead,
     NliDocument,
@@ -24,6 +30,7 @@ from galenic_server.schemas.tasks import (
     ReDocument,
     Reply,
     ReRead,
+    SpanBatch,
     SummarizeDocument,
     SummarizeRead,
     Usage,
@@ -50,18 +57,37 @@ class Asking:
     async def __call__(self, task: TaskName, batch: Batch[Any], read: type[R]) -> Reply[R]:
         self.request.state.task = str(task)
         self._check_size(batch)
-        ask = Ask(task, batch.fields(), batch.adapter, batch.max_tokens)
+        ids = batch.ids()
+        given = fields_of(batch)
+        self._refuse_if_all_failed(given)
+        fields = {i: one for i, one in given.items() if not isinstance(one, Exception)}
+        ask = Ask(task, fields, batch.adapter, batch.max_tokens)
         answered = await while_there(self.request, self.parts.service.answer(self.origin, ask))
+        outcomes = given | dict(answered.answers)
+        self._refuse_if_all_failed(outcomes)
         usage = Usage.of(answered.completions)
         self._count(usage)
         self.headers["x-galenic-adapter"] = str(answered.adapter.ref)
         self.headers["x-galenic-digest"] = answered.adapter.digest
+
+        def reply_to(i: int, id_: str) -> R:
+            outcome = outcomes[i]
+            if isinstance(outcome, Exception):
+                return read.failed(id_, DocumentError(**faults.problem(self.request, outcome)))
+            return read.of(id_, outcome, Ruler.of(getattr(fields[i], "text", ""), batch.unit))
+
         return Reply(
             adapter=AnsweredBy.of(answered.adapter),
             model=self.parts.service.backbone.name,
-            documents=[read.of(*pair) for pair in zip(batch.ids(), answered.answers, strict=True)],
+            documents=[reply_to(i, id_) for i, id_ in enumerate(ids)],
             usage=usage,
         )
+
+    def _refuse_if_all_failed(self, outcomes: Mapping[int, Any]) -> None:
+        """Raise the documents' errors if none of them can be answered."""
+        errors = [one for one in outcomes.values() if isinstance(one, Exception)]
+        if len(errors) == len(outcomes):
+            raise faults.joined(errors)
 
     def _check_size(self, batch: Batch[Any]) -> None:
         most = self.parts.settings.max_documents
@@ -78,14 +104,28 @@ class Asking:
 AskDep = Annotated[Asking, Depends()]
 
 
+def fields_of(batch: Batch[Any]) -> dict[int, Any]:
+    """Return each document's fields by its place, or the error that it has none for."""
+    return {i: _fields(i, document, batch.unit) for i, document in enumerate(batch.documents)}
+
+
+def _fields(i: int, document: Document | Broken, unit: OffsetUnit) -> Any:
+    if isinstance(document, Broken):
+        return faults.invalid(("body", "documents", i), document.sent, document.faults)
+    try:
+        return document.fields(unit)
+    except BadInput as error:
+        return error.under(f"documents[{i}]")
+
+
 @router.post("/ner")
-async def ner(body: Batch[NerDocument], ask: AskDep) -> Reply[NerRead]:
+async def ner(body: SpanBatch[NerDocument], ask: AskDep) -> Reply[NerRead]:
     """Find entities of the adapter's types, each with its place in the text."""
     return await ask(TaskName.NER, body, NerRead)
 
 
 @router.post("/re")
-async def re(body: Batch[ReDocument], ask: AskDep) -> Reply[ReRead]:
+async def re(body: SpanBatch[ReDocument], ask: AskDep) -> Reply[ReRead]:
     """Label how a head and a tail relate, or list every relation in the text."""
     return await ask(TaskName.RE, body, ReRead)
 

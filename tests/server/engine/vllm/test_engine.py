@@ -249,6 +249,36 @@ class TestACrash:
 
 
 @pytest.mark.slow
+class TestAHang:
+    def test_is_a_crash_within_half_a_minute(self, vllm_engine):
+        """
+        A worker stands still, as in a deadlock. Whoever waits for it hears `EngineDied`, a new core
+        answers as before, and the worker that stood still is gone.
+        """
+        (core,) = vllm_engine.engine.core.llm.engine_core.resources.engine_manager.processes
+        worker = next(one for one in psutil.Process(core.pid).children() if "Worker" in one.name())
+        expected, before = vllm_engine.ask().text, stats(vllm_engine).restarts
+
+        async def hang() -> tuple[float, float]:
+            worker.suspend()
+            since = time.monotonic()
+            with pytest.raises(EngineDied):
+                await complete(vllm_engine.engine, vllm_engine.request(max_tokens=350))
+            heard = time.monotonic() - since
+            while not await vllm_engine.engine.healthy():
+                assert time.monotonic() - since < 240
+                await asyncio.sleep(0.2)
+            return heard, time.monotonic() - since
+
+        heard, _ = vllm_engine.run(hang())
+
+        assert heard < 60  # 25 s on a machine of its own
+        assert before + 1 == stats(vllm_engine).restarts
+        assert expected == vllm_engine.ask().text
+        assert not worker.is_running() or worker.status() == "zombie"
+
+
+@pytest.mark.slow
 class TestThePlugin:
     def test_plain_vllm_is_as_without_us(self, llama, transformers_engine):
         """
