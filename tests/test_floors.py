@@ -35,7 +35,7 @@ FLOORS = {
         {"evaluation"},
         {"data", "backbone", "package", "doctor"},
         {"tasks", "factor", "shape", "refs"},
-        {"errors", "files"},
+        {"errors", "files", "progress"},
     ],
 }
 SHELVES = {

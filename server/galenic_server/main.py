@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from typing import TextIO
 
@@ -21,6 +20,7 @@ from galenic_adapters.errors import BadInput, GalenicError
 from galenic_adapters.package import zoo
 from galenic_adapters.package.file import Fit
 from galenic_adapters.package.manifest import BackboneId
+from galenic_adapters.progress import Say
 from galenic_adapters.refs import SHARED
 from galenic_server import logs
 from galenic_server.admission.gate import Admission
@@ -44,7 +44,7 @@ from galenic_server.registry.composer import Composer
 from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
-from galenic_server.secret import read_secrets
+from galenic_server.secret import keep_private, read_secrets
 from galenic_server.settings import Settings, faults_of, unknown
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
@@ -107,10 +107,11 @@ def bound(settings: Settings) -> socket.socket:
     return address
 
 
-def assemble(settings: Settings, *, say: Callable[[str], None]) -> Parts:
+def assemble(settings: Settings, *, say: Say) -> Parts:
     """Make every part of a server, and publish the zoo; nothing runs yet."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     secrets = read_secrets(settings.home, _revealed(settings.secret))
+    keep_private(settings.home)
     found = ensure(settings.backbone, progress=say)
     backbone = BackboneId(name=found.name, revision=found.revision)
     metaprompts = zoo.metaprompts_of(backbone, settings.metaprompt, zoo=settings.zoo)

@@ -65,6 +65,13 @@ def _create(path: Path) -> None:
         os.close(folder)
 
 
+def keep_private(home: Path) -> None:
+    """Take every other user's access away from the files in *home*, as far as they are ours."""
+    for path in home.iterdir():
+        with suppress(OSError):
+            path.chmod(path.stat().st_mode & ~stat.S_IRWXO)
+
+
 def _read(path: Path) -> bytes:
     if path.stat().st_mode & stat.S_IRWXO:
         raise BadInput(str(path), "can be read or written by every user; chmod 600 it")

@@ -121,7 +121,7 @@ class TestTheEnd:
         with started(environment | given, tmp_path) as server:
             eventually(lambda: is_ready(server))
             mine = {"authorization": "Bearer a-secret-that-is-long-enough-to-open"}
-            body = {"documents": [{"text": "He has gout."}] * 4, "max_tokens": 200}
+            body = {"documents": [{"text": "He has gout."}] * 4, "max_tokens": 80}
             replies = []
 
             def ask() -> None:

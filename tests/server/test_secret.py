@@ -10,7 +10,7 @@ import pytest
 from galenic_adapters.errors import BadInput
 from galenic_adapters.refs import SHARED
 from galenic_server.registry.store import Store
-from galenic_server.secret import parts_of, read_secrets
+from galenic_server.secret import keep_private, parts_of, read_secrets
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 
@@ -49,6 +49,16 @@ class TestASecretOfTheHome:
 
         with pytest.raises(BadInput, match="chmod 600"):
             read_secrets(tmp_path, None)
+
+    def test_is_not_alone_in_being_kept_from_others(self, tmp_path: Path):
+        """
+        A database that was there before is closed to them too.
+        """
+        (tmp_path / "galenic.db").touch(0o644)
+        (tmp_path / "galenic.db").chmod(0o644)
+        keep_private(tmp_path)
+
+        assert 0o640 == stat.S_IMODE((tmp_path / "galenic.db").stat().st_mode)
 
     def test_is_replaced_by_moving_it_aside(self, tmp_path: Path):
         """

@@ -2,13 +2,10 @@
 Finds a backbone by its name and loads it.
 """
 
-from collections.abc import Callable
-
 from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.backbone.weights import Backbone, ensure
 from galenic_adapters.package.manifest import BackboneId
-
-Say = Callable[[str], None]
+from galenic_adapters.progress import Say
 
 
 def load(

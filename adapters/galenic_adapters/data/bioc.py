@@ -19,7 +19,6 @@ from galenic_adapters.data.documents import (
     Link,
     Mending,
     Mention,
-    Place,
     Reason,
     Report,
     files_of,
@@ -28,6 +27,7 @@ from galenic_adapters.data.documents import (
 )
 from galenic_adapters.errors import BadInput
 from galenic_adapters.files import bytes_of
+from galenic_adapters.tasks.spans import Offsets
 
 Row = dict[str, Any]
 
@@ -173,7 +173,7 @@ def _mention(row: Row, passages: list[_Passage], name: str, report: Report) -> M
     return Mention(row["name"], label, places, row.get("text") or None)
 
 
-def _place(location: Row, passages: list[_Passage]) -> Place:
+def _place(location: Row, passages: list[_Passage]) -> Offsets:
     start, length = int(location["offset"]), int(location["length"])
     home = next((p for p in passages if p.holds(start)), None)
     if home is None or start + length > home.offset + len(home.text):

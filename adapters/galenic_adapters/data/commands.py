@@ -3,7 +3,6 @@ Runs the commands ``galenic convert`` and ``galenic convert-hub``.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -16,9 +15,8 @@ from galenic_adapters.data.examples import Dataset, labels_of, labels_used, read
 from galenic_adapters.data.hub import HubSet, hub_documents, hub_rows
 from galenic_adapters.data.rows import write_dataset, write_rows
 from galenic_adapters.errors import BadInput
+from galenic_adapters.progress import Say
 from galenic_adapters.tasks.base import TaskName
-
-Say = Callable[[str], None]
 
 
 def convert_files(

@@ -14,13 +14,13 @@ from pathlib import Path
 from galenic_adapters.data.documents import (
     Document,
     Mention,
-    Place,
     Reason,
     Report,
     files_of,
 )
 from galenic_adapters.errors import BadInput
 from galenic_adapters.files import lines_of, text_of
+from galenic_adapters.tasks.spans import Offsets
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".tsv", ".txt")
 TAG = re.compile(r"(?:(?P<how>[BIESLUMW])(?:[-_](?P<type>.+))?)|(?P<outside>O)")
@@ -78,7 +78,7 @@ def _sentence(
 
 def tagged(name: str, tokens: Sequence[str], tags: Sequence[str]) -> Document:
     """Make the document of a tokenized sentence; every token has a well-formed tag."""
-    places: list[Place] = []
+    places: list[Offsets] = []
     at = 0
     for token in tokens:
         places.append((at, at + len(token)))

@@ -13,11 +13,9 @@ from typing import Any
 
 from galenic_adapters.errors import BadInput
 from galenic_adapters.files import lines_of, text_of
+from galenic_adapters.tasks.spans import Offsets
 
 MOST_PLACES_SHOWN = 3
-
-Place = tuple[int, int]
-"""Start and end (exclusive) in the text, in code points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Mention:
 
     id: str
     type: str
-    places: tuple[Place, ...]
+    places: tuple[Offsets, ...]
     words: str | None = None
 
 

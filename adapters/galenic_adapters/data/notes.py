@@ -16,13 +16,13 @@ from galenic_adapters.data.documents import (
     Link,
     Mending,
     Mention,
-    Place,
     Reason,
     Report,
 )
 from galenic_adapters.data.offsets import says
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Span, check_labels, check_text
+from galenic_adapters.tasks.spans import Offsets
 
 Pieces = Literal["whole", "lines", "sentences"]
 Discontinuous = Literal["drop", "cover"]
@@ -73,7 +73,7 @@ def settle(document: Document, report: Report, *, discontinuous: Discontinuous) 
 
 def _settle_one(
     mention: Mention, text: str, report: Report, where: str, discontinuous: Discontinuous
-) -> Place | Reason:
+) -> Offsets | Reason:
     if not _is_type(mention.type):
         return Reason.BAD_TYPE
     if not mention.places:
@@ -98,13 +98,13 @@ def _is_type(type_: str) -> bool:
         return False
 
 
-def _is_whole(places: tuple[Place, ...], text: str) -> bool:
+def _is_whole(places: tuple[Offsets, ...], text: str) -> bool:
     """Tell whether only space separates the places (BRAT breaks a mention at line ends)."""
     gaps = ((end, start) for (_, end), (start, _) in pairwise(places))
     return all(end <= start and not text[end:start].strip() for end, start in gaps)
 
 
-def _trimmed(place: Place, text: str, report: Report, where: str) -> Place | Reason:
+def _trimmed(place: Offsets, text: str, report: Report, where: str) -> Offsets | Reason:
     start, end = place
     words = text[start:end]
     if not words.strip():
@@ -148,7 +148,7 @@ def split(note: Note, pieces: Pieces, report: Report) -> Iterator[Note]:
         yield _piece(note, f"{note.id}#{i}", cut, {id_ for id_, at in home.items() if at == i})
 
 
-def _piece(note: Note, name: str, cut: Place, ids: set[str]) -> Note:
+def _piece(note: Note, name: str, cut: Offsets, ids: set[str]) -> Note:
     start, end = cut
     spans = {
         id_: replace(span, start=span.start - start, end=span.end - start)
@@ -159,10 +159,10 @@ def _piece(note: Note, name: str, cut: Place, ids: set[str]) -> Note:
     return Note(name, note.text[start:end], spans, links)
 
 
-def _rejoined(bounds: Iterable[Place], note: Note, report: Report) -> list[Place]:
+def _rejoined(bounds: Iterable[Offsets], note: Note, report: Report) -> list[Offsets]:
     """Return *bounds* without the cuts that fall into a mention."""
     mentions = sorted((span.start, span.end) for span in note.spans.values())
-    joined: list[Place] = []
+    joined: list[Offsets] = []
     for start, end in bounds:
         if joined and any(a < start and b > joined[-1][1] for a, b in mentions):
             report.note(Mending.REJOINED, f"{note.id}#{len(joined) - 1}")
@@ -172,7 +172,7 @@ def _rejoined(bounds: Iterable[Place], note: Note, report: Report) -> list[Place
     return joined
 
 
-def _lines(text: str) -> Iterator[Place]:
+def _lines(text: str) -> Iterator[Offsets]:
     at = 0
     for line in text.split("\n"):
         if line.strip():
@@ -180,7 +180,7 @@ def _lines(text: str) -> Iterator[Place]:
         at += len(line) + 1
 
 
-def _sentences(text: str) -> Iterator[Place]:
+def _sentences(text: str) -> Iterator[Offsets]:
     yield from _punkt().span_tokenize(text)
 
 
@@ -194,5 +194,5 @@ def _punkt() -> Any:
     return PunktSentenceTokenizer(learned)
 
 
-_BOUNDS: dict[str, Callable[[str], Iterator[Place]]] = {"lines": _lines, "sentences": _sentences}
+_BOUNDS: dict[str, Callable[[str], Iterator[Offsets]]] = {"lines": _lines, "sentences": _sentences}
 assert {"whole", *_BOUNDS} == set(get_args(Pieces))

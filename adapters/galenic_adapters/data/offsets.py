@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from galenic_adapters.data.documents import Document, Mending, Mention, Place, Report
+from galenic_adapters.data.documents import Document, Mending, Mention, Report
 from galenic_adapters.files import MARK
+from galenic_adapters.tasks.spans import Offsets
 
 GAPS = ("", "...", "…")
 """Separators that formats write between the parts of a discontinuous mention."""
@@ -35,7 +36,7 @@ def aligned(document: Document, report: Report) -> Document:
     return replace(document, text=text, mentions=best)
 
 
-def says(words: str, text: str, places: Sequence[Place]) -> bool:
+def says(words: str, text: str, places: Sequence[Offsets]) -> bool:
     """Tell whether *words* are the words at *places*, or from first to last; spaces don't count."""
     parts = [_words(text[start:end]) for start, end in places]
     whole = text[min(start for start, _ in places) : max(end for _, end in places)]
@@ -70,7 +71,7 @@ def _recounted(
             yield way, tuple(replace(m, places=_moved(m.places, starts)) for m in mentions)
 
 
-def _moved(places: Sequence[Place], starts: Sequence[int]) -> tuple[Place, ...]:
+def _moved(places: Sequence[Offsets], starts: Sequence[int]) -> tuple[Offsets, ...]:
     return tuple((_index(start, starts), _index(end, starts)) for start, end in places)
 
 

@@ -15,7 +15,6 @@ from galenic_adapters.data.documents import (
     Document,
     Link,
     Mention,
-    Place,
     Reason,
     Report,
     files_of,
@@ -23,6 +22,7 @@ from galenic_adapters.data.documents import (
     label_of,
 )
 from galenic_adapters.errors import BadInput
+from galenic_adapters.tasks.spans import Offsets
 
 CHAINED = "_lexicallyChainedTo"
 NAMES = ("sourcedb", "source_db", "sourceid", "source_id", "divid", "division_id")
@@ -95,14 +95,14 @@ def _mention(row: Row, number: int, name: str, report: Report) -> Mention:
     return Mention(id_, label, places)
 
 
-def _place(span: Row) -> Place:
+def _place(span: Row) -> Offsets:
     return (int(span["begin"]), int(span["end"]))
 
 
 def _unchained(mentions: list[Mention], links: list[Link]) -> Iterator[Mention]:
     """Merge chained fragments into the mention that they are chained to."""
     before = {link.head: link.tail for link in links if link.type == CHAINED}
-    fragments: dict[str, tuple[Place, ...]] = {}
+    fragments: dict[str, tuple[Offsets, ...]] = {}
     for mention in mentions:
         root = _root(mention.id, before)
         if root != mention.id:

@@ -3,7 +3,7 @@ Runs the command ``galenic evaluate``, on a package here or an adapter of a runn
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ from galenic_adapters.evaluation.remote import evaluate_remote
 from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import Manifest
 from galenic_adapters.package.zoo import metaprompts_of
+from galenic_adapters.progress import Say
 from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.lookup import make_task
 from galenic_client import Client
-
-Say = Callable[[str], None]
 
 
 def measure(

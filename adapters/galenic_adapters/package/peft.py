@@ -2,7 +2,7 @@
 Runs the commands ``galenic import-peft`` and ``galenic export-peft``.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 from galenic_adapters.backbone.weights import ensure, is_mixture_at, shape_at
@@ -13,9 +13,8 @@ from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.peft_read import import_adapter, read_checkpoint
 from galenic_adapters.package.peft_write import Form, write_checkpoint
 from galenic_adapters.package.zoo import metaprompts_of
+from galenic_adapters.progress import Say
 from galenic_adapters.shape import PLACES
-
-Say = Callable[[str], None]
 
 
 def import_peft(

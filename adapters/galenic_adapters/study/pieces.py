@@ -16,10 +16,10 @@ import torch
 
 from galenic_adapters.errors import Conflict, NotFound
 from galenic_adapters.files import write_whole
+from galenic_adapters.progress import Say
 from galenic_adapters.training.loop import CHECKPOINT
 
 DONE = "done.json"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 from galenic_adapters.errors import Unavailable
 from galenic_adapters.evaluation.chance import interval
 from galenic_adapters.evaluation.evaluate import best_constant
+from galenic_adapters.progress import Say
 from galenic_adapters.study.exams import Exam
 from galenic_adapters.study.figures import (
     Cell,
@@ -27,7 +28,6 @@ from galenic_adapters.study.figures import (
     variant_table,
 )
 from galenic_adapters.study.methods import MAIN
-from galenic_adapters.study.pieces import Say
 from galenic_adapters.study.plots import plot_few_shot, plot_variants
 from galenic_adapters.study.preset import Preset
 

@@ -14,11 +14,12 @@ from galenic_adapters.backbone.weights import ensure
 from galenic_adapters.errors import BadInput, Unavailable
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import METAPROMPT, metaprompt_of
+from galenic_adapters.progress import Say
 from galenic_adapters.study.catalogue import Listed, chosen, read_catalogue
 from galenic_adapters.study.exams import Exam
 from galenic_adapters.study.figures import few_piece
 from galenic_adapters.study.methods import COMPARED, MAIN, method_of
-from galenic_adapters.study.pieces import Pieces, Say
+from galenic_adapters.study.pieces import Pieces
 from galenic_adapters.study.preset import Preset
 from galenic_adapters.study.report import write_report
 from galenic_adapters.study.stages import (

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from galenic_adapters.errors import BadInput
 from galenic_adapters.tasks.base import Span
 
-Place = tuple[int, int]
+Offsets = tuple[int, int]
+"""Start and end (exclusive) in the text, in code points."""
 Pair = tuple[str, str]
 """A type and a mention."""
 SHORT_CHARS = 4
 
 
-def occurrences(mention: str, text: str) -> list[Place]:
+def occurrences(mention: str, text: str) -> list[Offsets]:
     """
     Return every non-overlapping place of *mention*; whole words only, if there are any.
 
@@ -24,13 +25,13 @@ def occurrences(mention: str, text: str) -> list[Place]:
     return _verbatim(mention, text) or _in_any_case(mention, text)
 
 
-def _verbatim(mention: str, text: str) -> list[Place]:
+def _verbatim(mention: str, text: str) -> list[Offsets]:
     found = _matches(mention, text)
     whole = [place for place in found if not _cuts_word(text, *place)]
     return whole or found
 
 
-def _in_any_case(mention: str, text: str) -> list[Place]:
+def _in_any_case(mention: str, text: str) -> list[Offsets]:
     """
     Return the places of *mention* as whole words in any case.
 
@@ -44,7 +45,7 @@ def _in_any_case(mention: str, text: str) -> list[Place]:
     ]
 
 
-def _matches(mention: str, text: str, flags: re.RegexFlag = re.NOFLAG) -> list[Place]:
+def _matches(mention: str, text: str, flags: re.RegexFlag = re.NOFLAG) -> list[Offsets]:
     words = mention.split()
     pattern = r"\s+".join(map(re.escape, words))
     return [found.span() for found in re.finditer(pattern, text, flags)] if words else []
@@ -83,17 +84,17 @@ def locate(mentions: Mapping[Pair, float | None], text: str) -> tuple[tuple[Span
     return tuple(sorted(found, key=lambda span: (span.start, span.end, span.type or ""))), missing
 
 
-def _longest_first(places: Mapping[Pair, list[Place]]) -> list[tuple[Pair, list[Place]]]:
+def _longest_first(places: Mapping[Pair, list[Offsets]]) -> list[tuple[Pair, list[Offsets]]]:
     return sorted(places.items(), key=lambda item: -len(item[0][1]))
 
 
 def _spans(
-    pair: Pair, places: Iterable[Place], text: str, confidences: Mapping[Pair, float | None]
+    pair: Pair, places: Iterable[Offsets], text: str, confidences: Mapping[Pair, float | None]
 ) -> list[Span]:
     return [Span(*place, text[slice(*place)], pair[0], confidences[pair]) for place in places]
 
 
-def _inside(spot: Place, type_: str, spans: set[Span]) -> bool:
+def _inside(spot: Offsets, type_: str, spans: set[Span]) -> bool:
     return any(s.type == type_ and s.start <= spot[0] and spot[1] <= s.end for s in spans)
 
 

@@ -29,7 +29,7 @@ from galenic_adapters.training.distributed import make_crew
 from galenic_adapters.training.losses import Teaching, losses
 from galenic_adapters.training.modules import Learner
 from galenic_adapters.training.recipe import Phase
-from galenic_adapters.training.sampler import Share, stream
+from galenic_adapters.training.sampler import Portion, stream
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_SECONDS = 30.0
@@ -74,7 +74,7 @@ class Run:
         self.openings, self.examples = open_all(backbone, [course.train for course in courses])
         self.crew = make_crew()
         self.num_rows = phase.rows_per_source * len(courses)
-        shares = [Share(c.name, len(c.train), c.source.weight) for c in courses]
+        shares = [Portion(c.name, len(c.train), c.source.weight) for c in courses]
         self.stream = stream(
             shares, self.num_rows, temperature=phase.temperature, cap=phase.cap, seed=seed
         )

@@ -2,7 +2,6 @@
 Runs the commands ``galenic train`` and ``galenic adapt``, from data to packages.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from galenic_adapters.backbone.load import load
@@ -13,6 +12,7 @@ from galenic_adapters.factor import Factor, Metaprompt
 from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import ZOO, folder_of, metaprompt_of
+from galenic_adapters.progress import Say
 from galenic_adapters.refs import check_name
 from galenic_adapters.tasks.lookup import make_task
 from galenic_adapters.training.datasets import Course, prepare
@@ -23,7 +23,6 @@ from galenic_adapters.training.publish import check_claims, publish_factor, publ
 from galenic_adapters.training.recipe import Recipe, Source
 from galenic_adapters.training.targets import learn_targets
 
-Say = Callable[[str], None]
 STARTS = ("ones", "mean", "task", "nearest")
 MOST_SHARE = 0.0005
 """The largest share of the backbone's parameters that a task should learn (arXiv 2604.06650)."""

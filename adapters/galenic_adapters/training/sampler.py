@@ -15,7 +15,7 @@ from random import Random
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Portion:
     """Holds what decides how often a source is drawn: its number of examples and its weight."""
 
     name: str
@@ -24,7 +24,7 @@ class Share:
 
 
 def stream(
-    shares: Sequence[Share], rows: int, *, temperature: float, cap: int, seed: int
+    shares: Sequence[Portion], rows: int, *, temperature: float, cap: int, seed: int
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield, for every step, *rows* pairs (number of a source, number of an example in it)."""
     ends = _ends(shares, rows, temperature, cap)
@@ -38,14 +38,14 @@ def stream(
         yield [(k, next(orders[k])) for k, count in enumerate(counts) for _ in range(count)]
 
 
-def _ends(shares: Sequence[Share], rows: int, temperature: float, cap: int) -> list[float]:
+def _ends(shares: Sequence[Portion], rows: int, temperature: float, cap: int) -> list[float]:
     parts = [s.weight * min(s.num_examples, cap) ** (1 / temperature) for s in shares]
     total = sum(parts)
     # Rounded, so that equal shares which divide *rows* give exact counts.
     return [round(rows * part / total, 9) for part in itertools.accumulate(parts)]
 
 
-def _order(share: Share, seed: int) -> Iterator[int]:
+def _order(share: Portion, seed: int) -> Iterator[int]:
     """Yield example numbers without end, shuffled anew in every epoch."""
     for epoch in itertools.count():
         order = list(range(share.num_examples))

@@ -21,7 +21,7 @@ from galenic_server.engine.contract import Delta, EngineConfig
 from galenic_server.engine.vllm.launch import make_vllm
 
 
-class Peer:
+class PlainVllm:
     """Runs vLLM with multi-LoRA over *loras*, or with prompts as embeddings, as *more* enables."""
 
     def __init__(self, config: EngineConfig, loras: Sequence[Path] = (), **more: Any) -> None:

@@ -20,7 +20,7 @@ from galenic_server.engine.contract import Delta, Engine
 from galenic_server.engine.make import make_engine
 
 if TYPE_CHECKING:
-    from galenic_server.bench.bare import Peer
+    from galenic_server.bench.bare import PlainVllm
 
 
 async def measure(stage: Stage, engine: Engine) -> None:
@@ -83,10 +83,12 @@ async def _against_loras(stage: Stage, engine: Engine, eager: Engine, peer: pres
 
 
 @asynccontextmanager
-async def _peer(stage: Stage, loras: Sequence[Path], more: dict[str, Any]) -> AsyncIterator["Peer"]:
-    from galenic_server.bench.bare import Peer
+async def _peer(
+    stage: Stage, loras: Sequence[Path], more: dict[str, Any]
+) -> AsyncIterator["PlainVllm"]:
+    from galenic_server.bench.bare import PlainVllm
 
-    made = Peer(stage.config(1, eager=_is_eager(stage)), loras, **more)
+    made = PlainVllm(stage.config(1, eager=_is_eager(stage)), loras, **more)
     await made.start()
     try:
         yield made
@@ -94,7 +96,9 @@ async def _peer(stage: Stage, loras: Sequence[Path], more: dict[str, Any]) -> As
         await made.stop()
 
 
-def _lora_arms(stage: Stage, engine: Engine, eager: Engine, other: "Peer", name: str) -> list[Arm]:
+def _lora_arms(
+    stage: Stage, engine: Engine, eager: Engine, other: "PlainVllm", name: str
+) -> list[Arm]:
     """
     Make the arms of a comparison with multi-LoRA.
 
@@ -118,7 +122,7 @@ def _lora_arms(stage: Stage, engine: Engine, eager: Engine, other: "Peer", name:
     ]
 
 
-def _of_loras(other: "Peer") -> Speaker:
+def _of_loras(other: "PlainVllm") -> Speaker:
     def speak(prompt: Prompt) -> AsyncIterator[Delta]:
         number = int(prompt.adapter.rpartition("-")[2]) if prompt.adapter else None
         return other.generate(prompt.text_ids, prompt.num_tokens, tenant=prompt.tenant, lora=number)

@@ -25,7 +25,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Holds an adapter's slot, from 1 on, and its prompt, if it has one."""
 
     slot: int
@@ -33,12 +33,12 @@ class Place:
 
 
 @dataclass(eq=False, slots=True)
-class Seat:
+class Occupant:
     """Tracks an adapter in a slot: how many requests hold it, and the task that loads it."""
 
     digest: str
     num_holds: int = 0
-    place: Place | None = None
+    place: Placement | None = None
     seating: "asyncio.Task[None]" = field(init=False)
 
     @property
@@ -97,7 +97,7 @@ class Seated:
     """Pairs an adapter with its slot, for loading."""
 
     digest: str
-    place: Place
+    place: Placement
     adapter: Composed
 
 
@@ -123,16 +123,16 @@ class Slots:
         self._prompt_of = prompt_of
         self._free_slots = Pool(range(1, num_slots + 1))
         self.prompts = Shelf(prompt_bytes)
-        self._seats: dict[str, Seat] = {}
-        self._idle: dict[str, Seat] = {}  # those of them that nobody holds, longest unused first
-        self._coming: set[Seat] = set()
+        self._seats: dict[str, Occupant] = {}
+        self._idle: dict[str, Occupant] = {}  # held by nobody, longest unused first
+        self._coming: set[Occupant] = set()
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
         self.num_loads = 0
         self.num_evictions = 0
 
     @asynccontextmanager
-    async def hold(self, digest: str) -> AsyncIterator[Place]:
+    async def hold(self, digest: str) -> AsyncIterator[Placement]:
         """Hold the slot of *digest* for the block, loading the adapter if needed."""
         seat = self._seats.get(digest) or self._new_seat(digest)
         self._idle.pop(digest, None)
@@ -151,12 +151,12 @@ class Slots:
 
         It never waits for a slot: an adapter without one is seated at its first request.
         """
-        new: list[Seat] = []
+        new: list[Occupant] = []
         for digest in [d for d in adapters if d not in self._seats]:
             prompt = self._prompt_of(adapters[digest])
             if not (self._make_room(prompt) if may_evict else self._has_room(prompt)):
                 break
-            new.append(Seat(digest, num_holds=1, place=self._take_place(prompt)))
+            new.append(Occupant(digest, num_holds=1, place=self._take_place(prompt)))
         if new:
             loading = self._load_seats({seat: adapters[seat.digest] for seat in new})
             self._begin(new, asyncio.create_task(loading))
@@ -170,12 +170,12 @@ class Slots:
         if seat is not None and not seat.num_holds:
             self._vacate(seat)
 
-    def find(self, digest: str) -> Place | None:
+    def find(self, digest: str) -> Placement | None:
         """Return the slot of *digest*, if it is assigned already."""
         seat = self._seats.get(digest)
         return seat.place if seat else None
 
-    def seated(self) -> dict[str, Place]:
+    def seated(self) -> dict[str, Placement]:
         """Return the slots of all residents, by digest; those still loading are left out."""
         return {
             digest: seat.place
@@ -192,24 +192,25 @@ class Slots:
         """Tell whether *digest* is resident or being loaded."""
         return digest in self._seats
 
-    def _new_seat(self, digest: str) -> Seat:
-        seat = Seat(digest, num_holds=1)  # the seating's own, so nobody takes the place meanwhile
+    def _new_seat(self, digest: str) -> Occupant:
+        # The seating holds it itself, so that nobody takes the place meanwhile.
+        seat = Occupant(digest, num_holds=1)
         self._begin([seat], asyncio.create_task(self._bring(seat)))
         return seat
 
-    def _begin(self, seats: Sequence[Seat], seating: "asyncio.Task[None]") -> None:
+    def _begin(self, seats: Sequence[Occupant], seating: "asyncio.Task[None]") -> None:
         for seat in seats:
             seat.seating = seating
             self._seats[seat.digest] = seat
         self._coming.update(seats)
         seating.add_done_callback(lambda task: self._arrived(seats, task))
 
-    async def _bring(self, seat: Seat) -> None:
+    async def _bring(self, seat: Occupant) -> None:
         adapter = await self._fetch(seat.digest)
         seat.place = await self._find_place(self._prompt_of(adapter))
         await self._load_seats({seat: adapter})
 
-    async def _load_seats(self, adapters: Mapping[Seat, Composed]) -> None:
+    async def _load_seats(self, adapters: Mapping[Occupant, Composed]) -> None:
         placed = [
             Seated(seat.digest, seat.place, adapter)
             for seat, adapter in adapters.items()
@@ -218,7 +219,7 @@ class Slots:
         await self._load(placed)
         self.num_loads += len(placed)
 
-    def _arrived(self, seats: Sequence[Seat], task: "asyncio.Task[None]") -> None:
+    def _arrived(self, seats: Sequence[Occupant], task: "asyncio.Task[None]") -> None:
         failed = task.cancelled() or task.exception() is not None
         for seat in seats:
             self._coming.discard(seat)
@@ -226,17 +227,17 @@ class Slots:
                 del self._seats[seat.digest]
             self._let_go(seat)
 
-    async def _find_place(self, prompt: Prompt | None) -> Place:
+    async def _find_place(self, prompt: Prompt | None) -> Placement:
         async with self._turn:
             while not self._make_room(prompt):
                 self._freed.clear()
                 await self._freed.wait()
             return self._take_place(prompt)
 
-    def _take_place(self, prompt: Prompt | None) -> Place:
+    def _take_place(self, prompt: Prompt | None) -> Placement:
         if prompt is not None:
             self.prompts.put(prompt)
-        return Place(self._free_slots.get(), prompt)
+        return Placement(self._free_slots.get(), prompt)
 
     def _has_room(self, prompt: Prompt | None) -> bool:
         return len(self._free_slots) > 0 and self.prompts.has_room(prompt)
@@ -247,7 +248,7 @@ class Slots:
             self.num_evictions += 1
         return self._has_room(prompt)
 
-    def _let_go(self, seat: Seat) -> None:
+    def _let_go(self, seat: Occupant) -> None:
         seat.num_holds -= 1
         if seat.num_holds:
             return
@@ -257,7 +258,7 @@ class Slots:
         else:
             self._vacate(seat)
 
-    def _vacate(self, seat: Seat) -> None:
+    def _vacate(self, seat: Occupant) -> None:
         if seat.place is not None:
             self._free_slots.put(seat.place.slot)
             if seat.place.prompt is not None:

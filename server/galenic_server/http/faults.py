@@ -46,7 +46,7 @@ class ClientLeft(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ErrorKind:
     status: int
     code: str
     headers: Mapping[str, str] | None = None
@@ -64,32 +64,32 @@ class Kind:
         return named.get(self.status, "invalid_request_error")
 
 
-TABLE: dict[type[Exception], Kind] = {
+TABLE: dict[type[Exception], ErrorKind] = {
     # As OpenAI: clients that see this trim the text, or ask a model of longer context.
-    errors.TooLong: Kind(400, "context_length_exceeded"),
-    errors.Unsupported: Kind(400, "unsupported_field"),
-    errors.BadInput: Kind(422, "bad_input"),
-    errors.BadFactor: Kind(422, "bad_factor"),
-    errors.RejectedUpload: Kind(422, "rejected_upload"),
-    errors.NotFound: Kind(404, "not_found"),
+    errors.TooLong: ErrorKind(400, "context_length_exceeded"),
+    errors.Unsupported: ErrorKind(400, "unsupported_field"),
+    errors.BadInput: ErrorKind(422, "bad_input"),
+    errors.BadFactor: ErrorKind(422, "bad_factor"),
+    errors.RejectedUpload: ErrorKind(422, "rejected_upload"),
+    errors.NotFound: ErrorKind(404, "not_found"),
     # Not 409: OpenAI's clients retry that one by themselves.
-    errors.Conflict: Kind(412, "conflict"),
-    errors.Unconditional: Kind(428, "precondition_required"),
-    errors.QuotaExceeded: Kind(507, "quota_exceeded", {"x-should-retry": "false"}),
-    errors.WrongTask: Kind(422, "wrong_task"),
-    errors.LimitReached: Kind(429, "rate_limit_exceeded"),
-    errors.Quarantined: Kind(503, "quarantined", {"retry-after": "3600"}),
-    errors.NotServed: Kind(501, "not_served", {"x-should-retry": "false"}),
-    errors.TimedOut: Kind(503, "timed_out", {"retry-after": "30"}),
-    errors.Unavailable: Kind(503, "unavailable", {"retry-after": "5"}),
-    Unauthorized: Kind(401, "invalid_api_key", {"www-authenticate": "Bearer"}),
-    Forbidden: Kind(403, "forbidden"),
-    TooLarge: Kind(413, "body_too_large", {"connection": "close"}),
+    errors.Conflict: ErrorKind(412, "conflict"),
+    errors.Unconditional: ErrorKind(428, "precondition_required"),
+    errors.QuotaExceeded: ErrorKind(507, "quota_exceeded", {"x-should-retry": "false"}),
+    errors.WrongTask: ErrorKind(422, "wrong_task"),
+    errors.LimitReached: ErrorKind(429, "rate_limit_exceeded"),
+    errors.Quarantined: ErrorKind(503, "quarantined", {"retry-after": "3600"}),
+    errors.NotServed: ErrorKind(501, "not_served", {"x-should-retry": "false"}),
+    errors.TimedOut: ErrorKind(503, "timed_out", {"retry-after": "30"}),
+    errors.Unavailable: ErrorKind(503, "unavailable", {"retry-after": "5"}),
+    Unauthorized: ErrorKind(401, "invalid_api_key", {"www-authenticate": "Bearer"}),
+    Forbidden: ErrorKind(403, "forbidden"),
+    TooLarge: ErrorKind(413, "body_too_large", {"connection": "close"}),
     # 408 would be retried by OpenAI's clients, as slowly as before.
-    TooSlow: Kind(400, "body_too_slow", {"connection": "close"}),
-    WrongMedia: Kind(415, "wrong_media_type"),
-    ClientLeft: Kind(499, "client_left"),
-    ClientDisconnect: Kind(499, "client_left"),
+    TooSlow: ErrorKind(400, "body_too_slow", {"connection": "close"}),
+    WrongMedia: ErrorKind(415, "wrong_media_type"),
+    ClientLeft: ErrorKind(499, "client_left"),
+    ClientDisconnect: ErrorKind(499, "client_left"),
 }
 
 
@@ -113,7 +113,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 """The error responses of every route, for the OpenAPI document."""
 
 
-def body(message: str, kind: Kind, param: str | None = None, **more: Any) -> dict[str, Any]:
+def body(message: str, kind: ErrorKind, param: str | None = None, **more: Any) -> dict[str, Any]:
     """Make OpenAI's error object."""
     error = {"message": message, "type": kind.type, "param": param, "code": kind.code}
     return {"error": error | more}
@@ -123,7 +123,9 @@ def body_of(error: Exception) -> dict[str, Any]:
     """Make the error object of an error in the table; any other is an internal error."""
     kind = _kind(error)
     if kind is None:
-        return body("internal error; the log has it under this request's id", Kind(500, "internal"))
+        return body(
+            "internal error; the log has it under this request's id", ErrorKind(500, "internal")
+        )
     more = {}
     if isinstance(error, errors.RejectedUpload):
         more = {"faults": [{"path": f.path, "problem": f.problem} for f in error.faults]}
@@ -132,7 +134,7 @@ def body_of(error: Exception) -> dict[str, Any]:
 
 def reply(error: Exception) -> JSONResponse:
     """Make the response to an error in the table; a 500 for any other."""
-    kind = _kind(error) or Kind(500, "internal")
+    kind = _kind(error) or ErrorKind(500, "internal")
     return JSONResponse(body_of(error), kind.status, dict(kind.headers or {}) | _headers(error))
 
 
@@ -146,7 +148,7 @@ def _headers(error: Exception) -> dict[str, str]:
     return headers
 
 
-def _kind(error: Exception) -> Kind | None:
+def _kind(error: Exception) -> ErrorKind | None:
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), None)
 
 
@@ -177,7 +179,7 @@ def _invalid_body(request: Request, error: RequestValidationError) -> dict[str, 
     faults = [_fault(problem, error.body, names) for problem in error.errors()[:MOST_FAULTS]]
     message = "; ".join(f"{fault['path']}: {fault['problem']}" for fault in faults)
     param = faults[0]["path"] if faults else None
-    return body(message, Kind(422, "invalid_field"), param, faults=faults)
+    return body(message, ErrorKind(422, "invalid_field"), param, faults=faults)
 
 
 def invalid(path: Sequence[str | int], sent: Any, faults: Sequence[Any]) -> RequestValidationError:
@@ -305,7 +307,7 @@ def _path(steps: Iterable[str | int], names: Set[str]) -> str:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     known = {404: "no such route", 405: "no such method on this route", 400: "body is not JSON"}
-    kind = Kind(error.status_code, "http_error")
+    kind = ErrorKind(error.status_code, "http_error")
     message = known.get(error.status_code, "refused")
     if error.status_code == 404 and b"%2f" in request.scope.get("raw_path", b"").lower():
         message += f"; a name in the path is made of {NAME_RULE}"

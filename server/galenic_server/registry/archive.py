@@ -42,7 +42,7 @@ class _Line(BaseModel):
 Version = Annotated[int, Field(ge=1, lt=10**9)]
 
 
-class Head(_Line):
+class TenantLine(_Line):
     kind: Literal["tenant"] = "tenant"
     form: Literal[1] = 1
     tenant: Name
@@ -131,8 +131,8 @@ class End(_Line):
 
 
 Item = Adapter | Deleted | Pointer | Lent
-AnyLine = Annotated[Head | Item | End, Field(discriminator="kind")]
-LINE: TypeAdapter[Head | Item | End] = TypeAdapter(AnyLine)
+AnyLine = Annotated[TenantLine | Item | End, Field(discriminator="kind")]
+LINE: TypeAdapter[TenantLine | Item | End] = TypeAdapter(AnyLine)
 
 
 def write(store: Store, tenant: str) -> Iterator[bytes]:
@@ -150,8 +150,8 @@ def _text(line: BaseModel) -> bytes:
     return line.model_dump_json(exclude_none=True).encode() + b"\n"
 
 
-def _lines(store: Store, tenant: str) -> Iterator[Head | Item]:
-    yield Head(tenant=tenant)
+def _lines(store: Store, tenant: str) -> Iterator[TenantLine | Item]:
+    yield TenantLine(tenant=tenant)
     # Aliases are read first and written last, so that every version they point to is in between.
     aliases, shares = store.aliases.of(tenant), store.shares.of(tenant)
     for entry, data, signature in store.versions.everything_of(tenant, page=PAGE):
@@ -199,14 +199,14 @@ def read(lines: Iterable[bytes]) -> Iterator[tuple[int, Item]]:
         if end is not None:
             raise BadInput("archive", f"continues after its end, in line {num_lines + 2}")
         line = _parsed(text, num_lines + 1)
-        if isinstance(line, Head) != (num_lines == 0):
+        if isinstance(line, TenantLine) != (num_lines == 0):
             raise BadInput("archive", "does not begin with its one line of kind tenant")
         if isinstance(line, End):
             end = line
             continue
         seen.update(text)
         num_lines += 1
-        if not isinstance(line, Head):
+        if not isinstance(line, TenantLine):
             yield num_lines, line
     if end is None:
         raise BadInput("archive", f"ends after {num_lines} lines, without its last one")
@@ -224,7 +224,7 @@ def parse_package_line(text: bytes) -> PackageLine:
         raise BadInput("line", "is nested too deeply") from None
 
 
-def _parsed(text: bytes, number: int) -> Head | Item | End:
+def _parsed(text: bytes, number: int) -> TenantLine | Item | End:
     try:
         return LINE.validate_json(text)
     except ValidationError as error:

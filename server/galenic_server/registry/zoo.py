@@ -3,13 +3,13 @@ Publishes the zoo: adapters that a server shares with every tenant.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from galenic_adapters.errors import RejectedUpload
 from galenic_adapters.package.file import Fit, Package
 from galenic_adapters.package.zoo import DEFAULTS, is_metaprompt
+from galenic_adapters.progress import Say
 from galenic_adapters.refs import SHARED, AdapterRef
 from galenic_server.registry.aliases import Aliases
 from galenic_server.registry.versions import Versions
@@ -23,7 +23,7 @@ class Sharing:
     aliases: Aliases
     fit: Fit
 
-    def share(self, folder: Path, say: Callable[[str], None]) -> list[AdapterRef]:
+    def share(self, folder: Path, say: Say) -> list[AdapterRef]:
         """Publish adapters that are new, and set each task's default; returns the new versions."""
         new = []
         for path in _packages(folder):

@@ -189,7 +189,7 @@ class ToolCall(Lenient):
     function: CalledFunction
 
 
-class Turn(Lenient):
+class ChatMessage(Lenient):
     """One message; also one that says nothing, as clients send them."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -376,7 +376,7 @@ class ChatBody(SampledBody):
     api: ClassVar = Api.CHAT
     text_field: ClassVar = "messages"
 
-    messages: Annotated[list[Turn], Field(min_length=1), at_most(1000)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), at_most(1000)]
     max_completion_tokens: Count | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
@@ -434,7 +434,7 @@ class ChatBody(SampledBody):
         return sum(len(turn.text) for turn in self.messages)
 
     @property
-    def spoken(self) -> list[Turn]:
+    def spoken(self) -> list[ChatMessage]:
         """Return the messages without empty instructions, which many clients send."""
         return [turn for turn in self.messages if turn.text or turn.role == "user"]
 

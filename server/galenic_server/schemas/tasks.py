@@ -4,7 +4,7 @@ Bodies of the clinical tasks' routes. Unknown fields are refused by name.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -28,7 +28,6 @@ from galenic_server.registry.names import Resolved
 from galenic_server.schemas.offsets import OffsetUnit, Ruler
 from galenic_server.settings import MOST_DOCUMENTS
 
-MAX_FIELDS = 256
 MAX_ID = 200
 
 
@@ -54,19 +53,22 @@ class Body(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
+    most_fields: ClassVar[int] = 256
 
     @model_validator(mode="before")
     @classmethod
     def _few(cls, sent: Any) -> Any:
         """Refuse more fields than anyone needs, each of which would be one more fault to tell."""
-        if isinstance(sent, dict) and len(sent) > MAX_FIELDS:
-            raise PydanticCustomError("too_long", "has many fields", {"max_length": MAX_FIELDS})
+        if isinstance(sent, dict) and len(sent) > cls.most_fields:
+            most = {"max_length": cls.most_fields}
+            raise PydanticCustomError("too_long", "has many fields", most)
         return sent
 
 
 class Document(Body):
     """One document of a batch; its answer has its *id*, or by default its place in the batch."""
 
+    most_fields: ClassVar[int] = 16
     id: Annotated[str, Field(min_length=1, max_length=MAX_ID)] | None = None
 
     def fields(self, unit: OffsetUnit = OffsetUnit.CODEPOINT) -> Any:
@@ -82,6 +84,7 @@ class Offsets(Body):
     *type* and *confidence* are not used.
     """
 
+    most_fields: ClassVar[int] = 16
     start: Annotated[int, Field(ge=0, strict=True)]
     end: Annotated[int, Field(ge=1, strict=True)]
     text: str | None = None
@@ -146,10 +149,15 @@ D = TypeVar("D", bound=Document)
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Stands for a document that is not of its task's form. faults: those that pydantic found."""
+    """Stands for a document that is not of its task's form."""
 
     sent: Any
-    faults: Sequence[Any]
+    error: ValidationError
+
+    @property
+    def faults(self) -> Sequence[Any]:
+        """Return what pydantic found, without values."""
+        return self.error.errors(include_url=False, include_input=False)
 
     @property
     def id(self) -> str | None:
@@ -163,7 +171,7 @@ def _or_broken(sent: Any, validate: Callable[[Any], Any]) -> Any:
     try:
         return validate(sent)
     except ValidationError as error:
-        return Broken(sent, error.errors(include_url=False, include_input=False))
+        return Broken(sent, error)
 
 
 class Batch(Body, Generic[D]):

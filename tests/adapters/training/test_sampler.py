@@ -3,7 +3,7 @@ from itertools import islice
 
 import pytest
 
-from galenic_adapters.training.sampler import Share, stream
+from galenic_adapters.training.sampler import Portion, stream
 
 BALANCED = {"temperature": 1.0, "cap": 10**6, "seed": 0}
 
@@ -13,7 +13,7 @@ def drawn(shares, rows, steps, **how):
 
 
 def test_an_epoch_holds_every_example_once():
-    pairs = drawn([Share("a", 40)], 8, 5)
+    pairs = drawn([Portion("a", 40)], 8, 5)
 
     assert [(0, i) for i in range(40)] == sorted(pairs)
 
@@ -23,27 +23,27 @@ def test_an_epoch_holds_every_example_once():
     [(1.0, 10**6, (0.1, 0.9)), (2.0, 10**6, (0.25, 0.75)), (1.0, 100, (0.5, 0.5))],
 )
 def test_sources_come_up_by_size_temperature_and_cap(temperature, cap, parts):
-    pairs = drawn([Share("a", 100), Share("b", 900)], 10, 400, temperature=temperature, cap=cap)
+    pairs = drawn([Portion("a", 100), Portion("b", 900)], 10, 400, temperature=temperature, cap=cap)
     counts = Counter(k for k, _ in pairs)
 
     assert pytest.approx(parts, abs=0.005) == (counts[0] / 4000, counts[1] / 4000)
 
 
 def test_even_sources_have_the_same_part_of_every_step():
-    shares = [Share(name, 50) for name in "abcdefg"]
+    shares = [Portion(name, 50) for name in "abcdefg"]
 
     for step in islice(stream(shares, 21, **BALANCED), 50):
         assert dict.fromkeys(range(7), 3) == Counter(k for k, _ in step)
 
 
 def test_a_source_goes_its_own_way_whoever_stands_beside_it():
-    alone = drawn([Share("b", 9)], 2, 10)
-    beside = drawn([Share("a", 9), Share("b", 9)], 4, 10)
+    alone = drawn([Portion("b", 9)], 2, 10)
+    beside = drawn([Portion("a", 9), Portion("b", 9)], 4, 10)
 
     assert [i for _, i in alone] == [i for k, i in beside if k == 1]
 
 
 def test_weights_count():
-    pairs = drawn([Share("a", 50, weight=3.0), Share("b", 50)], 8, 10)
+    pairs = drawn([Portion("a", 50, weight=3.0), Portion("b", 50)], 8, 10)
 
     assert 60 == sum(k == 0 for k, _ in pairs)

@@ -15,12 +15,12 @@ CHAT = {"model": "tiny-llama", "messages": [{"role": "user", "content": "He has 
 
 
 class TestARequest:
-    def test_is_a_503_once_its_time_is_up(self, running: Running):
+    def test_is_a_503_once_its_time_is_up(self, vllm_running: Running):
         """
         The engine stands still. The caller hears when to try again, and the engine is left alone.
         """
-        caller = running.client("deadline")
-        with set_to(running, request_seconds=1), held(running) as engine:
+        caller = vllm_running.client("deadline")
+        with set_to(vllm_running, request_seconds=1), held(vllm_running) as engine:
             reply = caller.post("/v1/ner", json=NOTE)
             engine.wait_for(0)
 

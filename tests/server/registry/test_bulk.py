@@ -30,9 +30,9 @@ def post(client: httpx.Client, *lines: bytes, tenant: str) -> list[dict]:
 class TestABulk:
     def test_answers_at_once_and_twice_is_as_once(self, running: Running):
         """
-        600 adapters, more than are written in one transaction; each is told by its line.
+        250 adapters, more than are written in one transaction; each is told by its line.
         """
-        packages = [package(seed=5000 + i) for i in range(600)]
+        packages = [package(seed=5000 + i) for i in range(250)]
         lines = [line(f"many-{i}", one.data) for i, one in enumerate(packages)]
         once = post(running.admin, *lines, tenant="bulk")
         again = post(running.admin, *lines, tenant="bulk")
@@ -43,9 +43,9 @@ class TestABulk:
                 ((f"many-{i}", one) for i, one in enumerate(packages)), 1
             )
         ] == once[:-1]
-        assert {"kind": "end", "new": 600, "there": 0, "failed": 0} == once[-1]
-        assert {"kind": "end", "new": 0, "there": 600, "failed": 0} == again[-1]
-        assert packages[599].digest == ner(running, "bulk", "many-599")["adapter"]["digest"]
+        assert {"kind": "end", "new": 250, "there": 0, "failed": 0} == once[-1]
+        assert {"kind": "end", "new": 0, "there": 250, "failed": 0} == again[-1]
+        assert packages[249].digest == ner(running, "bulk", "many-249")["adapter"]["digest"]
 
     def test_tells_each_fault_with_its_line(self, running: Running):
         """

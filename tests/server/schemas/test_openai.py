@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from galenic_adapters.errors import BadInput, Unsupported
 from galenic_server.schemas.openai import ChatBody, CompletionBody
 from galenic_server.schemas.responses import ResponsesBody
-from galenic_server.schemas.tasks import Batch, NerDocument, QaDocument
+from galenic_server.schemas.tasks import Batch, Broken, NerDocument, QaDocument
 
 HI = {"role": "user", "content": "Hi."}
 CALL = {"id": "c1", "type": "function", "function": {"name": "dose", "arguments": ""}}
@@ -171,6 +171,16 @@ class TestAnItemOfResponses:
 MANY = 300_000
 
 
+def num_faults(form: type[BaseModel], sent: Any) -> int:
+    """Count the faults of a body, or those of its documents, which are told one by one."""
+    try:
+        read = form.model_validate(sent)
+    except ValidationError as refused:
+        return refused.error_count()
+    documents = getattr(read, "documents", ())
+    return sum(one.error.error_count() for one in documents if isinstance(one, Broken))
+
+
 class TestABodyMadeToCost:
     @pytest.mark.parametrize(
         ("form", "field", "value"),
@@ -193,7 +203,4 @@ class TestABodyMadeToCost:
         """
         Each fault takes time and memory, though only twenty are told: none is made of each item.
         """
-        with pytest.raises(ValidationError) as refused:
-            form.model_validate({field: value})
-
-        assert refused.value.error_count() < 10_000
+        assert 0 < num_faults(form, {field: value}) < 10_000

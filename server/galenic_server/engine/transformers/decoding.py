@@ -21,7 +21,7 @@ from galenic_server.engine.contract import Delta, Request, Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Backbone:
+class LoadedModel:
     """Holds a loaded model with its tokenizer, end tokens and constraint compiler."""
 
     model: Any
@@ -30,7 +30,7 @@ class Backbone:
     constrainer: Constrainer
 
     @classmethod
-    def load(cls, folder: str, dtype: torch.dtype, tokenizer: Any) -> "Backbone":
+    def load(cls, folder: str, dtype: torch.dtype, tokenizer: Any) -> "LoadedModel":
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         named = model.generation_config.eos_token_id
         ends = {named} if isinstance(named, int) else set(named or ())
@@ -77,7 +77,7 @@ def _by_head(x_PW: Tensor, num_heads: int) -> Tensor:
 class Decoding:
     """Decodes one request; call `step` until *finish* is set."""
 
-    def __init__(self, backbone: Backbone, request: Request, tuning: Tuning) -> None:
+    def __init__(self, backbone: LoadedModel, request: Request, tuning: Tuning) -> None:
         self.finish: str | None = None
         self._backbone = backbone
         self._request = request

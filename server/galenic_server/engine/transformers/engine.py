@@ -28,7 +28,7 @@ from galenic_server.engine.contract import (
     Work,
     complete,
 )
-from galenic_server.engine.transformers.decoding import Backbone, Decoding, Tuning
+from galenic_server.engine.transformers.decoding import Decoding, LoadedModel, Tuning
 
 
 class TransformersEngine:
@@ -47,7 +47,7 @@ class TransformersEngine:
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self.residents: dict[str, Tuning] = {}  # the longest unused first
         self._turn = asyncio.Lock()
-        self.backbone: Backbone | None = None
+        self.backbone: LoadedModel | None = None
         self._num_loads = 0
         self._num_evictions = 0
 
@@ -65,7 +65,7 @@ class TransformersEngine:
 
     async def start(self) -> None:
         self.backbone = await asyncio.to_thread(
-            Backbone.load, self._config.backbone, self._dtype, self._tokenizer
+            LoadedModel.load, self._config.backbone, self._dtype, self._tokenizer
         )
         await complete(self, WARM_UP)
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 FIRST_BACKOFF_SECONDS = 1.0
 LAST_BACKOFF_SECONDS = 60.0
+PREPARE_SECONDS = 1800.0
 
 
 class Core:
@@ -107,7 +108,8 @@ class Core:
     async def _start(self) -> None:
         self._making = asyncio.create_task(asyncio.to_thread(self._make))
         self.llm = await asyncio.shield(self._making)
-        await self._prepare(self.llm)
+        async with asyncio.timeout(PREPARE_SECONDS):  # it may hang here too, and is not yet watched
+            await self._prepare(self.llm)
         self._is_ready = True
 
     async def _stop(self) -> None:

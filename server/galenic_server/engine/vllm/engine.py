@@ -2,7 +2,7 @@
 The engine on vLLM. A request holds its adapter's slot: scales are read from tables inside the
 layers, and the prompt's keys and values are written before the text's.
 
-It tells the story of a request; `Core` runs vLLM's process, and `Residents` keeps the adapters.
+It tells the story of a request; `Core` runs vLLM's process, `WorkerResidents` keeps adapters in it.
 """
 
 import hashlib
@@ -35,18 +35,18 @@ from galenic_server.engine.contract import (
     Request,
     Work,
 )
-from galenic_server.engine.slots import Place
+from galenic_server.engine.slots import Placement
 from galenic_server.engine.vllm.connector import put_before
 from galenic_server.engine.vllm.core import Core
 from galenic_server.engine.vllm.openai_client import PromptingClient
 from galenic_server.engine.vllm.openai_surface import Surface
-from galenic_server.engine.vllm.residents import Residents
+from galenic_server.engine.vllm.residents import WorkerResidents
 from galenic_server.engine.vllm.sampling import logprobs_of, sampling_params
 from galenic_server.engine.vllm.scales import ScaleLayout
 from galenic_server.engine.vllm.steps import Seat, version_of
 from galenic_server.engine.vllm.trial import Trials
 
-BARE = Place(slot=0, prompt=None)
+BARE = Placement(slot=0, prompt=None)
 
 
 class VllmEngine:
@@ -70,7 +70,7 @@ class VllmEngine:
             self._prepare,
             silent_seconds=config.silent_seconds,
         )
-        self.residents = Residents(
+        self.residents = WorkerResidents(
             num_slots, capacity, dtype, adapters_of=adapters_of, call=self.core.call
         )
         self._tokenizer = AutoTokenizer.from_pretrained(config.backbone)
@@ -182,7 +182,7 @@ class VllmEngine:
                     self._num_prefix_hits += shown.num_cached_tokens or 0
                 yield shown
 
-    def _prompt(self, work: Work, place: Place, params: SamplingParams) -> TokensInput:
+    def _prompt(self, work: Work, place: Placement, params: SamplingParams) -> TokensInput:
         """Make vLLM's input, and name the adapter's slot and prompt in *params*."""
         ids = list(work.text_ids)
         params.extra_args = None  # nobody else's
@@ -218,7 +218,7 @@ def cache_salt(secret: bytes, tenant: str, adapter: str | None) -> str:
     return hmac.new(secret, owner.encode(), hashlib.sha256).hexdigest()
 
 
-def _num_positions(place: Place) -> int:
+def _num_positions(place: Placement) -> int:
     return place.prompt.num_positions if place.prompt else 0
 
 

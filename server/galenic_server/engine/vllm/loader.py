@@ -12,7 +12,7 @@ import torch
 from galenic_server.engine.slots import Seated, Shelf
 from galenic_server.engine.vllm.worker import messages, pack_prompts, pack_scales, prompt_size
 
-Call = Callable[..., Awaitable[Any]]
+CallWorkers = Callable[..., Awaitable[Any]]
 """Calls a method of `AdapterWorker`, by name, on every worker."""
 Send = Callable[[Sequence[Seated]], Awaitable[None]]
 
@@ -27,7 +27,7 @@ class Loader:
 
     def __init__(
         self,
-        call: Call,
+        call: CallWorkers,
         shapes: Mapping[str, tuple[int, int]],
         dtype: torch.dtype,
         shelf: Callable[[], Shelf],

@@ -12,14 +12,14 @@ from galenic_adapters.errors import NotFound
 from galenic_adapters.factor import Composed
 from galenic_server.engine.checks import Capacity
 from galenic_server.engine.contract import AdaptersOf
-from galenic_server.engine.slots import Place, Seated, Slots
-from galenic_server.engine.vllm.loader import Call, Loader
+from galenic_server.engine.slots import Placement, Seated, Slots
+from galenic_server.engine.vllm.loader import CallWorkers, Loader
 
 FETCHED_AT_ONCE = 100  # adapters on their way from the store, in this process
 MOST_PASSES = 4  # of the backbone through prompts that nobody has asked for yet, at a time
 
 
-class Residents:
+class WorkerResidents:
     """Assigns adapters to slots, and loads them into the workers, which *call* reaches."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Residents:
         dtype: torch.dtype,
         *,
         adapters_of: AdaptersOf,
-        call: Call,
+        call: CallWorkers,
     ) -> None:
         self._capacity = capacity
         self._adapters_of = adapters_of
@@ -43,11 +43,11 @@ class Residents:
             prompt_of=capacity.prompt_of,
         )
 
-    def hold(self, digest: str) -> AbstractAsyncContextManager[Place]:
+    def hold(self, digest: str) -> AbstractAsyncContextManager[Placement]:
         """Hold the slot of *digest* for the block, loading the adapter if needed."""
         return self.slots.hold(digest)
 
-    def find(self, digest: str) -> Place | None:
+    def find(self, digest: str) -> Placement | None:
         """Return the slot of *digest*, if it is assigned already."""
         return self.slots.find(digest)
 
