@@ -99,7 +99,7 @@ class TestAnOldDatabase:
         """
         A caller's and an admin's key are valid; revoked keys and a suspended tenant's are not.
         """
-        keyring = Keyring(store.keys, store.tenants, store.changes, secret=SECRET)
+        keyring = Keyring(store.keys, store.tenants, store.changes, secrets=[SECRET])
         found = [keyring.find(key) for key in (OLD / "keys.txt").read_text().split()]
 
         assert [("clinic", Role.CALLER), ("clinic", Role.ADMIN), None, None] == [
