@@ -114,3 +114,25 @@ class TestAnInstallation:
 
         assert 0 == done.returncode, done.stderr
         assert {} == json.loads(done.stdout)
+
+
+class TestTheCommand:
+    def test_of_the_client_alone_says_what_brings_the_rest(self, tmp_path):
+        """
+        The command comes with every installation, its libraries only with the extras.
+        """
+        fill(tmp_path, closure([Requirement(one) for one in PROJECT["dependencies"]]))
+        module, _, function = PROJECT["scripts"]["galenic"].partition(":")
+        script = (
+            f"import sys; sys.path.insert(0, sys.argv[1]); import {module} as m; m.{function}()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", script, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+        assert 1 == done.returncode
+        assert done.stderr.startswith("galenic: the command needs typer: pip install 'galenic[")
+        assert 1 == len(done.stderr.splitlines())

@@ -45,10 +45,6 @@ TaskChoice = Literal["ner", "re", "qa", "nli", "summarization"]
 Existing = typer.Argument(exists=True, dir_okay=False)
 
 
-def main() -> None:
-    app()
-
-
 # The server and the machine
 
 

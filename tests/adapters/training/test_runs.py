@@ -214,7 +214,7 @@ def test_a_killed_adaptation_goes_on_and_ends_the_same(trained, sources, backbon
     command += adapt_arguments(trained, sources[0].train, "nli", tmp_path / "run", backbone_path)
     code = (
         "import galenic_adapters.training.loop as l, sys; l.CHECKPOINT_SECONDS = 0.0;"
-        "from galenic_adapters.cli.main import main; sys.argv = sys.argv[1:]; main()"
+        "from galenic_adapters.cli.command import main; sys.argv = sys.argv[1:]; main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command[2:]], stdout=subprocess.DEVNULL
