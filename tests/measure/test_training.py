@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from galenic_adapters.backbone.prompted import PromptedBackbone, opening_of
+from galenic_adapters.backbone.prefixes import opening_of
+from galenic_adapters.backbone.prompted import PromptedBackbone
 from tests.measure import training
 
 

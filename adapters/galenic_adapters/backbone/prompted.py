@@ -1,21 +1,18 @@
 """
 The frozen backbone with soft prompts, deep prompts and scales of many tasks in one batch.
 
-A task's prefix is the keys and values of its prompt and of the opening that its texts share (an
-instruction, for one). It is computed once per task and reused by all of the task's examples.
+A task's prefix is computed once per task and reused by all of the task's examples.
 
 Dimension key:  K tasks   P prompt positions   D model width   B examples   T text positions
                 L layers   W width of keys, or of a place
 """
 
-import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
-from itertools import takewhile
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,143 +21,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 
 from galenic_adapters.backbone.attention import GROUPED
 from galenic_adapters.backbone.constraints import Constrainer
+from galenic_adapters.backbone.prefixes import Openings, Prefixes, positions_of
 from galenic_adapters.backbone.scaling import Scales, hook_scales, to_offset
+from galenic_adapters.backbone.tuning import Tuning
 from galenic_adapters.backbone.weights import shape_of
 from galenic_adapters.errors import BadInput
-from galenic_adapters.factor import Composed
 from galenic_adapters.shape import PLACES, BackboneShape
 
 MOST_UNFUSED = 1024
 """The longest texts, in tokens, for which unfused attention may hold its score matrices."""
 SAMPLED_VOCABULARY = 5000
 """Tokens to sample from (arXiv 2104.08691); a byte-pair vocabulary begins with frequent ones."""
-
-
-Openings = Mapping[int, Sequence[int]]
-"""The tokens that all texts of a task begin with, by task number."""
-
-
-def opening_of(texts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """
-    Return the longest common beginning of a task's *texts*, such as an instruction.
-
-    The last token of a text never belongs to it, since the answer is predicted from that token.
-    """
-    columns = zip(*(text[:-1] for text in texts), strict=False)
-    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
-
-
-def positions_of(seen_BT: Tensor) -> Tensor:
-    """Return position ids (B, T): each column's index among seen columns, 0 for left padding."""
-    return (seen_BT.cumsum(1) - 1).clamp(min=0)
-
-
-class Tuning(Protocol):
-    """Tunes the frozen backbone for several tasks: by prompts, deep prompts, scales or hooks."""
-
-    def prompts(self, which_K: Tensor) -> Tensor | None:
-        """Return the prompts (K, P, D) of these tasks, if any."""
-
-    def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the keys and values (K, L, P, W) of these tasks' deep prompts, if any."""
-
-    def scales(self, which_B: Tensor) -> Scales | None:
-        """Return the scales of activations, by place, for examples of these tasks, if any."""
-
-    def choose(self, which_B: Tensor) -> None:
-        """Set the tasks of the next batch's examples, for hooks inside the model (LoRA)."""
-
-
-class Untuned:
-    """Tunes nothing: the bare backbone answers."""
-
-    def prompts(self, which_K: Tensor) -> Tensor | None:
-        return None
-
-    def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
-        return None
-
-    def scales(self, which_B: Tensor) -> Scales | None:
-        return None
-
-    def choose(self, which_B: Tensor) -> None:
-        pass
-
-
-class Fixed(Untuned):
-    """Tunes by composed adapters of one form and prompt length; task k is the k-th of them."""
-
-    def __init__(self, composed: Sequence[Composed]) -> None:
-        self._composed = list(composed)
-
-    def prompts(self, which_K: Tensor) -> Tensor | None:
-        return self._stacked(which_K, lambda composed: composed.rows_PD)
-
-    def prefix(self, which_K: Tensor) -> tuple[Tensor, Tensor] | None:
-        keys_KLPW = self._stacked(which_K, lambda composed: composed.prefix and composed.prefix[0])
-        values_KLPW = self._stacked(
-            which_K, lambda composed: composed.prefix and composed.prefix[1]
-        )
-        return None if keys_KLPW is None or values_KLPW is None else (keys_KLPW, values_KLPW)
-
-    def scales(self, which_B: Tensor) -> Scales | None:
-        made = {
-            place: self._stacked(which_B, partial(_scale_of, place))
-            for place in self._composed[0].scales
-        }
-        return {place: scale for place, scale in made.items() if scale is not None}
-
-    def _stacked(self, which: Tensor, part: Callable[[Composed], Tensor | None]) -> Tensor | None:
-        tensors = [part(self._composed[number]) for number in which.tolist()]
-        there = [tensor for tensor in tensors if tensor is not None]
-        return torch.stack(there).to(which.device) if there else None
-
-
-def _scale_of(place: str, composed: Composed) -> Tensor:
-    return composed.scales[place]
-
-
-class Prefixes:
-    """
-    Holds the KV prefixes of several tasks in a transformers cache, for any number of batches.
-
-    which_K: the tasks' numbers, ascending.   seen_KT: the attention mask of the cache's columns;
-    shorter prefixes are padded on the left.
-    """
-
-    def __init__(self, tuning: Tuning, which_K: Tensor, seen_KT: Tensor, cache: Any) -> None:
-        self.tuning, self.which_K, self.seen_KT, self._cache = tuning, which_K, seen_KT, cache
-
-    def cache(self, which_B: Tensor) -> Any:
-        """Return a KV cache that holds each example's prefix, for one pass of the model."""
-        cache = _copied(self._cache)
-        cache.batch_select_indices(self._at(which_B))
-        return cache
-
-    def seen(self, which_B: Tensor) -> Tensor:
-        """Return the attention mask (B, T) of that cache's columns."""
-        return self.seen_KT[self._at(which_B)]
-
-    def _at(self, which_B: Tensor) -> Tensor:
-        return torch.searchsorted(self.which_K, which_B)
-
-    def apart(self) -> Self:
-        """Return a detached copy whose tensors are leaves that accumulate gradients."""
-        cache = _copied(self._cache)
-        for layer in cache.layers:
-            layer.keys = layer.keys.detach().requires_grad_()
-            layer.values = layer.values.detach().requires_grad_()
-        return type(self)(self.tuning, self.which_K, self.seen_KT, cache)
-
-    def tensors(self) -> list[Tensor]:
-        return [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
-
-
-def _copied(cache: Any) -> Any:
-    """Copy *cache* but not its tensors: a model replaces them and never writes into them."""
-    made = copy.copy(cache)
-    made.layers = [copy.copy(layer) for layer in cache.layers]
-    return made
 
 
 class PromptedBackbone:

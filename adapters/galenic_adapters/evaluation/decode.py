@@ -15,14 +15,9 @@ from torch import Tensor
 
 from galenic_adapters.backbone.constraints import Constrainer
 from galenic_adapters.backbone.encode import encode
-from galenic_adapters.backbone.prompted import (
-    Fixed,
-    PromptedBackbone,
-    Tuning,
-    Untuned,
-    opening_of,
-    positions_of,
-)
+from galenic_adapters.backbone.prefixes import opening_of, positions_of
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Fixed, Tuning, Untuned
 from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Completion, Example, Task
 from galenic_adapters.tasks.confidence import line_logprobs

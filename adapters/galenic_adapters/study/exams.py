@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from galenic_adapters.backbone.prompted import PromptedBackbone, Tuning
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Tuning
 from galenic_adapters.evaluation.decode import Question, answer
 from galenic_adapters.evaluation.evaluate import Evaluation, records_of, reread
 from galenic_adapters.study.catalogue import Listed

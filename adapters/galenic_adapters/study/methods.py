@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone, Tuning, Untuned
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Fixed, Tuning, Untuned
 from galenic_adapters.errors import BadInput
 from galenic_adapters.factor import Composed
 from galenic_adapters.shape import PLACES

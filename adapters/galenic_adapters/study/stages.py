@@ -13,11 +13,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from galenic_adapters.backbone.prompted import (
-    PromptedBackbone,
-    Tuning,
-    Untuned,
-)
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Tuning, Untuned
 from galenic_adapters.errors import BadInput
 from galenic_adapters.package.manifest import BackboneId
 from galenic_adapters.package.zoo import METAPROMPT

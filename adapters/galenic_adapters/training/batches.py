@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from galenic_adapters.backbone.encode import encode, encode_text
-from galenic_adapters.backbone.prompted import opening_of
+from galenic_adapters.backbone.prefixes import opening_of
 from galenic_adapters.tasks.base import Example, Task
 
 

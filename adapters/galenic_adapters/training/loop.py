@@ -20,7 +20,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from galenic_adapters.backbone.prompted import Openings, PromptedBackbone
+from galenic_adapters.backbone.prefixes import Openings
+from galenic_adapters.backbone.prompted import PromptedBackbone
 from galenic_adapters.errors import BadInput
 from galenic_adapters.files import write_whole
 from galenic_adapters.training.batches import Encoded, Row, collate, opened, split

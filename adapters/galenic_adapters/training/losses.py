@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from galenic_adapters.backbone.prompted import (
-    Openings,
-    Prefixes,
-    PromptedBackbone,
-    Tuning,
-)
+from galenic_adapters.backbone.prefixes import Openings, Prefixes
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Tuning
 from galenic_adapters.training.batches import Batch
 from galenic_adapters.training.recipe import Distillation
 

@@ -14,8 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from galenic_adapters.backbone.prompted import Untuned
 from galenic_adapters.backbone.scaling import Scales
+from galenic_adapters.backbone.tuning import Untuned
 from galenic_adapters.factor import Factor, Metaprompt, scale
 from galenic_adapters.shape import BackboneShape
 

@@ -5,7 +5,8 @@ Trains the second half of the method: a new task's factor over a frozen metaprom
 from collections.abc import Sequence
 from pathlib import Path
 
-from galenic_adapters.backbone.prompted import PromptedBackbone, Tuning
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Tuning
 from galenic_adapters.evaluation.decode import Question, answer
 from galenic_adapters.evaluation.scores import score
 from galenic_adapters.factor import Factor, Metaprompt

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from galenic_adapters.backbone.encode import encode
-from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Fixed
 from galenic_adapters.evaluation.decode import Question, answer, answer_all
 from galenic_adapters.factor import Composed
 from galenic_adapters.tasks.base import Example

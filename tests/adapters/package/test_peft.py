@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Fixed
 from galenic_adapters.backbone.weights import shape_at
 from galenic_adapters.cli.main import app
 from galenic_adapters.errors import BadInput

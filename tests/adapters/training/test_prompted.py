@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from galenic_adapters.backbone.prompted import Fixed, PromptedBackbone, Untuned
+from galenic_adapters.backbone.prompted import PromptedBackbone
+from galenic_adapters.backbone.tuning import Fixed, Untuned
 from galenic_adapters.factor import Composed
 from galenic_adapters.training.batches import Encoded, Row, collate, opened, split
 from galenic_adapters.training.lora import Loras
