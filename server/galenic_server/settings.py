@@ -188,9 +188,10 @@ class Settings(BaseSettings):
     )
 
     engine_silent_seconds: float = Field(
-        default=20,
+        default=15,
         ge=3,
-        description="An engine whose processes answer nothing for so long hangs, and is restarted.",
+        description="An engine whose processes answer nothing for so long takes no requests, and is"
+        " restarted after three times as long.",
     )
 
     # What requests may take

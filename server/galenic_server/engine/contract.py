@@ -98,7 +98,8 @@ class EngineConfig:
     memory allows.
     context_tokens: prompt, text and answer together.   secret: key that separates tenants' caches.
     tool_parser: vLLM's name for the format of this backbone's tool calls.
-    silent_seconds: an engine that answers nothing for so long hangs, and is restarted.
+    silent_seconds: an engine that answers nothing for so long takes no requests, and is restarted
+    after three times as long.
     """
 
     backbone: str
@@ -111,7 +112,7 @@ class EngineConfig:
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
     tool_parser: str = "hermes"
-    silent_seconds: float = 20.0
+    silent_seconds: float = 15.0
     options: dict[str, Any] = field(default_factory=dict)  # passed on to vLLM's engine arguments
 
 

@@ -34,7 +34,8 @@ class Core:
     Runs one core at a time.
 
     make: starts a core; blocks.   prepare: makes a fresh core ready for requests.
-    silent_seconds: a core that answers nothing for so long is killed.
+    silent_seconds: a core that answers nothing for so long is not healthy, and is killed after
+    three times as long.
     """
 
     def __init__(
@@ -50,12 +51,20 @@ class Core:
         self._making: asyncio.Task[AsyncLLM] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._is_ready = False
+        self._is_silent = False
         self.llm: AsyncLLM | None = None
         self.num_restarts = 0
 
     @property
     def is_healthy(self) -> bool:
+        return self._is_alive and not self._is_silent
+
+    @property
+    def _is_alive(self) -> bool:
         return self._is_ready and self.llm is not None and not self.llm.errored
+
+    def _hear(self, is_silent: bool) -> None:
+        self._is_silent = is_silent
 
     async def start(self) -> None:
         try:
@@ -131,8 +140,9 @@ class Core:
         loop = asyncio.get_running_loop()
         while True:
             since = loop.time()
-            async with watched(self.llm, self._silent_seconds):
-                while self.is_healthy:  # noqa: ASYNC110  # vLLM shows a death by a flag only
+            self._is_silent = False
+            async with watched(self.llm, self._silent_seconds, self._hear):
+                while self._is_alive:  # noqa: ASYNC110  # vLLM shows a death by a flag only
                     await asyncio.sleep(POLL_SECONDS)
             if loop.time() - since > LAST_BACKOFF_SECONDS:
                 backoff_seconds = FIRST_BACKOFF_SECONDS
