@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from typer.testing import CliRunner, Result
 
 from galenic_adapters.cli.main import app
-from galenic_adapters.package.signature import Policy, Signatures
+from galenic_adapters.package.signature import Policy, Signatures, Use
 from galenic_adapters.refs import SHARED
 from galenic_server.tenancy.keys import Role
 from tests.support.serving import Running, package
@@ -324,12 +324,13 @@ class TestSign:
         form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         key.write_bytes(private.private_bytes(*form))
         file.write_bytes(package(seed=9).data)
-        done = run("sign", str(file), "--with", str(key), running=running)
+        use = ("--for", "north/discharge")
+        done = run("sign", str(file), "--with", str(key), *use, running=running)
         key.write_bytes(b"nonsense")
         refused = run("sign", str(file), "--with", str(key), running=running)
         bundle = (tmp_path / "a.safetensors.sig").read_bytes()
         trusting = Signatures(Policy.REQUIRED, {"own": private.public_key()})
-        signed = trusting.check(package(seed=9).digest, bundle)
+        signed = trusting.check(package(seed=9).digest, bundle, Use.of("north/discharge"))
 
         assert (0, 1) == (done.exit_code, refused.exit_code)
         assert signed is not None
