@@ -134,16 +134,16 @@ class TestAdministration:
         """
         Quotas, whom names are lent, a whole tenant out and in again, and who serves.
         """
-        admin.push("kept", package(seed=21).data, tenant="moving")
-        assert 9 == admin.set_tenant("moving", max_adapters=9).max_adapters
-        assert "moving" in [one.tenant for one in admin.tenants()]
-        assert admin.share("kept", ["*"], tenant="moving").with_everyone
-        assert ["kept"] == [one.name for one in admin.shares(tenant="moving")]
-        archive = b"".join(admin.export("moving"))
-        brought = admin.bring("imported", archive)
+        admin.push("kept", package(seed=21).data, tenant="clients-moving")
+        assert 9 == admin.set_tenant("clients-moving", max_adapters=9).max_adapters
+        assert "clients-moving" in [one.tenant for one in admin.tenants()]
+        assert admin.share("kept", ["*"], tenant="clients-moving").with_everyone
+        assert ["kept"] == [one.name for one in admin.shares(tenant="clients-moving")]
+        archive = b"".join(admin.export("clients-moving"))
+        brought = admin.bring("clients-imported", archive)
         assert (1, 1) == (brought.num_adapters, brought.num_shares)
-        assert 1 == admin.tenant("imported").num_adapters
-        assert admin.describe("kept", 1, tenant="imported").digest
+        assert 1 == admin.tenant("clients-imported").num_adapters
+        assert admin.describe("kept", 1, tenant="clients-imported").digest
         assert 1 == len(admin.replicas())
 
     def test_keeps_limits(self, admin: Client):
