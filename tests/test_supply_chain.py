@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,7 +58,12 @@ class TestTheList:
         listed = json.loads((build / "sbom.cdx.json").read_text())
         names = {found["name"].lower().replace("_", "-") for found in listed["components"]}
 
-        assert Machine.look().packages.keys() - names <= {"galenic"}
+        # Asked of another process: some packages put copies of others on the path once imported.
+        look = "from galenic_adapters.doctor import Machine; print(*Machine.look().packages)"
+        done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
+
+        assert "torch" in done.stdout.split()
+        assert set(done.stdout.split()) - names <= {"galenic"}
 
     def test_gives_each_a_licence(self, build):
         """
@@ -67,7 +73,8 @@ class TestTheList:
         licences = {row["Name"]: row["License"] for row in rows}
 
         assert "MIT" == licences["fastapi"]
-        assert {"oss-harmony"} >= {name for name in licences if licences[name] == "UNKNOWN"}
+        unstated = {"oss-harmony", "cuda-toolkit"}
+        assert unstated >= {name for name in licences if licences[name] == "UNKNOWN"}
 
 
 class Osv(BaseHTTPRequestHandler):

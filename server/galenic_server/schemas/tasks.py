@@ -174,6 +174,12 @@ def _or_broken(sent: Any, validate: Callable[[Any], Any]) -> Any:
         return Broken(sent, error)
 
 
+def _any_items(schema: dict[str, Any]) -> None:
+    """Let the API's document say that an item of another form refuses no batch."""
+    other = {"description": "Anything else has an error of its own in the reply."}
+    schema["items"] = {"anyOf": [schema["items"], other]}
+
+
 class Batch(Body, Generic[D]):
     """
     A batch of documents for one task.
@@ -186,7 +192,9 @@ class Batch(Body, Generic[D]):
     """
 
     documents: Annotated[
-        list[Annotated[D, WrapValidator(_or_broken)]], Field(min_length=1), at_most(MOST_DOCUMENTS)
+        list[Annotated[D, WrapValidator(_or_broken)]],
+        Field(min_length=1, json_schema_extra=_any_items),
+        at_most(MOST_DOCUMENTS),
     ]
     adapter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=100_000, strict=True)] | None = None
