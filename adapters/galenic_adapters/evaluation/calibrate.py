@@ -3,25 +3,23 @@ Runs the command ``galenic calibrate``: fits how an adapter's confidences are co
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from galenic_adapters.backbone.load import load
-from galenic_adapters.data.examples import read_dataset
 from galenic_adapters.errors import BadInput
-from galenic_adapters.evaluation.cards import model_card
+from galenic_adapters.evaluation.cards import write_with_card
 from galenic_adapters.evaluation.evaluate import evaluate
 from galenic_adapters.evaluation.scores import relation_fact, span_fact
-from galenic_adapters.package.file import Fit, Package
+from galenic_adapters.evaluation.subject import Subject
+from galenic_adapters.package.file import Package
 from galenic_adapters.package.manifest import Calibration, Manifest
-from galenic_adapters.package.zoo import metaprompts_of
+from galenic_adapters.progress import Say
 from galenic_adapters.tasks.base import Answer, Span
-from galenic_adapters.tasks.confidence import SMALLEST
-from galenic_adapters.tasks.lookup import make_task
+from galenic_adapters.tasks.confidence import SMALLEST, corrected
 
 FEWEST = 20
 """Parts of answers that a calibration is fitted on, at least."""
@@ -40,7 +38,7 @@ def calibrate(
     split: str,
     limit: int | None = None,
     backbone: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> None:
     """
     Answer *data* with a package, fit its calibration, and write it into the package and its card.
@@ -48,15 +46,16 @@ def calibrate(
     A calibration that does not lower the mean squared error is not written. Raises `BadInput` if
     the answers have too few confidences (free text has none).
     """
-    package = Package.read(package_file.read_bytes())
-    manifest = package.manifest
-    examples = read_dataset(data, manifest.task, manifest.labels).examples[:limit]
-    source, model = load(backbone, say)
-    metaprompts = metaprompts_of(source, [metaprompt_file] if metaprompt_file else [])
-    fit = Fit(source, metaprompts, model.shape)
-    fit.check(package)
-    task = make_task(manifest.task, manifest.labels)
-    answers = evaluate(model, fit.composed(package), task, examples).answers
+    subject = Subject.load(
+        package_file,
+        data,
+        metaprompt_file=metaprompt_file,
+        limit=limit,
+        backbone=backbone,
+        say=say,
+    )
+    manifest, examples = subject.package.manifest, subject.examples
+    answers = evaluate(subject.model, subject.composed, subject.task, examples).answers
     found = [judged(*pair) for pair in zip(answers, (e.value for e in examples), strict=True)]
     calibration = calibration_of(found, dataset, split)
     say(
@@ -67,9 +66,8 @@ def calibrate(
         say("no better, so the package stays as it is; more examples may help")
         return
     fields = manifest.model_dump() | {"calibration": calibration}
-    package = Package.write(Manifest.model_validate(fields), package.factor)
-    package_file.write_bytes(package.data)
-    package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
+    package = Package.write(Manifest.model_validate(fields), subject.package.factor)
+    write_with_card(package, package_file)
 
 
 def calibration_of(found: Sequence[Judged], dataset: str, split: str) -> Calibration:
@@ -78,7 +76,7 @@ def calibration_of(found: Sequence[Judged], dataset: str, split: str) -> Calibra
 
     Folds are of whole examples, since an example's mentions are right or wrong together.
     """
-    whole = [pair for judged_ones in found for pair in judged_ones]
+    whole = [pair for some in found for pair in some]
     if len(whole) < FEWEST:
         problem = f"gives {len(whole)} confidences; a calibration takes {FEWEST} or more"
         raise BadInput("data", problem)
@@ -101,7 +99,9 @@ def fitted(pairs: Judged) -> tuple[float, float]:
     Targets are a little inside 0 and 1, so that the fit is finite if all answers are right (Platt,
     1999, "Probabilistic outputs for support vector machines").
     """
-    log_N, right_N = _tensors(pairs)
+    logs = [math.log(max(confidence, SMALLEST)) for confidence, _ in pairs]
+    log_N = torch.tensor(logs, dtype=torch.float64)
+    right_N = torch.tensor([float(is_right) for _, is_right in pairs], dtype=torch.float64)
     num_right = float(right_N.sum())
     num_wrong = len(right_N) - num_right
     upper, lower = (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2)
@@ -127,10 +127,10 @@ def judged(answer: Answer[Any], expected: Any) -> Judged:
 
     Each entity and each listed relation is a part; any other answer is one.
     """
-    said, right = _facts(answer.value), _facts(expected)
+    found, right = _facts(answer.value), _facts(expected)
     if answer.confidence is not None:
-        return [(answer.confidence, set(said) == set(right))]
-    return [(part, fact in right) for fact, part in said.items() if part is not None]
+        return [(answer.confidence, set(found) == set(right))]
+    return [(p, fact in right) for fact, p in found.items() if p is not None]
 
 
 def _facts(value: Any) -> dict[Any, float | None]:
@@ -147,17 +147,10 @@ def _cross_validated(found: Sequence[Judged]) -> float:
     """Return the mean squared error of confidences corrected by a fit on the other folds."""
     errors: list[float] = []
     for fold in range(NUM_FOLDS):
-        kept = [pair for i, one in enumerate(found) if i % NUM_FOLDS != fold for pair in one]
-        tested = [pair for i, one in enumerate(found) if i % NUM_FOLDS == fold for pair in one]
+        kept = [pair for i, some in enumerate(found) if i % NUM_FOLDS != fold for pair in some]
+        tested = [pair for some in found[fold::NUM_FOLDS] for pair in some]
         if not (kept and tested):
             continue
-        slope, intercept = fitted(kept)
-        log_N, right_N = _tensors(tested)
-        errors += ((slope * log_N + intercept).sigmoid() - right_N).square().tolist()
+        weights = fitted(kept)
+        errors += [(corrected(p, *weights) - is_right) ** 2 for p, is_right in tested]
     return sum(errors) / len(errors)
-
-
-def _tensors(pairs: Judged) -> tuple[Tensor, Tensor]:
-    logs = [math.log(max(confidence, SMALLEST)) for confidence, _ in pairs]
-    right = [float(is_right) for _, is_right in pairs]
-    return torch.tensor(logs, dtype=torch.float64), torch.tensor(right, dtype=torch.float64)

@@ -2,6 +2,8 @@
 Writes scores into a package's manifest, and renders its model card.
 """
 
+from pathlib import Path
+
 from galenic_adapters.evaluation.scores import Scores
 from galenic_adapters.package.file import Package
 from galenic_adapters.package.manifest import Manifest, Score
@@ -32,6 +34,12 @@ def scored(
     ]
     fields = package.manifest.model_dump() | {"scores": (*kept, *new)}
     return Package.write(Manifest.model_validate(fields), package.factor)
+
+
+def write_with_card(package: Package, path: Path) -> None:
+    """Write *package* to *path*, and its card beside it."""
+    path.write_bytes(package.data)
+    path.with_suffix(".md").write_text(model_card(package), "utf-8")
 
 
 def model_card(package: Package) -> str:

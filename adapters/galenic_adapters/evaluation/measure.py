@@ -3,13 +3,12 @@ Runs the command ``galenic evaluate``, on a package here or an adapter of a runn
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from galenic_adapters.backbone.load import load
 from galenic_adapters.data.examples import read_dataset
-from galenic_adapters.evaluation.cards import model_card, scored
+from galenic_adapters.evaluation.cards import scored, write_with_card
 from galenic_adapters.evaluation.evaluate import (
     best_constant,
     evaluate,
@@ -18,11 +17,8 @@ from galenic_adapters.evaluation.evaluate import (
     summary_of,
 )
 from galenic_adapters.evaluation.remote import evaluate_remote
-from galenic_adapters.package.file import Fit, Package
-from galenic_adapters.package.manifest import Manifest
-from galenic_adapters.package.zoo import metaprompts_of
+from galenic_adapters.evaluation.subject import Subject
 from galenic_adapters.progress import Say
-from galenic_adapters.tasks.base import Example
 from galenic_adapters.tasks.lookup import make_task
 from galenic_client import Client
 
@@ -45,14 +41,16 @@ def measure(
     Writes the scores into the package and its card, and every answer into records beside it. With
     *untuned_records* of an earlier evaluation, the untuned backbone is not run again.
     """
-    package = Package.read(package_file.read_bytes())
-    examples = _examples(data, package.manifest)[:limit]
-    source, model = load(backbone, say)
-    metaprompts = metaprompts_of(source, [metaprompt_file] if metaprompt_file else [])
-    fit = Fit(source, metaprompts, model.shape)
-    fit.check(package)
-    task = make_task(package.manifest.task, package.manifest.labels)
-    tuned = evaluate(model, fit.composed(package), task, examples)
+    subject = Subject.load(
+        package_file,
+        data,
+        metaprompt_file=metaprompt_file,
+        limit=limit,
+        backbone=backbone,
+        say=say,
+    )
+    model, task, examples = subject.model, subject.task, subject.examples
+    tuned = evaluate(model, subject.composed, task, examples)
     if untuned_records:
         earlier = [json.loads(row) for row in untuned_records.read_text("utf-8").splitlines()]
         untuned = reread(task, examples, earlier)
@@ -60,7 +58,7 @@ def measure(
         untuned = evaluate(model, None, task, examples)
     constant = best_constant(task, examples)
     package = scored(
-        package,
+        subject.package,
         dataset,
         split,
         tuned.scores,
@@ -74,8 +72,7 @@ def measure(
             say(f"{package.manifest.name} {who}: {summary_of(evaluation.scores)}")
         else:
             say(f"{package.manifest.name} {who}: none, for answers are no labels")
-    package_file.write_bytes(package.data)
-    package_file.with_suffix(".md").write_text(model_card(package), "utf-8")
+    write_with_card(package, package_file)
 
 
 def measure_remote(
@@ -98,7 +95,3 @@ def measure_remote(
 
 def _write_records(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-
-
-def _examples(data: Path, manifest: Manifest) -> Sequence[Example]:
-    return read_dataset(data, manifest.task, manifest.labels).examples

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from galenic_adapters.evaluation.cards import model_card, scored
+from galenic_adapters.evaluation.cards import scored, write_with_card
 from galenic_adapters.evaluation.evaluate import best_constant
 from galenic_adapters.package.file import Package
 from galenic_adapters.package.zoo import DEFAULTS, METAPROMPT
@@ -69,5 +69,4 @@ def _put(
         package = scored(package, exam.listed.name, "test", ours, untuned=theirs, constant=constant)
         beaten = max(scores.main[1] for scores in (theirs, constant) if scores)
         gains.setdefault(str(exam.listed.task), {})[exam.listed.name] = tuned.mean - beaten
-    (zoo / package_file.name).write_bytes(package.data)
-    (zoo / package_file.name).with_suffix(".md").write_text(model_card(package), "utf-8")
+    write_with_card(package, zoo / package_file.name)

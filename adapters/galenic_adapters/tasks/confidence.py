@@ -13,7 +13,7 @@ SMALLEST = 1e-30
 
 
 class Calibration(Protocol):
-    """Corrects probabilities: ``sigmoid(slope * log p + intercept)`` (Platt, 1999)."""
+    """Holds the two numbers of `corrected` (Platt, 1999)."""
 
     @property
     def slope(self) -> float: ...
@@ -47,17 +47,20 @@ def calibrated(answer: Answer[Any], calibration: Calibration | None) -> Answer[A
     if calibration is None:
         return answer
 
-    def corrected(item: Any) -> Any:
-        return replace(item, confidence=_corrected(item.confidence, calibration))
+    slope, intercept = calibration.slope, calibration.intercept
+
+    def calibrated_part(part: Any) -> Any:
+        if part.confidence is None:
+            return part
+        return replace(part, confidence=corrected(part.confidence, slope, intercept))
 
     value = answer.value
     if isinstance(value, tuple):
-        value = tuple(corrected(item) for item in value)
-    return replace(corrected(answer), value=value)
+        value = tuple(map(calibrated_part, value))
+    return replace(calibrated_part(answer), value=value)
 
 
-def _corrected(confidence: float | None, calibration: Calibration) -> float | None:
-    if confidence is None:
-        return None
-    log_odds = calibration.slope * math.log(max(confidence, SMALLEST)) + calibration.intercept
+def corrected(confidence: float, slope: float, intercept: float) -> float:
+    """Return ``sigmoid(slope * log confidence + intercept)``."""
+    log_odds = slope * math.log(max(confidence, SMALLEST)) + intercept
     return 1 / (1 + math.exp(-max(-700.0, min(700.0, log_odds))))

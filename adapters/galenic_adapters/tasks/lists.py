@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from galenic_adapters.tasks.base import Completion, Grammar, Reading
 from galenic_adapters.tasks.confidence import probability
+from galenic_adapters.tasks.spans import Pair
 
-Pair = tuple[str, str]
-"""A type and an item."""
 NOTHING = "none"
 LINE_END = re.compile(r"\s*[\n\r]\s*")
 
@@ -59,7 +58,8 @@ def read_lines(
 
 
 def _logprob(completion: Completion, line: int) -> float | None:
-    return completion.line_logprobs[line] if completion.line_logprobs else None
+    measured = completion.line_logprobs
+    return measured[line] if line < len(measured) else None
 
 
 def _pair(line: str, types: Sequence[str]) -> Pair | None:

@@ -11,7 +11,7 @@ from galenic_adapters.tasks.base import Span
 Offsets = tuple[int, int]
 """Start and end (exclusive) in the text, in code points."""
 Pair = tuple[str, str]
-"""A type and a mention."""
+"""A type, and a mention or another item of a list."""
 SHORT_CHARS = 4
 
 

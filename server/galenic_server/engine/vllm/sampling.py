@@ -40,4 +40,4 @@ def logprobs_of(output: CompletionOutput) -> list[tuple[str, float]]:
     """Return the text and the log-probability of each token that *output* adds."""
     chosen = zip(output.token_ids, output.logprobs or (), strict=False)
     found = [logprobs[token] for token, logprobs in chosen]
-    return [(one.decoded_token or "", one.logprob) for one in found]
+    return [(logprob.decoded_token or "", logprob.logprob) for logprob in found]
