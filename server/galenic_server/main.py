@@ -103,7 +103,6 @@ def bound(settings: Settings) -> socket.socket:
             problem = f"{settings.port} needs more rights; above 1023 none are needed"
             raise BadInput("GALENIC_PORT", problem) from error
         raise BadInput("GALENIC_HOST", f"{settings.host[:80]!r}: {error.strerror}") from error
-    address.set_inheritable(True)
     return address
 
 

@@ -147,16 +147,17 @@ class Service:
         self._check_open()
         adapter = await self._fitting(origin, ask.adapter or ask.task)
         task = _task_of(adapter, ask.task)
-        requests = await self._requests(origin, adapter, task, ask)
+        requests, errors = await self._requests(origin, adapter, task, ask)
         outcomes = await self._complete_all(requests)
-        calibration = adapter.manifest.calibration
-        answers = {
-            i: calibrated(task.read(outcome, ask.documents[i]), calibration)
-            if isinstance(outcome, Completion)
-            else outcome
-            for i, outcome in outcomes.items()
-        }
-        completions = [one for one in outcomes.values() if isinstance(one, Completion)]
+        answers: dict[int, Answer[Any] | GalenicError] = dict(errors)
+        completions = []
+        for i, outcome in outcomes.items():
+            if isinstance(outcome, Completion):
+                completions.append(outcome)
+                answer = task.read(outcome, ask.documents[i])
+                answers[i] = calibrated(answer, adapter.manifest.calibration)
+            else:
+                answers[i] = outcome
         return Answered(adapter, answers, completions)
 
     async def talk(self, origin: Origin, body: OpenAIBody) -> Talk:
@@ -218,20 +219,22 @@ class Service:
 
     async def _requests(
         self, origin: Origin, adapter: Resolved, task: Task[Any, Any], ask: Ask
-    ) -> dict[int, Request | GalenicError]:
-        """Make a request of each document, or the error of one that the context cannot hold."""
-        chats = {i: task.render(fields) for i, fields in ask.documents.items()}
-        requests: dict[int, Request | GalenicError] = {}
-        for i, messages in chats.items():
+    ) -> tuple[dict[int, Request], dict[int, TooLong]]:
+        """Make a request of each document; returns them, and the errors of those too long."""
+        chats: dict[int, tuple[Message, ...]] = {}
+        requests: dict[int, Request] = {}
+        errors: dict[int, TooLong] = {}
+        for i, fields in ask.documents.items():
+            messages = task.render(fields)
             try:
                 num_characters = sum(len(message.content) for message in messages)
                 self._check_characters(f"documents[{i}]", num_characters)
+                chats[i] = messages
             except TooLong as error:
-                requests[i] = error
-        short = [i for i in chats if i not in requests]
-        rendered = await self._encode(origin.tenant, [chats[i] for i in short])
+                errors[i] = error
+        rendered = await self._encode(origin.tenant, list(chats.values()))
         nonce = _nonce()
-        for i, ids in zip(short, rendered, strict=True):
+        for i, ids in zip(chats, rendered, strict=True):
             fields = ask.documents[i]
             constraint = task.constraint(fields)
             request = Request(
@@ -251,8 +254,8 @@ class Service:
                 requests[i] = request
             except TooLong as error:
                 self._spend(origin.tenant, len(ids))
-                requests[i] = error
-        return requests
+                errors[i] = error
+        return requests, errors
 
     def _check_characters(self, field: str, num_characters: int) -> None:
         """Raise `TooLong` for what the context cannot hold, before it is made tokens of."""
@@ -293,7 +296,7 @@ class Service:
         return await self._tokenizing.run(tenant, encode)
 
     async def _complete_all(
-        self, requests: Mapping[int, Request | GalenicError]
+        self, requests: Mapping[int, Request]
     ) -> dict[int, Completion | GalenicError]:
         """Complete all requests concurrently; if the engine fails, the others are aborted."""
         try:
@@ -303,10 +306,8 @@ class Service:
             raise failed.exceptions[0] from None
         return {i: task.result() for i, task in running.items()}
 
-    async def _outcome(self, request: Request | GalenicError) -> Completion | GalenicError:
+    async def _outcome(self, request: Request) -> Completion | GalenicError:
         """Complete a request; an error that is this document's alone is returned."""
-        if not isinstance(request, Request):
-            return request
         try:
             return await complete(self.engine, request)
         except (BadInput, Quarantined) as error:

@@ -20,6 +20,9 @@ from starlette.routing import Match
 from galenic_adapters import errors
 from galenic_adapters.refs import NAME_RULE
 
+MOST_FAULTS = 20
+"""Faults of one request that are described."""
+
 
 class Unauthorized(Exception):
     """Says that there is no key, or an unknown one."""
@@ -202,14 +205,12 @@ def joined(errors: Sequence[Exception]) -> Exception:
 
 
 def problem(request: Request, error: Exception) -> dict[str, Any]:
-    """Describe the error of one document, by the table."""
-    found = body_of(error)
+    """Describe the error of one document, as that of a whole request is described."""
     if isinstance(error, RequestValidationError):
         found = _invalid_body(request, error)
+    else:
+        found = body_of(error)
     return {name: found["error"][name] for name in ("message", "code", "param")}
-
-
-MOST_FAULTS = 20
 
 
 def _fault(error: Mapping[str, Any], sent: Any, names: Set[str]) -> dict[str, str]:

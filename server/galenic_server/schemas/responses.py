@@ -95,7 +95,7 @@ class FunctionOutput(Lenient):
 
 
 class ReasoningItem(Lenient):
-    """What a model thought before, which agents send back; it is passed over."""
+    """An earlier answer's reasoning, which agents send back; it is not read."""
 
     type: Literal["reasoning"]
 

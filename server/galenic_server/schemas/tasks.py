@@ -29,6 +29,7 @@ from galenic_server.schemas.offsets import OffsetUnit, Ruler
 from galenic_server.settings import MOST_DOCUMENTS
 
 MAX_ID = 200
+CODEPOINTS = Ruler()
 
 
 def at_most(most: int) -> BeforeValidator:
@@ -204,6 +205,10 @@ class Batch(Body, Generic[D]):
         """Return what the offsets of spans count."""
         return OffsetUnit.CODEPOINT
 
+    def ruler_of(self, fields: Any) -> Ruler:
+        """Return what converts the offsets of the answer to a document of these *fields*."""
+        return CODEPOINTS
+
     def ids(self) -> list[str]:
         """Return each document's id, or its place as text; raises `BadInput` if two are equal."""
         places: dict[str, int] = {}
@@ -225,6 +230,9 @@ class SpanBatch(Batch[D]):
     @property
     def unit(self) -> OffsetUnit:
         return self.offset_unit
+
+    def ruler_of(self, fields: Any) -> Ruler:
+        return Ruler.of(fields.text, self.offset_unit)
 
 
 def _taken(place: int, other: str) -> str:
@@ -273,7 +281,6 @@ class DocumentError(BaseModel):
     param: str | None
 
 
-CODEPOINTS = Ruler()
 NO_ANSWER: Answer[Any] = Answer(None, Reading.OFF_SCHEMA)
 
 

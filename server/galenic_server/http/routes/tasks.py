@@ -2,7 +2,6 @@
 Routes of the five clinical tasks: a batch of documents in, an answer for each out.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,12 +12,10 @@ from galenic_server.answering.service import Ask
 from galenic_server.http import faults
 from galenic_server.http.auth import KeyedRoute, OriginDep, bearer
 from galenic_server.http.deps import PartsDep, while_there
-from galenic_server.schemas.offsets import OffsetUnit, Ruler
 from galenic_server.schemas.tasks import (
     AnsweredBy,
     Batch,
     Broken,
-    Document,
     DocumentError,
     NerDocument,
     NerRead,
@@ -58,13 +55,14 @@ class Asking:
         self.request.state.task = str(task)
         self._check_size(batch)
         ids = batch.ids()
-        given = fields_of(batch)
-        self._refuse_if_all_failed(given)
-        fields = {i: one for i, one in given.items() if not isinstance(one, Exception)}
+        fields, errors = read_documents(batch)
+        if not fields:
+            raise faults.joined(list(errors.values()))
         ask = Ask(task, fields, batch.adapter, batch.max_tokens)
         answered = await while_there(self.request, self.parts.service.answer(self.origin, ask))
-        outcomes = given | dict(answered.answers)
-        self._refuse_if_all_failed(outcomes)
+        outcomes: dict[int, Any] = errors | dict(answered.answers)
+        if not answered.completions:
+            raise faults.joined([outcomes[i] for i in range(len(ids))])
         usage = Usage.of(answered.completions)
         self._count(usage)
         self.headers["x-galenic-adapter"] = str(answered.adapter.ref)
@@ -74,7 +72,7 @@ class Asking:
             outcome = outcomes[i]
             if isinstance(outcome, Exception):
                 return read.failed(id_, DocumentError(**faults.problem(self.request, outcome)))
-            return read.of(id_, outcome, Ruler.of(getattr(fields[i], "text", ""), batch.unit))
+            return read.of(id_, outcome, batch.ruler_of(fields[i]))
 
         return Reply(
             adapter=AnsweredBy.of(answered.adapter),
@@ -82,12 +80,6 @@ class Asking:
             documents=[reply_to(i, id_) for i, id_ in enumerate(ids)],
             usage=usage,
         )
-
-    def _refuse_if_all_failed(self, outcomes: Mapping[int, Any]) -> None:
-        """Raise the documents' errors if none of them can be answered."""
-        errors = [one for one in outcomes.values() if isinstance(one, Exception)]
-        if len(errors) == len(outcomes):
-            raise faults.joined(errors)
 
     def _check_size(self, batch: Batch[Any]) -> None:
         most = self.parts.settings.max_documents
@@ -104,18 +96,19 @@ class Asking:
 AskDep = Annotated[Asking, Depends()]
 
 
-def fields_of(batch: Batch[Any]) -> dict[int, Any]:
-    """Return each document's fields by its place, or the error that it has none for."""
-    return {i: _fields(i, document, batch.unit) for i, document in enumerate(batch.documents)}
-
-
-def _fields(i: int, document: Document | Broken, unit: OffsetUnit) -> Any:
-    if isinstance(document, Broken):
-        return faults.invalid(("body", "documents", i), document.sent, document.faults)
-    try:
-        return document.fields(unit)
-    except BadInput as error:
-        return error.under(f"documents[{i}]")
+def read_documents(batch: Batch[Any]) -> tuple[dict[int, Any], dict[int, Exception]]:
+    """Return the fields of each document by its place, and the errors of those at fault."""
+    fields: dict[int, Any] = {}
+    errors: dict[int, Exception] = {}
+    for i, document in enumerate(batch.documents):
+        if isinstance(document, Broken):
+            errors[i] = faults.invalid(("body", "documents", i), document.sent, document.faults)
+            continue
+        try:
+            fields[i] = document.fields(batch.unit)
+        except BadInput as error:
+            errors[i] = error.under(f"documents[{i}]")
+    return fields, errors
 
 
 @router.post("/ner")
