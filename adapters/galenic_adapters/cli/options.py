@@ -1,17 +1,27 @@
 """
-Options of all commands that ask a server (address and key), and how errors are printed.
+Options that several commands share, and how errors are printed.
 """
 
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from galenic_client import Client
 
+BackboneName = Annotated[
+    str | None,
+    typer.Option("--backbone", envvar="GALENIC_BACKBONE", help="A hub name or a local folder."),
+]
+TaskChoice = Literal["ner", "re", "qa", "nli", "summarization"]
+MetapromptFile = Annotated[
+    Path | None, typer.Option(exists=True, help="The metaprompt's file; the zoo's if unset.")
+]
+ExistingFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 Url = Annotated[
     str | None, typer.Option("--url", envvar="GALENIC_URL", help="Where the server is.")
 ]
@@ -40,6 +50,14 @@ def changed(now: Mapping[str, Any], **given: Any) -> dict[str, Any]:
     """Return *now* with the options *given*; the word of `number_or` becomes None."""
     chosen = {name: value for name, value in given.items() if value is not None}
     return {**now, **{k: None if isinstance(v, str) else v for k, v in chosen.items()}}
+
+
+def pairs_of(given: list[str], hint: str, form: str) -> dict[str, str]:
+    """Read the words NAME=VALUE that were *given* to the option *hint*; *form* shows it."""
+    pairs = [word.partition("=") for word in given]
+    if not all(equals for _, equals, _ in pairs):
+        raise typer.BadParameter(f"give each as {form}", param_hint=hint)
+    return {key: value for key, _, value in pairs}
 
 
 @contextmanager
