@@ -16,7 +16,8 @@ import pytest
 import typer
 
 from galenic_adapters.cli.main import app
-from galenic_server.settings import READ_ELSEWHERE, Settings
+from galenic_server.environment import READ_ELSEWHERE
+from galenic_server.settings import Settings
 from tests.support.tools import ROOT, tools
 
 LOADS = {"script": "src", "img": "src", "iframe": "src", "link": "href"}

@@ -22,7 +22,7 @@ FLOORS = {
         {"http"},
         {"answering"},
         {"schemas", "fleet"},
-        {"settings", "metrics", "registry"},
+        {"settings", "environment", "metrics", "registry"},
         {"tenancy", "admission"},
         {"audit"},
         {"engine", "database"},

@@ -13,7 +13,7 @@ from typing import TextIO
 
 import structlog
 import uvicorn
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from galenic_adapters.backbone.weights import ensure, shape_at
 from galenic_adapters.errors import BadInput, GalenicError
@@ -33,6 +33,7 @@ from galenic_server.audit.witness import Witness
 from galenic_server.database.database import Database
 from galenic_server.engine.contract import EngineConfig
 from galenic_server.engine.make import make_engine
+from galenic_server.environment import read_settings
 from galenic_server.fleet.follower import Follower
 from galenic_server.fleet.replica import Replica
 from galenic_server.fleet.residents import Residents
@@ -45,7 +46,7 @@ from galenic_server.registry.publisher import Publisher
 from galenic_server.registry.store import Store
 from galenic_server.registry.zoo import Sharing
 from galenic_server.secret import keep_private, read_secrets
-from galenic_server.settings import Settings, faults_of, unknown
+from galenic_server.settings import Settings
 from galenic_server.tenancy.keyring import Keyring
 from galenic_server.tenancy.keys import Role
 from galenic_server.tenancy.limiter import Limiter
@@ -60,13 +61,8 @@ SENTENCE = "The patient was diagnosed with colorectal cancer; his mother had ova
 
 
 def main() -> int:
-    for problem in unknown(os.environ):
-        _say(f"galenic: {problem}")
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        for fault in faults_of(error):
-            _say(f"galenic: {fault}")
+    settings = read_settings(_say)
+    if settings is None:
         return 1
     os.umask(0o077)  # database, secret and temporary files are this user's alone
     logs.configure(settings.log_level)

@@ -1,21 +1,13 @@
 """
 The server's settings, each an environment variable ``GALENIC_<NAME>``.
-
-``python -m galenic_server.settings``, which `galenic settings` runs, prints all of them.
 """
 
-import difflib
 import ipaddress
-import json
-import os
 import re
 import secrets
 import socket
-import sys
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -26,7 +18,6 @@ from pydantic import (
     DirectoryPath,
     Field,
     SecretStr,
-    ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -41,17 +32,6 @@ from galenic_server.tenancy.tenants import Quota
 from galenic_server.tenancy.tokens import MAPPED, Provider
 
 PREFIX = "GALENIC_"
-READ_ELSEWHERE = (
-    "API_KEY",
-    "CACHE",
-    "DEVICE",
-    "LITELLM_TESTS",
-    "OSV_URL",
-    "PIP_ARGS",
-    "PYTHON",
-    "URL",
-)
-"""Variables that other programs read: setup, audit, backbone cache, client and tests."""
 GPU = Path("/proc/driver/nvidia")
 MOST_DOCUMENTS = 4096
 SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
@@ -59,15 +39,10 @@ SHARED_ON_GPU, SHARED_ON_CPU = 64, 4
 
 
 DEFAULT_PORT = 8000
-SERVICE_LINK = re.compile(r"PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?|SERVICE_(HOST|PORT(_\w+)?)")
-"""
-Variables that Kubernetes sets in every pod beside a Service called galenic, and GALENIC_PORT with
-them, which is then an address.
-"""
 
 
 def _no_link(value: Any) -> Any:
-    """Replace a Service's address by the default port."""
+    """Replace a Service's address, which Kubernetes puts there, by the default port."""
     is_link = isinstance(value, str) and value.startswith(("tcp://", "udp://"))
     return DEFAULT_PORT if is_link else value
 
@@ -444,61 +419,3 @@ def _is_private(url: str) -> bool:
     return parts.scheme == "https" or (
         parts.scheme == "http" and _is_loopback(parts.hostname or "")
     )
-
-
-def faults_of(error: ValidationError) -> Iterator[str]:
-    """Name the variables with invalid values; never the values, which may be secret."""
-    for fault in error.errors(include_input=False):
-        name = str(next(iter(fault["loc"]), "")).upper()
-        yield f"{PREFIX}{name or 'settings'}: {fault['msg']}"
-
-
-def unknown(environment: Mapping[str, str]) -> Iterator[str]:
-    """Name every ``GALENIC_`` variable that nothing reads, and the closest one that is read."""
-    known = [name.upper() for name in (*Settings.model_fields, *READ_ELSEWHERE)]
-    for name in sorted(environment):
-        own = name.upper().removeprefix(PREFIX)
-        is_ours = own != name.upper() and not SERVICE_LINK.fullmatch(own)
-        if is_ours and own not in known:
-            close = difflib.get_close_matches(own, known, n=1)
-            hint = f"did you mean {PREFIX}{close[0]}?" if close else "`galenic settings` lists all"
-            yield f"{name} is no setting; {hint}"
-
-
-def listing(settings: Settings) -> Iterator[str]:
-    """Yield each setting's name, value, default and description; secrets are hidden."""
-    for name, field in Settings.model_fields.items():
-        value, default = getattr(settings, name), field.get_default(call_default_factory=True)
-        yield f"{PREFIX}{name.upper()} = {_shown(value)}  (default {_shown(default)})"
-        indent = " " * 4
-        yield textwrap.fill(
-            field.description or "", 96, initial_indent=indent, subsequent_indent=indent
-        )
-
-
-def _shown(value: Any) -> str:
-    if value is None or value == ():
-        return "unset"
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    if isinstance(value, SecretStr):
-        return "hidden"
-    if isinstance(value, Enum | str | Path):
-        return str(value)
-    return json.dumps(value)
-
-
-def main() -> int:
-    for problem in unknown(os.environ):
-        sys.stderr.write(f"galenic: {problem}\n")
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        sys.stderr.writelines(f"galenic: {fault}\n" for fault in faults_of(error))
-        return 1
-    sys.stdout.writelines(f"{line}\n" for line in listing(settings))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

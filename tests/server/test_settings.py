@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from galenic_server.settings import GPU, Settings, listing, unknown
+from galenic_server.environment import listing, unknown
+from galenic_server.settings import GPU, Settings
 
 
 class TestASetting:

@@ -36,7 +36,7 @@ def audit(context: typer.Context) -> None:
 
 def settings() -> None:
     """Print every setting of the server with its value here, its default and its meaning."""
-    _become("galenic_server.settings")
+    _become("galenic_server.environment")
 
 
 def openapi() -> None:
