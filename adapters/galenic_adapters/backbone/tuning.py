@@ -1,5 +1,5 @@
 """
-What tunes a frozen backbone: prompts, deep prompts, scales or hooks of several tasks.
+Tunes a frozen backbone: by prompts, deep prompts, scales or hooks of several tasks.
 
 Dimension key:  K tasks   B examples   P prompt positions   D model width   L layers
                 W width of keys, or of a place
